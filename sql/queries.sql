@@ -1,0 +1,201 @@
+-- Every statement of the program, by name. Every transition of a job is one conditional statement here:
+-- no row back means that somebody else was first, and the caller walks away.
+
+-- name: insert_job^
+-- The job exists from now on; its bytes are already durable.
+insert into jobs (id, owner, original_filename, file_path, file_type, file_size, duration_seconds,
+    priority, model, task, requested_language, options, options_hash)
+values (:id, :owner, :original_filename, :file_path, :file_type, :file_size, :duration_seconds,
+    :priority, :model, :task, :requested_language, :options, :options_hash)
+returning *;
+
+-- name: get_job^
+select jobs.*, queue.position as queue_position
+from jobs left join queue on queue.id = jobs.id and jobs.status = 'pending'
+where jobs.id = :id;
+
+-- name: list_jobs
+-- A page of jobs, newest first, after the cursor (created_at, id). The long text is left out.
+select id, owner, original_filename, file_path, file_type, file_size, duration_seconds, status, priority, model,
+    task, requested_language, language, options, options_hash, null::text as transcription_text,
+    transcription_file_path, stage, progress, eta_seconds, attempt, claim, worker, claimed_at, lease_expires_at,
+    not_before, cancel_requested, warnings, error_code, error_message, created_at, updated_at, started_at,
+    completed_at
+from jobs
+where (:status::job_status is null or status = :status)
+    and (:q::text is null or strpos(lower(original_filename), lower(:q)) > 0)
+    and (:before_created::timestamptz is null or (created_at, id) < (:before_created, :before_id::uuid))
+order by created_at desc, id desc
+limit :limit;
+
+-- name: jobs_changed_since
+-- What a listener that was away has to be told, oldest change first.
+select * from jobs where updated_at >= :since order by updated_at limit :limit;
+
+-- name: active_jobs
+select * from jobs where status in ('pending', 'processing') order by created_at limit :limit;
+
+-- name: server_time$
+-- PostgreSQL's clock: the only one that leases and events go by.
+select clock_timestamp();
+
+-- name: lock_claims$
+-- Held to the end of the transaction: claims are taken one after the other, so that turns are fair.
+select pg_advisory_xact_lock(7345001);
+
+-- name: claim_next^
+-- The best job that is due becomes this worker's.
+update jobs
+set status = 'processing', claim = nextval('job_claims'), attempt = attempt + 1, worker = :worker,
+    claimed_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => :lease),
+    started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
+    stage = 'decode', eta_seconds = null, cancel_requested = false, error_code = null, error_message = null
+where id = (
+    select jobs.id from jobs join queue using (id)
+    where jobs.status = 'pending'
+    order by queue.position
+    limit 1
+    for update of jobs skip locked
+)
+returning *;
+
+-- name: heartbeat^
+-- The lease is renewed and the progress kept; says whether the job should stop.
+update jobs
+set lease_expires_at = clock_timestamp() + make_interval(secs => :lease),
+    stage = :stage, progress = greatest(progress, :progress), eta_seconds = :eta_seconds,
+    duration_seconds = coalesce(:duration_seconds, duration_seconds),
+    language = coalesce(:language, language), warnings = :warnings, updated_at = clock_timestamp()
+where id = :id and claim = :claim and status = 'processing'
+returning *;
+
+-- name: save_span^
+-- A finished span, unless the claim is no longer ours.
+with mine as (
+    select id, options_hash from jobs where id = :id and claim = :claim and status = 'processing' for update
+)
+insert into spans (job_id, options_hash, number, "start", "end", segments)
+select id, options_hash, :number::integer, :start::float8, :end::float8, :segments::jsonb from mine
+on conflict (job_id, options_hash, number)
+do update set "start" = excluded."start", "end" = excluded."end", segments = excluded.segments,
+    created_at = excluded.created_at
+returning job_id;
+
+-- name: get_spans
+select number, "start", "end", segments, created_at from spans
+where job_id = :id and options_hash = :options_hash order by number;
+
+-- name: complete_job^
+-- The commit of a transcription: what was published before it is named by nothing until now.
+update jobs
+set status = 'completed', stage = null, progress = 1, eta_seconds = null, lease_expires_at = null, worker = null,
+    transcription_text = :text, transcription_file_path = :file_path, language = :language,
+    duration_seconds = coalesce(:duration_seconds, duration_seconds), warnings = :warnings,
+    completed_at = clock_timestamp(), updated_at = clock_timestamp()
+where id = :id and claim = :claim and status = 'processing' and not cancel_requested
+returning *;
+
+-- name: insert_transcript!
+insert into transcripts (job_id, version, language, model, segments, author)
+select :id::uuid, 1 + coalesce(max(version), 0), :language::text, :model::text, :segments::jsonb, :author::text
+from transcripts where job_id = :id::uuid;
+
+-- name: latest_transcript^
+select version, language, model, segments, author, created_at from transcripts
+where job_id = :id order by version desc limit 1;
+
+-- name: fail_job^
+update jobs
+set status = 'failed', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
+    error_code = :code, error_message = :message, warnings = :warnings,
+    completed_at = clock_timestamp(), updated_at = clock_timestamp()
+where id = :id and claim = :claim and status = 'processing' and not cancel_requested
+returning *;
+
+-- name: retry_later^
+-- A transient failure: the job waits for its next try. The reason stays readable meanwhile.
+update jobs
+set status = 'pending', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
+    not_before = clock_timestamp() + make_interval(secs => :delay), warnings = :warnings,
+    error_code = :code, error_message = :message, updated_at = clock_timestamp()
+where id = :id and claim = :claim and status = 'processing' and not cancel_requested
+returning *;
+
+-- name: hand_back^
+-- The worker stops through no fault of the job: the try is given back.
+update jobs
+set status = 'pending', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
+    attempt = attempt - 1, not_before = clock_timestamp(), updated_at = clock_timestamp()
+where id = :id and claim = :claim and status = 'processing' and not cancel_requested
+returning *;
+
+-- name: request_cancel^
+-- A waiting job is cancelled at once; a running one is asked to stop, which its worker sees at its next heartbeat.
+update jobs
+set cancel_requested = true, updated_at = clock_timestamp(),
+    status = case status when 'pending' then 'cancelled'::job_status else status end,
+    completed_at = case status when 'pending' then clock_timestamp() end
+where id = :id and status in ('pending', 'processing')
+returning *;
+
+-- name: cancelled_as_asked^
+-- The worker has stopped a job that was asked to stop.
+update jobs
+set status = 'cancelled', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
+    completed_at = clock_timestamp(), updated_at = clock_timestamp()
+where id = :id and claim = :claim and status = 'processing' and cancel_requested
+returning *;
+
+-- name: restart_job^
+-- A finished job is to be done again, perhaps with other options. Spans of unchanged options are kept.
+update jobs
+set status = 'pending', stage = null, progress = 0, eta_seconds = null, attempt = 0, cancel_requested = false,
+    not_before = clock_timestamp(), started_at = null, completed_at = null, error_code = null,
+    error_message = null, warnings = '[]', updated_at = clock_timestamp(),
+    model = :model, task = :task, requested_language = :requested_language, language = :requested_language,
+    priority = :priority, options = :options, options_hash = :options_hash
+where id = :id and status in ('failed', 'cancelled', 'completed')
+returning *;
+
+-- name: delete_job^
+delete from jobs where id = :id returning file_path;
+
+-- name: expired_leases
+-- Jobs whose worker has gone silent; locked, so that two maintenance processes share the work.
+select * from jobs where status = 'processing' and lease_expires_at < clock_timestamp()
+order by lease_expires_at limit 100 for update skip locked;
+
+-- name: count_due$
+select count(*) from jobs where status = 'pending' and not_before <= clock_timestamp();
+
+-- name: count_by_status
+select status, count(*) as jobs from jobs group by status;
+
+-- name: running_jobs
+select id, worker, claim, original_filename, stage, progress, eta_seconds, model, started_at, claimed_at
+from jobs where status = 'processing' order by claimed_at;
+
+-- name: stored_keys
+-- Every storage key that a row names.
+select file_path as key from jobs
+union all select transcription_file_path from jobs where transcription_file_path is not null;
+
+-- name: ping$
+select 1;
+
+-- name: lock_migrations$
+select pg_advisory_lock(7345000);
+
+-- name: create_migrations_table#
+create table if not exists schema_migrations (
+    number integer primary key,
+    name text not null,
+    sha256 text not null,
+    applied_at timestamptz not null default clock_timestamp()
+);
+
+-- name: applied_migrations
+select number, name, sha256 from schema_migrations;
+
+-- name: record_migration!
+insert into schema_migrations (number, name, sha256) values (:number, :name, :sha256);

@@ -1,0 +1,125 @@
+"""The JSON endpoints of a job beside upload, download and events: list, details, cancel, delete; and health."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import UUID
+
+from aiohttp import web
+
+from stt import jobs, params
+from stt.errors import Problem, not_found
+from stt.jobs import Job
+from stt.keys import HUB, POOL, REDIS, STORAGE
+from stt.params import job_or_404
+from stt.progress import current, publish
+
+log = logging.getLogger(__name__)
+
+# A worker hears of a cancel at its next heartbeat, a second away, and then ends its engine.
+_STOP_SECONDS = 10
+
+
+async def list_jobs(request: web.Request) -> web.Response:
+    """`GET /api/jobs?status=&q=&limit=&cursor=`: newest first."""
+    page, next_cursor = await jobs.list_page(
+        request.app[POOL],
+        status=params.status(request),
+        q=request.query.get("q") or None,
+        limit=params.limit(request),
+        cursor=request.query.get("cursor"),
+    )
+    return web.json_response(
+        {"jobs": [job.public(text=False) for job in page], "next_cursor": next_cursor}
+    )
+
+
+async def get_job(request: web.Request) -> web.Response:
+    return web.json_response((await job_or_404(request)).public())
+
+
+async def cancel_job(request: web.Request) -> web.Response:
+    """`POST /api/jobs/{id}/cancel`: 409 where the job has ended."""
+    job = await cancel(request.app, params.job_id(request))
+    return web.json_response(job.public())
+
+
+async def delete_job(request: web.Request) -> web.Response:
+    await delete(request.app, params.job_id(request))
+    return web.Response(status=204)
+
+
+async def cancel(app: web.Application, job_id: UUID) -> Job:
+    """Cancel a job.
+
+    Raises:
+        Problem: 404 no such job, 409 it has ended.
+    """
+    job = await jobs.request_cancel(app[POOL], job_id)
+    if job is None:
+        found = await jobs.get(app[POOL], job_id)
+        if found is None:
+            raise not_found()
+        raise Problem(
+            409, "already_ended", "Already ended", f"The job is {found.status}: nothing to cancel."
+        )
+    await publish(app[REDIS], current(job))
+    return job
+
+
+async def delete(app: web.Application, job_id: UUID) -> None:
+    """Stop a job that runs, then remove its row and its files.
+
+    Raises:
+        Problem: 404 no such job.
+    """
+    await _stop(app, job_id)
+    file_path = await jobs.delete(app[POOL], job_id)
+    if file_path is None:
+        raise not_found()
+    await app[STORAGE].delete_job(job_id, file_path)
+    await publish(
+        app[REDIS], {"event": "deleted", "job": str(job_id), "data": {"id": str(job_id)}}
+    )
+
+
+async def _stop(app: web.Application, job_id: UUID) -> None:
+    async with app[HUB].listen(str(job_id)) as messages:
+        job = await jobs.request_cancel(app[POOL], job_id)
+        if job is None or job.ended:
+            return
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                async for message in messages:
+                    if message["event"] in ("completed", "failed", "cancelled"):
+                        return
+        except TimeoutError:
+            # A dead worker: it will find its row gone, and every write of its needs the row.
+            log.warning("deleted while its worker did not answer", extra={"job": str(job_id)})
+
+
+async def live(_: web.Request) -> web.Response:
+    """`GET /health/live`: this process answers."""
+    return web.json_response({"status": "ok"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """`GET /health/ready`: a file can be taken; 503 with what failed otherwise."""
+    checks = {
+        "database": jobs.server_time(request.app[POOL]),
+        "redis": request.app[REDIS].ping(),
+        "storage": asyncio.to_thread(request.app[STORAGE].check),
+    }
+    results = await asyncio.gather(
+        *(asyncio.wait_for(check, 5) for check in checks.values()), return_exceptions=True
+    )
+    failed = {
+        name: f"{type(result).__name__}: {result}"
+        for name, result in zip(checks, results, strict=True)
+        if isinstance(result, BaseException)
+    }
+    status = {name: failed.get(name, "ok") for name in checks}
+    return web.json_response(
+        {"status": "failed" if failed else "ok", "checks": status}, status=503 if failed else 200
+    )

@@ -1,0 +1,139 @@
+"""The web app: shared objects, middlewares, and THE route table."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+from setproctitle import setproctitle
+
+from stt import api, db, download, errors, events, guard, pages, queue, upload
+from stt.keys import HUB, POOL, REDIS, SETTINGS, STORAGE
+from stt.progress import Hub
+from stt.settings import Settings
+from stt.storage import Storage
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+# What running requests get to finish once the app is asked to stop.
+_SHUTDOWN_SECONDS = 4
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The whole app; nothing is shared but through its keys."""
+    app = web.Application(
+        middlewares=[errors.middleware(pages.render_error), guard.middleware(settings)]
+    )
+    app[SETTINGS] = settings
+    app[STORAGE] = Storage(settings.storage_dir)
+    app.cleanup_ctx.extend((_database, _redis, _hub))
+    app.on_response_prepare.append(guard.add_headers)
+    app.on_shutdown.append(_end_streams)
+    _set_up_templates(app)
+    app.add_routes(routes())
+    return app
+
+
+def routes() -> list[web.AbstractRouteDef]:
+    """Every address of the app."""
+    return [
+        web.get("/", pages.index),
+        web.get("/stream", pages.list_stream),
+        web.post("/upload", upload.upload_form),
+        web.get("/jobs", pages.job_list),
+        web.get("/jobs/{id}", pages.job),
+        web.get("/jobs/{id}/stream", pages.job_stream),
+        web.post("/jobs/{id}/cancel", pages.cancel),
+        web.post("/jobs/{id}/delete", pages.delete),
+        web.post("/api/jobs/upload", upload.upload),
+        web.get("/api/jobs", api.list_jobs),
+        web.get("/api/jobs/{id}", api.get_job),
+        web.delete("/api/jobs/{id}", api.delete_job),
+        web.get("/api/jobs/{id}/download", download.download),
+        web.post("/api/jobs/{id}/cancel", api.cancel_job),
+        web.get("/api/jobs/{id}/events", events.of_job),
+        web.get("/api/events", events.of_all),
+        web.get("/health/live", api.live),
+        web.get("/health/ready", api.ready),
+        web.static("/static", ROOT / "static"),
+    ]
+
+
+def _set_up_templates(app: web.Application) -> None:
+    environment = aiohttp_jinja2.setup(
+        app,
+        loader=jinja2.FileSystemLoader(ROOT / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(pages.FILTERS)
+    environment.globals.update(pages.GLOBALS)
+
+
+async def _database(app: web.Application) -> AsyncIterator[None]:
+    app[POOL] = await db.create_pool(app[SETTINGS].database_url)
+    yield
+    await app[POOL].close()
+
+
+async def _redis(app: web.Application) -> AsyncIterator[None]:
+    app[REDIS] = await queue.connect(app[SETTINGS].redis_url)
+    yield
+    await app[REDIS].aclose()
+
+
+async def _hub(app: web.Application) -> AsyncIterator[None]:
+    app[HUB] = Hub(app[REDIS])
+    await app[HUB].start()
+    yield
+    await app[HUB].close()
+
+
+async def _end_streams(app: web.Application) -> None:
+    app[HUB].end_listeners()
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    setproctitle("stt web")
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(
+        create_app(settings), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port)
+        await site.start()
+        _announce(_url(settings, runner))
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def _url(settings: Settings, runner: web.AppRunner) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{runner.addresses[0][1]}"
+
+
+def _announce(url: str) -> None:
+    """Tell whoever started us, on the pipe it handed down, that we listen."""
+    log.info("listening on %s", url)
+    if descriptor := os.environ.pop("STT_READY_FD", ""):
+        with os.fdopen(int(descriptor), "w") as pipe:
+            pipe.write(url + "\n")

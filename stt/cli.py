@@ -1,0 +1,172 @@
+"""The `stt` command: one thin function a sub-command."""
+# A command imports what it runs when it is run: `stt migrate` needs no web app.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from stt import __version__, logs, settings
+from stt.formats import FORMATS
+from stt.options import JobOptions
+from stt.settings import Settings, SettingsError
+
+HELP = {
+    "model": "Whisper size, Hugging Face id, or folder; the service's default if not given.",
+    "language": "ISO 639-1 code, such as de; detected if not given.",
+    "task": "Transcribe, or translate into English.",
+    "priority": "Which of the waiting jobs come first.",
+    "word_timestamps": "Times of single words.",
+    "initial_prompt": "Text that sets style and spelling.",
+    "hotwords": "Words to expect, such as names.",
+    "suppress_numerals": "Write numbers as words.",
+}
+
+
+def main() -> None:
+    try:
+        cli(prog_name="stt")
+    except SettingsError as error:
+        print(f"stt: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Self-hosted speech to text. Settings are environment variables: see docs/configuration.md."""
+
+
+def _load() -> Settings:
+    loaded = settings.load()
+    logs.setup(loaded)
+    return loaded
+
+
+def _load_for_role() -> Settings:
+    """A role alone starts no servers: it has to be told where they are."""
+    loaded = _load()
+    for name in ("database_url", "redis_url"):
+        if not getattr(loaded, name):
+            variable = settings.PREFIX + name.upper()
+            raise SettingsError(f"{variable}: a role on its own needs it; `stt up` brings its own")
+    return loaded
+
+
+@cli.command()
+def up() -> None:
+    """Run everything: web, maintenance, workers, and the servers they need."""
+    from stt import supervisor
+
+    sys.exit(supervisor.run(_load()))
+
+
+@cli.command()
+def web() -> None:
+    """Run the web app alone."""
+    from stt import app
+
+    app.run(_load_for_role())
+
+
+@cli.command()
+def worker() -> None:
+    """Run one transcription worker alone."""
+    _become("workers.gpu")
+
+
+@cli.command()
+def maintenance() -> None:
+    """Run the maintenance worker alone."""
+    _become("workers.maintenance")
+
+
+def _become(module: str) -> None:
+    _load_for_role()
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module])  # noqa: S606
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database to this version's schema."""
+    from stt import db
+
+    applied = asyncio.run(db.migrate(_load_for_role().database_url))
+    click.echo(f"migrations applied: {', '.join(map(str, applied)) or 'none were missing'}")
+
+
+@cli.command()
+def doctor() -> None:
+    """Check what the service needs; say what to do about each failure."""
+    from stt import doctor as checks
+
+    sys.exit(asyncio.run(checks.run(_load())))
+
+
+def _option_fields(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each option field of an upload."""
+    for name, field in reversed(JobOptions.model_fields.items()):
+        flag, kind = "--" + name.replace("_", "-"), field.annotation
+        extra: dict[str, Any] = {"default": None, "help": HELP.get(name)}
+        if kind is bool:
+            flag = f"{flag}/--no{flag[1:]}"
+        elif get_origin(kind) is Literal:
+            extra["type"] = click.Choice(get_args(kind))
+        elif int in (kind, *get_args(kind)):
+            extra["type"] = int
+        command = click.option(flag, name, **extra)(command)
+    return command
+
+
+def _format_list(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    for name in names:
+        if name not in FORMATS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(FORMATS)}")
+    return names
+
+
+@cli.command()
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--format", "formats", default="", callback=_format_list,
+    help=f"Formats to write, separated by commas: {', '.join(FORMATS)}.",
+)  # fmt: skip
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the results; the current one if only --format is given.",
+)  # fmt: skip
+@click.option("--server", help="URL of a running service [default: STT_SERVER].")
+@_option_fields
+def transcribe(
+    files: tuple[Path, ...],
+    formats: tuple[str, ...],
+    output: Path | None,
+    server: str | None,
+    **fields: str | bool | int | None,
+) -> None:
+    """Transcribe FILES. The text goes to standard output, or into files with --format or --output.
+
+    Uses the service at --server or STT_SERVER, else the running `stt up` of the data folder, else
+    starts one for the run.
+    """
+    from stt import client
+
+    loaded = _load()
+    target = client.Target(formats or (("txt",) if output else ()), output or Path())
+    given = {name: _as_text(value) for name, value in fields.items() if value is not None}
+    sys.exit(client.run(loaded, server or loaded.server, files, given, target))
+
+
+def _as_text(value: str | bool | int) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

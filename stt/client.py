@@ -1,0 +1,385 @@
+"""`stt transcribe`: files go to a service, their text comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+)
+from rich.text import Text
+
+from stt.children import Child
+from stt.lock import holder
+from stt.settings import Settings
+
+ENDED = {"completed", "failed", "cancelled"}
+RECONNECT_SECONDS = 1.0
+GIVE_UP_SECONDS = 120.0  # without one answer
+START_SECONDS = 120.0
+SERVICE_STOP = ((signal.SIGTERM, 12.0),)
+
+
+Show = Callable[[dict[str, Any]], None]
+
+
+class ServiceError(Exception):
+    """The service said no, or cannot be reached; the text is a sentence for a person."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event."""
+
+    name: str
+    id: str
+    data: str
+
+
+@dataclass
+class Target:
+    """Where results go: into files of `folder`, or without `formats` to standard output."""
+
+    formats: tuple[str, ...]
+    folder: Path
+    taken: set[Path] = field(default_factory=set)
+
+    def reserve(self, source: Path) -> dict[str, Path]:
+        """The file for each format, named after `source` and like no other input or its results."""
+        stems = [source.stem, source.name]
+        number = 1
+        while True:
+            stem = stems.pop(0) if stems else f"{source.name}-{(number := number + 1)}"
+            paths = {name: self.folder / f"{stem}.{name}" for name in self.formats}
+            real = {path.resolve() for path in paths.values()}
+            if not real & self.taken:
+                self.taken |= real
+                return paths
+
+
+class Eta(ProgressColumn):
+    """What is left: as the service reckons, while uploading as the speed so far says."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields.get("eta")
+        if seconds is None:
+            seconds = task.time_remaining
+        if seconds is None or task.finished:
+            return Text("")
+        minutes, rest = divmod(round(seconds), 60)
+        return Text(f"{minutes}:{rest:02d} left")
+
+
+def run(
+    settings: Settings,
+    server: str,
+    files: Sequence[Path],
+    fields: Mapping[str, str],
+    target: Target,
+) -> int:
+    """Transcribe `files`; the exit code: 0, 1 when one failed, 130 after Ctrl-C."""
+    try:
+        return asyncio.run(_run(settings, server, files, fields, target))
+    except KeyboardInterrupt:
+        print("cancelled", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+async def _run(
+    settings: Settings,
+    server: str,
+    files: Sequence[Path],
+    fields: Mapping[str, str],
+    target: Target,
+) -> int:
+    console = Console(stderr=True)
+    try:
+        async with service(settings, server, console) as url, _session(url) as session:
+            return await _transcribe_all(Client(session), console, files, fields, target)
+    except ServiceError as error:
+        console.print(f"stt: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 1
+
+
+def _session(url: str) -> aiohttp.ClientSession:
+    # A stream of events is never silent for long: the service sends pings.
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
+    base = url if url.endswith("/") else url + "/"
+    return aiohttp.ClientSession(base, timeout=timeout, read_bufsize=2**20)
+
+
+async def _transcribe_all(
+    client: Client,
+    console: Console,
+    files: Sequence[Path],
+    fields: Mapping[str, str],
+    target: Target,
+) -> int:
+    target.taken |= {path.resolve() for path in files}
+    uploading = asyncio.Lock()  # one after the other: the first can be worked on at once
+    with Progress(*_columns(), console=console) as bars:
+        runs = [
+            asyncio.create_task(
+                FileRun(client, bars, path, target.reserve(path)).run(fields, uploading)
+            )
+            for path in files
+        ]
+        try:
+            results = await asyncio.gather(*runs, return_exceptions=True)
+        finally:
+            for task in runs:
+                task.cancel()
+            await asyncio.gather(*runs, return_exceptions=True)
+    return _report(console, files, results)
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    name = TextColumn("{task.description}", markup=False)
+    return name, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[stage]}"), Eta()
+
+
+def _report(console: Console, files: Sequence[Path], results: Sequence[str | BaseException]) -> int:
+    failed = 0
+    for path, result in zip(files, results, strict=True):
+        if isinstance(result, ServiceError | OSError | aiohttp.ClientError):
+            failed = 1
+            line = f"{path}: {result or type(result).__name__}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif isinstance(result, BaseException):
+            raise result
+        elif result:
+            head = f"==> {path} <==\n" if len(files) > 1 else ""
+            sys.stdout.write(f"{head}{result.rstrip()}\n")
+    return failed
+
+
+class FileRun:
+    """One file on its way: upload, wait, fetch."""
+
+    def __init__(
+        self, client: Client, bars: Progress, path: Path, outputs: Mapping[str, Path]
+    ) -> None:
+        self.client, self.bars, self.path, self.outputs = client, bars, path, outputs
+        self.bar: TaskID = bars.add_task(path.name, total=None, stage="", eta=None)
+
+    async def run(self, fields: Mapping[str, str], uploading: asyncio.Lock) -> str:
+        """The text, where no files are asked for; a cancel of this task cancels the job."""
+        async with uploading:
+            job = await self._upload(fields)
+        try:
+            job = await self.client.follow(job["id"], self._show)
+        except asyncio.CancelledError:
+            await self._cancel(job["id"])
+            raise
+        self._check(job)
+        return await self._fetch(job["id"])
+
+    async def _upload(self, fields: Mapping[str, str]) -> dict[str, Any]:
+        size = self.path.stat().st_size
+        self.bars.reset(self.bar, total=size, stage="upload", eta=None)
+        with self.path.open("rb") as file, self.bars.wrap_file(file, task_id=self.bar) as counted:
+            job = await self.client.upload(self.path.name, counted, fields)
+        self.bars.reset(self.bar, total=1.0, stage="waiting", eta=None)
+        return job
+
+    def _show(self, job: dict[str, Any]) -> None:
+        stage = job["stage"] if job["status"] == "processing" else job["status"]
+        self.bars.update(
+            self.bar, completed=job["progress"] or 0, stage=stage or "", eta=job["eta_seconds"]
+        )
+
+    async def _cancel(self, job_id: str) -> None:
+        try:
+            await self.client.cancel(job_id)
+        except (aiohttp.ClientError, ServiceError) as error:
+            line = f"{self.path}: the job {job_id} could not be cancelled: {error}"
+            self.bars.console.print(line, markup=False, highlight=False)
+
+    def _check(self, job: dict[str, Any]) -> None:
+        if job["status"] == "failed":
+            raise ServiceError(job["error_message"])
+        if job["status"] == "cancelled":
+            raise ServiceError("the job was cancelled")
+        self.bars.update(self.bar, completed=1.0, stage="completed", eta=None)
+        for warning in job["warnings"]:
+            text = warning["message"] if isinstance(warning, dict) else str(warning)
+            self.bars.console.print(f"{self.path}: {text}", markup=False, highlight=False)
+
+    async def _fetch(self, job_id: str) -> str:
+        if not self.outputs:
+            return (await self.client.download(job_id, "txt")).decode()
+        for name, path in self.outputs.items():
+            content = await self.client.download(job_id, name)
+            await asyncio.to_thread(_write, path, content)
+        return ""
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+class Client:
+    """The few calls of the HTTP API that a transcription takes."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def upload(self, name: str, file: Any, fields: Mapping[str, str]) -> dict[str, Any]:
+        """Stream a file; the job."""
+        form = aiohttp.FormData(dict(fields))
+        form.add_field("file", file, filename=name, content_type="application/octet-stream")
+        async with self._session.post("api/jobs/upload", data=form) as answer:
+            await _check(answer)
+            job: dict[str, Any] = await answer.json()
+            return job
+
+    async def follow(self, job_id: str, show: Show) -> dict[str, Any]:
+        """Until the job has ended; the job. `show` gets each state on the way.
+
+        Raises:
+            ServiceError: the job is gone, or the service did not answer for two minutes.
+        """
+        last_id, heard = "", time.monotonic()
+        while True:
+            try:
+                async for event in self._events(job_id, last_id):
+                    last_id, heard = event.id or last_id, time.monotonic()
+                    if event.name in ENDED:
+                        return dict(json.loads(event.data))
+                    if event.name == "deleted":
+                        raise ServiceError("the job was deleted")
+                    if event.name == "progress":
+                        show(json.loads(event.data))
+            except (aiohttp.ClientError, TimeoutError, ServiceBusy) as error:
+                if time.monotonic() - heard > GIVE_UP_SECONDS:
+                    raise ServiceError(f"the service does not answer: {error}") from None
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _events(self, job_id: str, last_id: str) -> AsyncIterator[Event]:
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        async with self._session.get(f"api/jobs/{job_id}/events", headers=headers) as answer:
+            await _check(answer)
+            async for event in events(answer.content):
+                yield event
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel the job; one that has ended meanwhile is left as it is."""
+        async with self._session.post(f"api/jobs/{job_id}/cancel") as answer:
+            if answer.status != 409:
+                await _check(answer)
+
+    async def download(self, job_id: str, name: str) -> bytes:
+        async with self._session.get(
+            f"api/jobs/{job_id}/download", params={"format": name}
+        ) as answer:
+            await _check(answer)
+            return await answer.read()
+
+
+class ServiceBusy(ServiceError):
+    """A 5xx: the same call may go through later."""
+
+
+async def _check(answer: aiohttp.ClientResponse) -> None:
+    """Raise what a problem+json answer says."""
+    if answer.ok:
+        return
+    text = await answer.text()
+    try:
+        problem = json.loads(text)
+        detail = str(problem.get("detail") or problem["title"])
+    except (ValueError, KeyError, AttributeError):  # not from stt: a proxy, another server
+        detail = f"{answer.url.host} answered {answer.status} {answer.reason}"
+    raise (ServiceBusy if answer.status >= 500 else ServiceError)(detail)
+
+
+async def events(stream: aiohttp.StreamReader) -> AsyncIterator[Event]:
+    """Parse a stream of server-sent events (WHATWG HTML, section 9.2)."""
+    name, id_ = "", ""
+    data: list[str] = []
+    while line := await stream.readline():
+        text = line.decode("utf-8").rstrip("\r\n")
+        key, _, value = text.partition(":")
+        value = value.removeprefix(" ")
+        if not text:
+            if data:
+                yield Event(name or "message", id_, "\n".join(data))
+            name, data = "", []
+        elif key == "event":
+            name = value
+        elif key == "id":
+            id_ = value
+        elif key == "data":
+            data.append(value)
+
+
+@asynccontextmanager
+async def service(settings: Settings, server: str, console: Console) -> AsyncIterator[str]:
+    """The URL of a service: the given one, the data folder's running one, or one for this block."""
+    if server:
+        yield server
+    elif url := await _running(settings):
+        yield url
+    else:
+        async with _started(console) as url:
+            yield url
+
+
+async def _running(settings: Settings) -> str:
+    """Where the data folder's `stt up` is reached; waits for one that is still starting."""
+    end = time.monotonic() + START_SECONDS
+    while found := holder(settings.data_dir):
+        if found.url:
+            return found.url
+        if time.monotonic() > end:
+            raise ServiceError(f"stt up (process {found.pid}) has not become ready")
+        await asyncio.sleep(0.1)
+    return ""
+
+
+@asynccontextmanager
+async def _started(console: Console) -> AsyncIterator[str]:
+    """`stt up` on any free port, ended with this block, and with us."""
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def hear(line: str) -> None:
+        if line.startswith("ready: ") and not ready.done():
+            ready.set_result(line.removeprefix("ready: "))
+        else:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    env = {**os.environ, "STT_HOST": "127.0.0.1", "STT_PORT": "0", "STT_LOG_LEVEL": "WARNING"}
+    child = await Child.start(
+        [sys.executable, "-m", "stt", "up"], on_line=hear, death_signal=signal.SIGTERM, env=env
+    )
+    try:
+        with console.status("starting the service"):
+            ended = asyncio.ensure_future(child.process.wait())
+            either: list[asyncio.Future[Any]] = [ready, ended]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            raise ServiceError("the service did not start")
+        yield ready.result()
+    finally:
+        await child.stop(SERVICE_STOP)

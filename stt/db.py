@@ -1,0 +1,111 @@
+"""PostgreSQL: the pool, the migrations, and the named queries of ``sql/``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import aiosql
+import asyncpg
+
+log = logging.getLogger(__name__)
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
+MIGRATIONS = SQL / "migrations"
+queries: Any = aiosql.from_path(SQL / "queries.sql", "asyncpg", mandatory_parameters=False)
+
+
+class MigrationError(Exception):
+    """The database cannot be brought to this program's schema; the text says why."""
+
+
+async def create_pool(url: str, *, min_size: int = 1, max_size: int = 10) -> asyncpg.Pool:
+    """A pool whose connections speak JSON and keep prepared statements. It heals by itself."""
+    return await asyncpg.create_pool(
+        url,
+        min_size=min_size,
+        max_size=max_size,
+        init=_init_connection,
+        command_timeout=60,
+        max_inactive_connection_lifetime=300,
+        server_settings={"application_name": "stt", "timezone": "UTC"},
+    )
+
+
+async def _init_connection(connection: asyncpg.Connection) -> None:
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=_to_json, decoder=json.loads
+        )
+
+
+def _to_json(value: Any) -> str:
+    # PostgreSQL's text holds no NUL, and jsonb refuses its escape.
+    return json.dumps(value, ensure_ascii=False).replace("\\u0000", "")
+
+
+def migrations() -> list[tuple[int, Path]]:
+    """The migration files by number: ``0001_jobs.sql`` is 1."""
+    return sorted((int(path.name.split("_")[0]), path) for path in MIGRATIONS.glob("*.sql"))
+
+
+async def migrate(url: str, *, up_to: int | None = None) -> list[int]:
+    """Apply what is missing, each migration in a transaction of its own, under an advisory lock.
+
+    Returns:
+        The numbers applied now, in order.
+
+    Raises:
+        MigrationError: an applied file was changed, or the database is newer than this program.
+    """
+    connection = await asyncpg.connect(url)
+    try:
+        await queries.lock_migrations(connection)
+        return await _apply_missing(connection, up_to)
+    finally:
+        await connection.close()  # which also gives the lock back
+
+
+async def _apply_missing(connection: asyncpg.Connection, up_to: int | None) -> list[int]:
+    await queries.create_migrations_table(connection)
+    rows = [row async for row in queries.applied_migrations(connection)]
+    applied = {row["number"]: row for row in rows}
+    known = migrations()
+    if newer := sorted(set(applied) - {number for number, _ in known}):
+        raise MigrationError(
+            f"the database has migration {newer[-1]}, which this version of stt does not know: "
+            "start the newer version, or restore a backup"
+        )
+    done = []
+    for number, path in known:
+        if up_to is not None and number > up_to:
+            break
+        if number in applied:
+            _check_unchanged(applied[number], path)
+            continue
+        await _apply(connection, number, path)
+        done.append(number)
+    return done
+
+
+def _check_unchanged(row: asyncpg.Record, path: Path) -> None:
+    if row["sha256"] != _sha256(path):
+        raise MigrationError(
+            f"migration {row['name']} was changed after it had been applied: write a new one instead"
+        )
+
+
+async def _apply(connection: asyncpg.Connection, number: int, path: Path) -> None:
+    log.info("applying migration %s", path.name)
+    async with connection.transaction():
+        await connection.execute(path.read_text(encoding="utf-8"))
+        await queries.record_migration(
+            connection, number=number, name=path.name, sha256=_sha256(path)
+        )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

