@@ -22,7 +22,7 @@ function size(bytes) {
     value /= 1000;
     units.shift();
   }
-  return `${value >= 99.5 ? value.toFixed(0) : value.toFixed(1)} ${units[0]}`;
+  return `${value >= 9.95 ? value.toFixed(0) : value.toFixed(1)} ${units[0]}`;
 }
 
 function left(seconds) {

@@ -247,7 +247,7 @@ class Client:
 
     async def upload(self, name: str, file: Any, fields: Mapping[str, str]) -> dict[str, Any]:
         """Stream a file; the job."""
-        form = aiohttp.FormData(dict(fields))
+        form = aiohttp.FormData(dict(fields), quote_fields=False)  # names as browsers send them
         form.add_field("file", file, filename=name, content_type="application/octet-stream")
         async with self._session.post("api/jobs/upload", data=form) as answer:
             await _check(answer)

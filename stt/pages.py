@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import aiohttp_jinja2
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp_sse import EventSourceResponse, sse_response
 from markupsafe import Markup
 
@@ -214,7 +215,7 @@ def _said(text: str) -> Fragment:
 
 async def list_stream(request: web.Request) -> web.StreamResponse:
     """`GET /stream?state=`: the list's changes. A page that was away gets the list anew."""
-    async with request.app[HUB].listen() as listener, sse_response(request) as stream:
+    async with request.app[HUB].listen() as listener, _stream(request) as stream:
         # The id comes back when the browser connects again: the page has moved on by then.
         known = None if stream.last_event_id else request.query.get("state")
         rows = _ListStream(request)
@@ -279,7 +280,7 @@ async def job_stream(request: web.Request) -> web.StreamResponse:
     if last == "end":
         return web.Response(status=204)  # stops an EventSource from connecting again
     job_id = _id(request)
-    async with request.app[HUB].listen(str(job_id)) as listener, sse_response(request) as stream:
+    async with request.app[HUB].listen(str(job_id)) as listener, _stream(request) as stream:
         recording = _JobStream(request, job_id, stream)
         known = last or request.query.get("from", "")
         await recording.catch_up(
@@ -386,6 +387,14 @@ class _JobStream:
 
 def _beside_progress(job: View) -> View:
     return {key: value for key, value in job.items() if key not in _RUNNING}
+
+
+@asynccontextmanager
+async def _stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
+    """A stream of events; a client that leaves ends it, which is no error."""
+    with suppress(ClientConnectionResetError):
+        async with sse_response(request) as stream:
+            yield stream
 
 
 async def _send(stream: EventSourceResponse, fragment: Fragment, number: str | None = None) -> None:

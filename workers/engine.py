@@ -1,0 +1,184 @@
+"""The engine's process as the worker sees it: start it, ask it, hear it, kill it. No torch in here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Any
+
+from stt.children import Child
+from stt.settings import PREFIX, Settings
+
+log = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+
+# What the engine needs of the settings. The rest, with the servers' passwords, is not for a process that
+# parses other people's files.
+_SETTINGS = (
+    "data_dir", "model", "device", "compute_type", "threads", "span_seconds", "align", "hf_token",
+    "log_level",
+)  # fmt: skip
+_LONGEST_EVENT = 256 * 2**20  # bytes of one line
+_CLOSE_SECONDS = 5.0
+# Without these, glibc hands memory back after each window and faults it in again, which takes nearly half
+# of the encoder's time. The price: memory returns only when the process ends (docs/engine.md).
+_MALLOC = (
+    "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=268435456"
+)
+
+
+class EngineDied(Exception):
+    """The engine's process ended before it answered."""
+
+    def __init__(self, returncode: int | None, stderr_tail: str) -> None:
+        self.returncode = returncode
+        self.stderr_tail = stderr_tail
+        last = stderr_tail.strip().rpartition("\n")[2]
+        super().__init__(f"The engine {_cause(returncode)}{f': {last}' if last else '.'}")
+
+
+class Engine:
+    """One process that holds models, for one GPU (`gpu`, as CUDA names it) or the CPU."""
+
+    def __init__(self, settings: Settings, *, gpu: str | None = None) -> None:
+        self._settings, self._gpu = settings, gpu
+        self._child: Child | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._starting = asyncio.Lock()
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self._child is not None and self._child.running
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id while it runs."""
+        return self._child.process.pid if self._child is not None and self.running else None
+
+    async def start(self) -> None:
+        """Start the process if none runs."""
+        async with self._starting:
+            if not self.running:
+                await self._forget()
+                await self._spawn()
+
+    async def ask(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+        """Send a request and yield its events, the last one "done" or "error".
+
+        A caller that stops listening before the end gets the process killed: it would go on working, and
+        its next answer would be to the old question.
+
+        Raises:
+            EngineDied: the process ended first.
+        """
+        await self.start()
+        ended = False
+        try:
+            async with aclosing(self._events(request)) as events:
+                async for event in events:
+                    # After a failure nobody foresaw, the process ends itself: do not ask it again.
+                    ended = event["type"] == "done" or (
+                        event["type"] == "error" and event["code"] != "engine_failed"
+                    )
+                    yield event
+                    if event["type"] in ("done", "error"):
+                        return
+        finally:
+            if not ended:
+                await self.kill()
+
+    async def kill(self) -> None:
+        """End the process at once, whatever it does."""
+        if self._child is not None:
+            if self.running:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._child.process.pid, signal.SIGKILL)
+            await self._child.wait()
+
+    async def close(self) -> None:
+        """End the process when it has nothing to do; one that does not end by itself is killed."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._child is not None and self.running:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._child.process.wait(), _CLOSE_SECONDS)
+        await self.kill()
+        await self._forget()
+
+    async def _events(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+        reader, writer, child = self._reader, self._writer, self._child
+        assert reader is not None and writer is not None and child is not None
+        line = b""
+        with suppress(ConnectionError):
+            writer.write(json.dumps(request).encode() + b"\n")
+            await writer.drain()
+            while (line := await reader.readline()).endswith(b"\n"):
+                yield json.loads(line)
+        # Its end of the socket is closed. It ends itself now; if not, it is of no use any more.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(child.process.wait(), _CLOSE_SECONDS)
+        if child.running:
+            await self.kill()
+        raise EngineDied(await child.wait(), "\n".join(child.tail))
+
+    async def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._child = await Child.start(
+                [sys.executable, "-P", "-m", "workers.pipeline", str(theirs.fileno())],
+                on_line=_log_line,
+                env=_environment(self._settings, self._gpu),
+                pass_fds=[theirs.fileno()],
+            )
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LONGEST_EVENT)
+        log.info("engine started (process %d)", self._child.process.pid)
+
+    async def _forget(self) -> None:
+        if self._child is not None:
+            await self._child.wait()
+        if self._writer is not None:
+            self._writer.close()
+            with suppress(ConnectionError):
+                await self._writer.wait_closed()
+        self._child = self._reader = self._writer = None
+
+
+def _environment(settings: Settings, gpu: str | None) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    env |= {PREFIX + name.upper(): str(getattr(settings, name)) for name in _SETTINGS}
+    threads = settings.threads if isinstance(settings.threads, int) else os.cpu_count() or 1
+    env["OMP_NUM_THREADS"] = str(threads)
+    env["TOKENIZERS_PARALLELISM"] = "false"
+    env["HF_HUB_DISABLE_TELEMETRY"] = env["DO_NOT_TRACK"] = "1"
+    env["PYANNOTE_METRICS_ENABLED"] = "false"
+    if gpu is not None:
+        env["CUDA_VISIBLE_DEVICES"] = gpu
+    if platform.libc_ver()[0] == "glibc" and settings.device != "cuda":
+        env["GLIBC_TUNABLES"] = ":".join(filter(None, [env.get("GLIBC_TUNABLES"), _MALLOC]))
+    return env
+
+
+def _log_line(line: str) -> None:
+    log.info("engine: %s", line)
+
+
+def _cause(returncode: int | None) -> str:
+    if returncode is None:
+        return "stopped answering"
+    if returncode >= 0:
+        return f"ended with exit code {returncode}"
+    if returncode == -signal.SIGKILL:
+        return "was killed, perhaps because the machine ran out of memory"
+    return f"was ended by {signal.Signals(-returncode).name}"
