@@ -40,6 +40,14 @@ document.addEventListener("htmx:sseOpen", (event) => {
 document.addEventListener("htmx:sseError", () => { byId("offline").hidden = false; });
 document.addEventListener("htmx:sseClose", () => { byId("offline").hidden = true; });
 
+// The stream tells of every job; what is not in this list yet, further down, is of no use here.
+const ONE_ROW = /^<(?:li|div)\b[^>]* id="((?:job|state)-[^"]+)"[^>]* hx-swap-oob=/;
+
+document.addEventListener("htmx:sseBeforeMessage", (event) => {
+  const id = ONE_ROW.exec(event.detail.data.trimStart())?.[1];
+  if (id && !byId(id)) event.preventDefault();
+});
+
 // The browser's back button may show a page that was put to sleep, with its stream cut off.
 addEventListener("pageshow", (event) => {
   const source = document.querySelector("[sse-connect]");

@@ -1,4 +1,4 @@
-"""The JSON endpoints of a job beside upload, download and events: list, details, cancel, delete; and health."""
+"""The JSON endpoints beside upload, download and events: list, details, cancel, delete; and health."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ async def list_jobs(request: web.Request) -> web.Response:
         limit=params.limit(request),
         cursor=request.query.get("cursor"),
     )
-    return web.json_response(
-        {"jobs": [job.public(text=False) for job in page], "next_cursor": next_cursor}
-    )
+    return web.json_response({"jobs": [job.public(text=False) for job in page], "next_cursor": next_cursor})
 
 
 async def get_job(request: web.Request) -> web.Response:
@@ -61,9 +59,7 @@ async def cancel(app: web.Application, job_id: UUID) -> Job:
         found = await jobs.get(app[POOL], job_id)
         if found is None:
             raise not_found()
-        raise Problem(
-            409, "already_ended", "Already ended", f"The job is {found.status}: nothing to cancel."
-        )
+        raise Problem(409, "already_ended", "Already ended", f"The job is {found.status}: nothing to cancel.")
     await publish(app[REDIS], current(job))
     return job
 
@@ -79,9 +75,7 @@ async def delete(app: web.Application, job_id: UUID) -> None:
     if file_path is None:
         raise not_found()
     await app[STORAGE].delete_job(job_id, file_path)
-    await publish(
-        app[REDIS], {"event": "deleted", "job": str(job_id), "data": {"id": str(job_id)}}
-    )
+    await publish(app[REDIS], {"event": "deleted", "job": str(job_id), "data": {"id": str(job_id)}})
 
 
 async def _stop(app: web.Application, job_id: UUID) -> None:

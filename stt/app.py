@@ -29,9 +29,7 @@ _SHUTDOWN_SECONDS = 4
 
 def create_app(settings: Settings) -> web.Application:
     """The whole app; nothing is shared but through its keys."""
-    app = web.Application(
-        middlewares=[errors.middleware(pages.render_error), guard.middleware(settings)]
-    )
+    app = web.Application(middlewares=[errors.middleware(pages.render_error), guard.middleware(settings)])
     app[SETTINGS] = settings
     app[STORAGE] = Storage(settings.storage_dir)
     app.cleanup_ctx.extend((_database, _redis, _hub))
@@ -113,9 +111,7 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(
-        create_app(settings), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
-    )
+    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port)

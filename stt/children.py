@@ -75,11 +75,11 @@ class Child:
             self._send(signal.SIGKILL)
         return await self.wait()
 
-    def last_words(self) -> str:
+    def last_words(self, lines: int = TAIL_LINES) -> str:
         """How it ended, for a person: exit code or signal, and the last lines of its output."""
         code = self.process.returncode
         how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
-        return "\n  ".join([how, *self.tail])
+        return "\n  ".join([how, *list(self.tail)[-lines:]])
 
     def _send(self, number: signal.Signals) -> None:
         if self.running:

@@ -137,9 +137,7 @@ async def _transcribe_all(
     uploading = asyncio.Lock()  # one after the other: the first can be worked on at once
     with Progress(*_columns(), console=console) as bars:
         runs = [
-            asyncio.create_task(
-                FileRun(client, bars, path, target.reserve(path)).run(fields, uploading)
-            )
+            asyncio.create_task(FileRun(client, bars, path, target.reserve(path)).run(fields, uploading))
             for path in files
         ]
         try:
@@ -174,9 +172,7 @@ def _report(console: Console, files: Sequence[Path], results: Sequence[str | Bas
 class FileRun:
     """One file on its way: upload, wait, fetch."""
 
-    def __init__(
-        self, client: Client, bars: Progress, path: Path, outputs: Mapping[str, Path]
-    ) -> None:
+    def __init__(self, client: Client, bars: Progress, path: Path, outputs: Mapping[str, Path]) -> None:
         self.client, self.bars, self.path, self.outputs = client, bars, path, outputs
         self.bar: TaskID = bars.add_task(path.name, total=None, stage="", eta=None)
 
@@ -202,9 +198,7 @@ class FileRun:
 
     def _show(self, job: dict[str, Any]) -> None:
         stage = job["stage"] if job["status"] == "processing" else job["status"]
-        self.bars.update(
-            self.bar, completed=job["progress"] or 0, stage=stage or "", eta=job["eta_seconds"]
-        )
+        self.bars.update(self.bar, completed=job["progress"] or 0, stage=stage or "", eta=job["eta_seconds"])
 
     async def _cancel(self, job_id: str) -> None:
         try:
@@ -290,9 +284,7 @@ class Client:
                 await _check(answer)
 
     async def download(self, job_id: str, name: str) -> bytes:
-        async with self._session.get(
-            f"api/jobs/{job_id}/download", params={"format": name}
-        ) as answer:
+        async with self._session.get(f"api/jobs/{job_id}/download", params={"format": name}) as answer:
             await _check(answer)
             return await answer.read()
 

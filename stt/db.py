@@ -37,9 +37,7 @@ async def create_pool(url: str, *, min_size: int = 1, max_size: int = 10) -> asy
 
 async def _init_connection(connection: asyncpg.Connection) -> None:
     for name in ("json", "jsonb"):
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=_to_json, decoder=json.loads
-        )
+        await connection.set_type_codec(name, schema="pg_catalog", encoder=_to_json, decoder=json.loads)
 
 
 def _to_json(value: Any) -> str:
@@ -102,9 +100,7 @@ async def _apply(connection: asyncpg.Connection, number: int, path: Path) -> Non
     log.info("applying migration %s", path.name)
     async with connection.transaction():
         await connection.execute(path.read_text(encoding="utf-8"))
-        await queries.record_migration(
-            connection, number=number, name=path.name, sha256=_sha256(path)
-        )
+        await queries.record_migration(connection, number=number, name=path.name, sha256=_sha256(path))
 
 
 def _sha256(path: Path) -> str:

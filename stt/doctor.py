@@ -92,17 +92,14 @@ async def check_gpu(settings: Settings) -> str:
     if settings.device == "cuda":
         raise Failed(
             "none found, and STT_DEVICE=cuda asks for one",
-            "Install NVIDIA's driver, give the container its GPU (--gpus all), or set "
-            "STT_DEVICE=auto.",
+            "Install NVIDIA's driver, give the container its GPU (--gpus all), or set STT_DEVICE=auto.",
         )
     return "none, the CPU does the work"
 
 
 def _cuda_devices() -> int:
     # In a process of its own: this one must not load what comes with the engine.
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT_CUDA], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", COUNT_CUDA], capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else 0
 
 
@@ -126,9 +123,7 @@ async def check_model(settings: Settings) -> str:
     if settings.model == "base" and all(map(importlib.util.find_spec, MODEL_PACKAGES)):
         return "base, in packages; put together by the first job"
     if Path(settings.model).is_absolute():
-        raise Failed(
-            f"{settings.model} holds no model.bin", "Set STT_MODEL to a CTranslate2 model."
-        )
+        raise Failed(f"{settings.model} holds no model.bin", "Set STT_MODEL to a CTranslate2 model.")
     raise Failed(
         f"{settings.model} is not on this disk",
         "The first job downloads it from the Hugging Face hub; where that cannot be reached, set "
@@ -158,9 +153,9 @@ async def check_database(settings: Settings) -> str:
             f"{type(error).__name__}: {error}",
             "Start PostgreSQL and look at STT_DATABASE_URL, or unset it to use the embedded one.",
         ) from None
-    found = connection.get_server_version()
+    found = connection.get_settings().server_version
     await connection.close()
-    return f"PostgreSQL {found.major}.{found.minor} answers"
+    return f"PostgreSQL {found} answers"
 
 
 def _embedded_postgres(settings: Settings) -> str:
@@ -190,7 +185,8 @@ async def check_redis(settings: Settings) -> str:
         ) from None
     finally:
         await client.aclose()
-    return f"{info.get('server_name', 'redis')} {info['redis_version']} answers"
+    found = info.get("valkey_version", info["redis_version"])  # Valkey gives both
+    return f"{info.get('server_name', 'redis')} {found} answers"
 
 
 async def check_disk(settings: Settings) -> str:

@@ -99,9 +99,7 @@ class Server:
     def _user(self) -> tuple[int, int] | None:
         return None
 
-    async def _until(
-        self, true: Callable[[], Awaitable[bool]], seconds: float, otherwise: str
-    ) -> None:
+    async def _until(self, true: Callable[[], Awaitable[bool]], seconds: float, otherwise: str) -> None:
         end = time.monotonic() + seconds
         while not await true():
             if self.child is not None and not self.child.running:
@@ -149,9 +147,7 @@ class Postgres(Server):
     async def start(self) -> None:
         await super().start()
         if not await self._has_database():
-            await asyncio.to_thread(
-                self._run, "createdb", "-h", str(self.sockets), "-p", "5432", DATABASE
-            )
+            await asyncio.to_thread(self._run, "createdb", "-h", str(self.sockets), "-p", "5432", DATABASE)
 
     def _user(self) -> tuple[int, int] | None:
         return self._owner
@@ -316,9 +312,7 @@ class Servers:
         Raises:
             ServersError: one cannot be started; the others are stopped.
         """
-        results = await asyncio.gather(
-            *(server.start() for server in self.running), return_exceptions=True
-        )
+        results = await asyncio.gather(*(server.start() for server in self.running), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 await self.stop()

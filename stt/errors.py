@@ -81,7 +81,7 @@ def middleware(render_page: Renderer) -> Any:
                 raise  # the client has gone: nobody is left to answer
             log.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
             return _answer(request, _unavailable(), render_page)
-        except Exception:  # noqa: BLE001  the last line of defence: logged whole, told in a sentence
+        except Exception:  # the last line of defence: logged whole, told in a sentence
             log.exception("%s %s failed", request.method, request.path)
             return _answer(request, _internal(), render_page)
 

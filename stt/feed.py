@@ -7,7 +7,7 @@ streams and the pages' streams are made of these.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from uuid import UUID
 
@@ -22,7 +22,7 @@ _OVERLAP = dt.timedelta(seconds=5)
 
 async def of_job(
     pool: asyncpg.Pool, hub: Hub, job_id: UUID, *, after: int = -1
-) -> AsyncIterator[Message]:
+) -> AsyncGenerator[Message, None]:
     """One job's messages: `segment` (with `id`, its number) after number `after`, `progress`, and its end.
 
     The end is `completed`, `failed`, `cancelled`, or `deleted`; nothing follows it.
@@ -31,13 +31,13 @@ async def of_job(
     async with hub.listen(str(job_id)) as listener:
         async for message in teller.snapshot():
             yield message
-        if teller.ended:
+        if teller.has_ended():
             return
         async for message in listener:
             async with aclosing(teller.live(message)) as told:
                 async for item in told:
                     yield item
-            if teller.ended:
+            if teller.has_ended():
                 return
 
 
@@ -48,7 +48,10 @@ class _Teller:
         self.pool, self.job_id, self.last = pool, job_id, after
         self.ended = False
 
-    async def snapshot(self) -> AsyncIterator[Message]:
+    def has_ended(self) -> bool:
+        return self.ended
+
+    async def snapshot(self) -> AsyncGenerator[Message, None]:
         job = await jobs.get(self.pool, self.job_id)
         if job is None:
             self.ended = True
@@ -62,7 +65,7 @@ class _Teller:
         self.ended = job.ended
         yield current(job)
 
-    async def live(self, message: Message) -> AsyncIterator[Message]:
+    async def live(self, message: Message) -> AsyncGenerator[Message, None]:
         event = message["event"]
         missed = event == "segments" and message["first"] > self.last + 1
         if event in TERMINAL | {"resync"} or missed:
@@ -88,7 +91,7 @@ def _segment(job_id: str, segment: dict[str, object]) -> Message:
 
 async def of_all(
     pool: asyncpg.Pool, hub: Hub, *, since: dt.datetime | None = None
-) -> AsyncIterator[Message]:
+) -> AsyncGenerator[Message, None]:
     """Every job's messages. A listener that was away since a time is told what changed since then.
 
     Told at least once: what happened around `since` may come again.
@@ -110,7 +113,7 @@ async def of_all(
                 yield message
 
 
-async def _what_changed(pool: asyncpg.Pool, since: dt.datetime | None) -> AsyncIterator[Message]:
+async def _what_changed(pool: asyncpg.Pool, since: dt.datetime | None) -> AsyncGenerator[Message, None]:
     if since is None:
         for job in await jobs.active(pool):
             yield current(job)
@@ -124,9 +127,7 @@ async def _what_changed(pool: asyncpg.Pool, since: dt.datetime | None) -> AsyncI
         yield current(job)
 
 
-async def _segments_since(
-    pool: asyncpg.Pool, job: jobs.Job, since: dt.datetime
-) -> list[dict[str, object]]:
+async def _segments_since(pool: asyncpg.Pool, job: jobs.Job, since: dt.datetime) -> list[dict[str, object]]:
     segments: list[dict[str, object]] = []
     number = 0
     for span in await jobs.spans(pool, job):

@@ -50,9 +50,7 @@ def _unspaced(char: str) -> bool:
     )
 
 
-def document(
-    segments: list[Segment], *, language: str | None, duration: float | None
-) -> dict[str, Any]:
+def document(segments: list[Segment], *, language: str | None, duration: float | None) -> dict[str, Any]:
     """The transcript in WhisperX's own shape, so that its users' tools go on working."""
     return {
         "text": plain_text(segments),
@@ -108,10 +106,7 @@ def _escaped(text: str) -> str:
 
 def to_tsv(transcript: dict[str, Any]) -> str:
     """Start and end in milliseconds and the text, as Whisper's command line writes it."""
-    rows = (
-        f"{round(start * 1000)}\t{round(end * 1000)}\t{text}\n"
-        for start, end, text in _cues(transcript)
-    )
+    rows = (f"{round(start * 1000)}\t{round(end * 1000)}\t{text}\n" for start, end, text in _cues(transcript))
     return "start\tend\ttext\n" + "".join(rows)
 
 

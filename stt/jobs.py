@@ -13,12 +13,14 @@ from typing import Any, Self
 from uuid import UUID
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from stt.db import queries
 from stt.errors import Problem
 from stt.options import JobOptions
 
-Connection = asyncpg.Pool | asyncpg.Connection  # every query takes either
+# Every query takes either.
+Connection = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy
 
 _RETRY_FIRST, _RETRY_MAX = 5.0, 300.0
 
@@ -204,9 +206,7 @@ def _read_cursor(cursor: str | None) -> tuple[dt.datetime | None, UUID | None]:
         ) from None
 
 
-async def changed_since(
-    pool: Connection, since: dt.datetime, *, limit: int = 1000
-) -> list[Job]:
+async def changed_since(pool: Connection, since: dt.datetime, *, limit: int = 1000) -> list[Job]:
     return await _all(queries.jobs_changed_since(pool, since=since, limit=limit))
 
 
@@ -231,9 +231,7 @@ async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
 
 async def spans(pool: Connection, job: Job) -> list[asyncpg.Record]:
     """The spans already recognised for these options, in order, each with `number, start, end, segments`."""
-    rows = [
-        row async for row in queries.get_spans(pool, id=job.id, options_hash=job.options_hash)
-    ]
+    rows = [row async for row in queries.get_spans(pool, id=job.id, options_hash=job.options_hash)]
     return _unbroken(rows)
 
 
@@ -384,7 +382,7 @@ async def cancelled_as_asked(pool: Connection, job: Job) -> Job | None:
 
 def backoff(attempt: int) -> float:
     """Seconds to wait after a failed attempt: doubling, with jitter so that a herd of jobs spreads out."""
-    return min(_RETRY_MAX, _RETRY_FIRST * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
+    return float(min(_RETRY_MAX, _RETRY_FIRST * 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25))  # noqa: S311
 
 
 # What a person does.
@@ -397,9 +395,7 @@ async def request_cancel(pool: Connection, job_id: UUID) -> Job | None:
 
 async def restart(pool: Connection, job_id: UUID, options: JobOptions) -> Job | None:
     """Do an ended job again; None where it has not ended."""
-    row = await queries.restart_job(
-        pool, id=job_id, priority=options.priority, **_asked(options)
-    )
+    row = await queries.restart_job(pool, id=job_id, priority=options.priority, **_asked(options))
     return Job.of(row)
 
 
@@ -421,9 +417,7 @@ async def release_expired(pool: asyncpg.Pool, *, max_attempts: int) -> list[Job]
     return [job for job in freed if job is not None]
 
 
-async def _release(
-    connection: asyncpg.Connection, job: Job, max_attempts: int
-) -> Job | None:
+async def _release(connection: Connection, job: Job, max_attempts: int) -> Job | None:
     if job.cancel_requested:
         return await cancelled_as_asked(connection, job)
     if job.attempt < max_attempts:

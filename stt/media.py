@@ -91,9 +91,7 @@ def audio_stream(container: InputContainer) -> AudioStream:
     return chosen
 
 
-def inspect(
-    path: str | os.PathLike[str], packets: int | None = None
-) -> tuple[str, float | None]:
+def inspect(path: str | os.PathLike[str], packets: int | None = None) -> tuple[str, float | None]:
     """Kind of a file (`audio` or `video`) and its length in seconds where the container says so.
 
     Some sound is decoded to be sure of it, from no more than `packets` packets.
@@ -144,12 +142,20 @@ def encrypted() -> MediaError:
     )
 
 
+def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
+    """Why this packet, and with it all the sound, cannot be decoded."""
+    if packet.has_sidedata("encryption_info") or packet.has_sidedata("encryption_init_info"):
+        return encrypted()
+    return unsupported_codec(stream)
+
+
 def unsupported_codec(stream: AudioStream) -> MediaError:
     """The error of a file whose sound libav cannot decode."""
+    codec = stream.codec_context
     return MediaError(
         "unsupported_codec",
         "The sound in this file is in a format that cannot be decoded"
-        f"{f' ({stream.name})' if stream.name else ''}. "
+        f"{f' ({codec.name})' if codec else ''}. "
         "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
     )
 
@@ -173,16 +179,14 @@ def _moves(track: VideoStream) -> bool:
     return not track.disposition & _STILL
 
 
-def _hear_something(
-    container: InputContainer, stream: AudioStream, packets: int | None
-) -> None:
-    seen = 0
-    for packet in packets_of(container, stream):
-        seen += packet.size > 0
+def _hear_something(container: InputContainer, stream: AudioStream, packets: int | None) -> None:
+    failure = empty_audio()
+    for seen, packet in enumerate(packets_of(container, stream)):
+        if packets is not None and seen >= packets:
+            break
         try:
             if any(frame.samples for frame in packet.decode()):
                 return
         except av.FFmpegError:
-            if packets is not None and seen >= packets:
-                raise unsupported_codec(stream) from None
-    raise empty_audio()
+            failure = undecodable(stream, packet)
+    raise failure

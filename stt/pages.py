@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
@@ -27,6 +28,8 @@ from stt.keys import HUB, POOL, SETTINGS
 from stt.languages import LANGUAGES
 from stt.progress import TERMINAL, Listener, Message
 
+log = logging.getLogger(__name__)
+
 Fragment = Markup
 View = dict[str, Any]
 
@@ -43,7 +46,12 @@ _RUNNING = {"stage", "progress", "eta_seconds", "updated_at", "stopping"}
 def asset(name: str) -> str:
     """The address of a static file, different for each content, so that browsers may keep it."""
     path = STATIC / name
-    return f"/static/{name}?v={_digest(path, path.stat().st_mtime_ns)}"
+    try:
+        return f"/static/{name}?v={_digest(path, path.stat().st_mtime_ns)}"
+    except FileNotFoundError:
+        # Without it the page works as it does where there is no script.
+        log.error("%s is missing: run make setup", path)
+        return f"/static/{name}"
 
 
 @lru_cache
@@ -87,9 +95,7 @@ def render_error(request: web.Request, status: int, title: str, detail: str) -> 
     return _page(request, "error.html", context, status=status)
 
 
-def _page(
-    request: web.Request, template: str, context: dict[str, Any], *, status: int = 200
-) -> web.Response:
+def _page(request: web.Request, template: str, context: dict[str, Any], *, status: int = 200) -> web.Response:
     response = aiohttp_jinja2.render_template(
         template, request, {"settings": request.app[SETTINGS], **context}, status=status
     )
@@ -231,11 +237,13 @@ class _ListStream:
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
+        self._listed: set[str] = set()  # rows that were in the list at first or came on top
         self._shown: dict[str, View] = {}
 
     async def catch_up(self, state: str | None = None) -> Fragment:
         """The whole list, unless the page shows just this state."""
         context = await _list(self._request)
+        self._listed = {job["id"] for job in context["jobs"]}
         self._shown = {job["id"]: job for job in context["jobs"] if job["completed_at"] is None}
         if context["state"] == state:
             return Markup("")
@@ -248,6 +256,7 @@ class _ListStream:
         if event == "segments":
             return None
         if event == "deleted":
+            self._listed.discard(message["job"])
             self._shown.pop(message["job"], None)
             return _removal(message["job"])
         return self._row(event, {**message["data"], "stopping": False})
@@ -258,11 +267,10 @@ class _ListStream:
             self._shown.pop(job["id"], None)
         else:
             self._shown[job["id"]] = job
-        if event == "created":
-            # Taken away first: the list that this stream began with may have had it.
+        if event == "created" and job["id"] not in self._listed:
+            self._listed.add(job["id"])
             row = _fragment(self._request, "_row.html", job=job)
-            inserted = Markup('<ol hx-swap-oob="afterbegin:#jobs">{}</ol>').format(row)
-            return _removal(job["id"]) + inserted
+            return Markup('<ol hx-swap-oob="afterbegin:#jobs">{}</ol>').format(row)
         if before and _beside_progress(before) == _beside_progress(job):
             return _fragment(self._request, "_state.html", oob=True, job=job)
         row = _fragment(self._request, "_row.html", oob=True, job=job)
@@ -287,9 +295,8 @@ async def job_stream(request: web.Request) -> web.StreamResponse:
             int(known) if known.isdecimal() else None,
             state=None if last else request.query.get("state"),
         )
-        async for message in _heard(stream, listener):
-            if recording.ended:
-                break
+        messages = _heard(stream, listener)
+        while not recording.ended and (message := await anext(messages, None)):
             await recording.tell(message)
     return stream
 

@@ -80,9 +80,7 @@ async def waiting(redis: ArqRedis) -> list[str]:
             pipe.exists(job_key_prefix + ticket)
         found = await pipe.execute()
     taken, whole = found[::2], found[1::2]
-    return [
-        ticket for ticket, busy, body in zip(ids, taken, whole, strict=True) if body and not busy
-    ]
+    return [ticket for ticket, busy, body in zip(ids, taken, whole, strict=True) if body and not busy]
 
 
 async def discard(redis: ArqRedis, tickets: list[str]) -> None:

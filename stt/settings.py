@@ -35,8 +35,7 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="Address the web app listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the web app listens on.")
     data_dir: Path = Field(
-        Path("data"),
-        description="Uploads, results, the embedded servers' files, the model cache.",
+        Path("data"), description="Uploads, results, the embedded servers' files, the model cache."
     )
     database_url: str = Field("", description="`postgresql://…`; empty: embedded PostgreSQL.")
     redis_url: str = Field("", description="`redis://…` or `unix://…`; empty: embedded Valkey.")
@@ -68,9 +67,7 @@ class Settings(BaseModel):
         30, ge=2, description="How long a silent worker keeps its job before another may take it."
     )
     max_attempts: int = Field(3, ge=1, description="Tries before a job is failed.")
-    span_seconds: float = Field(
-        300, ge=10, description="Length of a span, about; the first is shorter."
-    )
+    span_seconds: float = Field(300, ge=10, description="Length of a span, about; the first is shorter.")
     align: Literal["auto", "wav2vec2", "attention", "off"] = Field(
         "auto", description="Where word times come from."
     )
@@ -78,9 +75,7 @@ class Settings(BaseModel):
         LOOPBACK,
         description="`Host` values that are answered, without port, separated by commas; `*` for any.",
     )
-    allow_open: bool = Field(
-        False, description="Lets the app listen beyond loopback while `STT_AUTH=off`."
-    )
+    allow_open: bool = Field(False, description="Lets the app listen beyond loopback while `STT_AUTH=off`.")
     auth: Literal["off"] = Field("off", description="Who may use the service. Only `off` for now.")
     model_idle_seconds: float = Field(
         600, ge=0, description="An engine idle for so long is ended, with all of its memory."
@@ -167,7 +162,7 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path = Path(".env")) 
         if path := given.get(_key(name) + "_FILE"):
             values.setdefault(name, _secret(_key(name) + "_FILE", path))
     try:
-        return Settings(**values)
+        return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
 

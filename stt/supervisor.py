@@ -27,6 +27,7 @@ from stt.settings import Settings
 log = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # seconds before a dead child is started again
+SHOWN_LINES = 1  # of a dead role's words: they all stand just above, in the log
 LIVED = 60.0  # seconds of life after which its earlier deaths are forgotten
 ROLE_STOP = ((signal.SIGTERM, 5.5),)  # with the servers' patience below 10 s
 READY_POLL_SECONDS = 0.05
@@ -59,7 +60,7 @@ class Role:
     async def wait(self) -> str:
         assert self._child is not None
         await self._child.wait()
-        return self._child.last_words()
+        return self._child.last_words(SHOWN_LINES)
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:
         if self._child is not None:
@@ -92,9 +93,7 @@ class Web(Role):
         reader = asyncio.StreamReader()
         with os.fdopen(fd, "rb", 0) as pipe:
             loop = asyncio.get_running_loop()
-            transport, _ = await loop.connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(reader), pipe
-            )
+            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
             url = (await reader.readline()).decode().strip()
             transport.close()
         if url and not self.url.done():
@@ -110,7 +109,7 @@ class Supervisor:
         self.settings = settings
         self._lock = lock
         self._servers = Servers(settings)
-        self._roles: list[Role] = []
+        self.roles: list[Role] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -151,16 +150,17 @@ class Supervisor:
         for server in self._servers.running:
             self._keep(server)
         await db.migrate(self._servers.database_url)
-        web = self._make_roles()
-        await asyncio.gather(*(role.start() for role in self._roles))
-        for role in self._roles:
+        web = self.make_roles()
+        await asyncio.gather(*(role.start() for role in self.roles))
+        for role in self.roles:
             self._keep(role)
         url = await web.url
         await self._until_ready(url)
         self._lock.announce(url)
         print(f"ready: {url}", flush=True)  # noqa: T201
 
-    def _make_roles(self) -> Web:
+    def make_roles(self) -> Web:
+        """Decide what runs: web, maintenance, and a worker for each GPU; the web role."""
         devices = gpus.usable(self.settings)
         given = self.settings.workers
         count = given if given != "auto" else max(1, len(devices))
@@ -170,11 +170,11 @@ class Supervisor:
             "STT_WORKERS": str(count),  # each worker takes its share of the cores
         }
         web = Web(dict(env))
-        self._roles += [web, Role("maintenance", ["workers.maintenance"], env)]
+        self.roles += [web, Role("maintenance", ["workers.maintenance"], env)]
         for number in range(count):
             gpu = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices else {}
             name = f"worker {number + 1}" if count > 1 else "worker"
-            self._roles.append(Role(name, ["workers.gpu"], {**env, **gpu}))
+            self.roles.append(Role(name, ["workers.gpu"], {**env, **gpu}))
         return web
 
     def _keep(self, service: Service) -> None:
@@ -195,7 +195,7 @@ class Supervisor:
         for keeper in self._keepers:
             keeper.cancel()
         results = await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(*(role.stop(self._hurry) for role in self._roles))
+        await asyncio.gather(*(role.stop(self._hurry) for role in self.roles))
         await self._servers.stop(self._hurry)
         for result in results:
             if isinstance(result, Exception):  # a keeper never ends but by our cancel
@@ -214,9 +214,7 @@ async def keep(service: Service, sleep: Callable[[float], Awaitable[None]] = asy
         delay = await _start_again(service, delay, sleep)
 
 
-async def _start_again(
-    service: Service, delay: float, sleep: Callable[[float], Awaitable[None]]
-) -> float:
+async def _start_again(service: Service, delay: float, sleep: Callable[[float], Awaitable[None]]) -> float:
     """Wait and start it until that works; the delay before the next time."""
     while True:
         await sleep(delay)

@@ -33,9 +33,7 @@ _DISK_RESERVE = 256 * 2**20
 async def upload(request: web.Request) -> web.Response:
     """`POST /api/jobs/upload`: multipart with one `file` part and option fields in any order."""
     job = await receive(request)
-    return web.json_response(
-        job.public(), status=201, headers={"Location": f"/api/jobs/{job.id}"}
-    )
+    return web.json_response(job.public(), status=201, headers={"Location": f"/api/jobs/{job.id}"})
 
 
 async def upload_form(request: web.Request) -> web.Response:
@@ -47,8 +45,8 @@ async def upload_form(request: web.Request) -> web.Response:
 async def receive(request: web.Request) -> Job:
     """Take one recording.
 
-    Order: bytes durable under a temporary name, probed, renamed, row, ticket. A crash between two steps leaves
-    a file that is swept, or a row without a ticket, which maintenance mends; never a row without its bytes.
+    Order: bytes durable under a temporary name, probed, renamed, row, ticket. A crash in between leaves
+    a file that is swept, or a row without a ticket, which is mended; never a row without its bytes.
 
     Raises:
         Problem: 400, 413, 415, 422 or 507 with what to do.
@@ -84,7 +82,7 @@ async def _register(app: web.Application, new: NewJob) -> Job:
     try:
         job = await jobs.create(app[POOL], new)
     except Exception:
-        # Perhaps the row is there all the same (the answer was lost): the sweep of files without a row decides.
+        # The row may be there all the same (its answer was lost): the sweep of files without a row decides.
         log.exception("the row could not be inserted", extra={"job": str(new.id)})
         raise
     try:
@@ -194,4 +192,6 @@ def _second_file() -> Problem:
 
 
 def _malformed(reason: str) -> Problem:
-    return Problem(400, "bad_form", "The form cannot be read", f"The form ended early or is damaged: {reason}")
+    return Problem(
+        400, "bad_form", "The form cannot be read", f"The form ended early or is damaged: {reason}"
+    )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+import struct
+import subprocess
+import sys
+import wave
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import asyncpg
+import psutil
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from arq import ArqRedis
@@ -48,20 +56,20 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Url
 
 
 @pytest.fixture
-async def empty_database(servers: Urls) -> AsyncIterator[Callable[[], str]]:
+async def empty_database(servers: Urls) -> AsyncIterator[str]:
     """The URL of a database without any table."""
-    async with _database(servers, "template1") as url:
+    async with _Database(servers, "template1") as url:
         yield url
 
 
 @pytest.fixture
 async def database_url(servers: Urls) -> AsyncIterator[str]:
     """The URL of a migrated, empty database."""
-    async with _database(servers, "stt") as url:
+    async with _Database(servers, "stt") as url:
         yield url
 
 
-class _database:  # noqa: N801  used as a function
+class _Database:
     def __init__(self, servers: Urls, template: str) -> None:
         self.template, self.name = template, f"test_{next(_numbers)}"
         self.admin = servers.database.replace("/stt?", "/postgres?")
@@ -125,10 +133,6 @@ async def client(settings: Settings, redis: ArqRedis) -> AsyncIterator[TestClien
 @pytest.fixture
 def tone(tmp_path: Path) -> Iterator[Path]:
     """A second of sound that is nobody speaking."""
-    import math
-    import struct
-    import wave
-
     path = tmp_path / "tone.wav"
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
@@ -137,3 +141,58 @@ def tone(tmp_path: Path) -> Iterator[Path]:
         samples = (int(8000 * math.sin(2 * math.pi * 440 * n / 16000)) for n in range(16000))
         file.writeframes(b"".join(struct.pack("<h", sample) for sample in samples))
     return path
+
+
+@dataclass(frozen=True)
+class Live:
+    """A whole service in processes of its own, with a real worker."""
+
+    url: str
+    data_dir: Path
+    supervisor: subprocess.Popen[str]
+
+    def role(self, name: str) -> list[psutil.Process]:
+        """Its processes called `stt <name>`, as `ps` shows them."""
+        family = psutil.Process(self.supervisor.pid).children(recursive=True)
+        return [process for process in family if _title(process).startswith(f"stt {name}")]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+@contextlib.contextmanager
+def serving(data_dir: Path, **more: str) -> Iterator[Live]:
+    """Run `stt up` until the block ends; it must then end by itself, and cleanly."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("STT_")}
+    environ |= {"STT_DATA_DIR": str(data_dir), "STT_PORT": "0", "STT_LEASE_SECONDS": "5", **more}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stt", "up"], env=environ, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout
+    try:
+        ready = process.stdout.readline()
+        assert ready.startswith("ready: "), "the service did not start: its log is above"
+        yield Live(ready.removeprefix("ready: ").strip(), data_dir, process)
+    finally:
+        process.terminate()
+        ended = process.wait(15)
+        process.stdout.close()
+    assert ended == 0
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A service that the tests of whole journeys share; short spans, so that a minute has several."""
+    with serving(tmp_path_factory.mktemp("live"), STT_SPAN_SECONDS="20") as service:
+        yield service
+
+
+@pytest.fixture
+async def session(live: Live) -> AsyncIterator[aiohttp.ClientSession]:
+    """HTTP to the live service."""
+    async with aiohttp.ClientSession(live.url, timeout=aiohttp.ClientTimeout(120)) as session:
+        yield session

@@ -65,9 +65,7 @@ async def take(events: AsyncIterator[Event], count: int) -> list[Event]:
 
 
 def names(events: list[Event]) -> list[str]:
-    return [
-        f"{name}:{data['id']}" if name == "segment" else name for name, data, _ in events
-    ]
+    return [f"{name}:{data['id']}" if name == "segment" else name for name, data, _ in events]
 
 
 async def say(pool: asyncpg.Pool, redis: ArqRedis | None, job: Job, number: int, *texts: str) -> None:

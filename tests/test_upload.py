@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from pathlib import Path
 
 import aiohttp
@@ -19,7 +20,7 @@ def form(path: Path | None, name: str = "talk.wav", **fields: str) -> aiohttp.Fo
     for key, value in fields.items():
         data.add_field(key, value)
     if path:
-        data.add_field("file", path.read_bytes(), filename=name)
+        data.add_field("file", io.BytesIO(path.read_bytes()), filename=name)
     return data
 
 
@@ -200,10 +201,7 @@ async def test_a_client_that_hangs_up_leaves_nothing(
 async def test_a_form_that_ends_early_is_400_and_leaves_nothing(
     client: TestClient, tone: Path, storage: Storage
 ) -> None:
-    body = (
-        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-        + tone.read_bytes()
-    )
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + tone.read_bytes()
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     status, problem = await send(client, body, headers=headers)
     assert (status, problem["code"]) == (400, "bad_form")

@@ -51,6 +51,7 @@ class Recording:
         self._stream = media.audio_stream(self._container)
         self._bytes = path.stat().st_size
         self._byte = 0  # where in the file the last packet was
+        self._failure: media.MediaError | None = None
         self.decoded = 0
         self.damaged = 0
         self.silence = 0
@@ -84,7 +85,7 @@ class Recording:
                 yield np.concatenate(pending)
                 pending, waiting = [], 0
         if self.decoded == 0:
-            raise self._nothing()
+            raise self._failure or media.empty_audio()
         if waiting:
             yield np.concatenate(pending)
 
@@ -110,6 +111,7 @@ class Recording:
                 frames = packet.decode()
             except av.FFmpegError as error:
                 self.damaged += 1
+                self._failure = self._failure or media.undecodable(self._stream, packet)
                 log.debug("a packet cannot be decoded: %s", error)
                 continue
             yield from frames  # type: ignore[misc]
@@ -129,11 +131,6 @@ class Recording:
     def _count(self, piece: Samples) -> Samples:
         self.decoded += len(piece)
         return piece
-
-    def _nothing(self) -> media.MediaError:
-        if not self.damaged:
-            return media.empty_audio()
-        return media.unsupported_codec(self._stream)
 
 
 class Resampler:

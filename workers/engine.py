@@ -10,8 +10,9 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Any
 
 from stt.children import Child
@@ -40,11 +41,12 @@ _MALLOC = (
 class EngineDied(Exception):
     """The engine's process ended before it answered."""
 
-    def __init__(self, returncode: int | None, stderr_tail: str) -> None:
+    def __init__(self, returncode: int | None, stderr_tail: str, *, killed: bool = False) -> None:
         self.returncode = returncode
         self.stderr_tail = stderr_tail
-        last = stderr_tail.strip().rpartition("\n")[2]
-        super().__init__(f"The engine {_cause(returncode)}{f': {last}' if last else '.'}")
+        last = "" if killed else stderr_tail.strip().rpartition("\n")[2]
+        cause = "was stopped" if killed else _cause(returncode)
+        super().__init__(f"The engine {cause}{f': {last}' if last else '.'}")
 
 
 class Engine:
@@ -56,6 +58,7 @@ class Engine:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._starting = asyncio.Lock()
+        self._killed = False
 
     @property
     def running(self) -> bool:
@@ -74,7 +77,7 @@ class Engine:
                 await self._forget()
                 await self._spawn()
 
-    async def ask(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+    async def ask(self, request: dict[str, Any]) -> AsyncGenerator[Event, None]:
         """Send a request and yield its events, the last one "done" or "error".
 
         A caller that stops listening before the end gets the process killed: it would go on working, and
@@ -103,6 +106,7 @@ class Engine:
         """End the process at once, whatever it does."""
         if self._child is not None:
             if self.running:
+                self._killed = True
                 with suppress(ProcessLookupError):
                     os.killpg(self._child.process.pid, signal.SIGKILL)
             await self._child.wait()
@@ -117,7 +121,7 @@ class Engine:
         await self.kill()
         await self._forget()
 
-    async def _events(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+    async def _events(self, request: dict[str, Any]) -> AsyncGenerator[Event, None]:
         reader, writer, child = self._reader, self._writer, self._child
         assert reader is not None and writer is not None and child is not None
         line = b""
@@ -131,9 +135,11 @@ class Engine:
             await asyncio.wait_for(child.process.wait(), _CLOSE_SECONDS)
         if child.running:
             await self.kill()
-        raise EngineDied(await child.wait(), "\n".join(child.tail))
+        code = await child.wait()
+        raise EngineDied(code, "\n".join(child.tail), killed=self._killed)
 
     async def _spawn(self) -> None:
+        self._killed = False
         ours, theirs = socket.socketpair()
         with theirs:
             self._child = await Child.start(
@@ -158,8 +164,7 @@ class Engine:
 def _environment(settings: Settings, gpu: str | None) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     env |= {PREFIX + name.upper(): str(getattr(settings, name)) for name in _SETTINGS}
-    threads = settings.threads if isinstance(settings.threads, int) else os.cpu_count() or 1
-    env["OMP_NUM_THREADS"] = str(threads)
+    env[PREFIX + "THREADS"] = env["OMP_NUM_THREADS"] = str(_threads(settings))
     env["TOKENIZERS_PARALLELISM"] = "false"
     env["HF_HUB_DISABLE_TELEMETRY"] = env["DO_NOT_TRACK"] = "1"
     env["PYANNOTE_METRICS_ENABLED"] = "false"
@@ -168,6 +173,22 @@ def _environment(settings: Settings, gpu: str | None) -> dict[str, str]:
     if platform.libc_ver()[0] == "glibc" and settings.device != "cuda":
         env["GLIBC_TUNABLES"] = ":".join(filter(None, [env.get("GLIBC_TUNABLES"), _MALLOC]))
     return env
+
+
+def _threads(settings: Settings) -> int:
+    if isinstance(settings.threads, int):
+        return settings.threads
+    workers = settings.workers if isinstance(settings.workers, int) else 1
+    return max(1, _cores() // workers)
+
+
+def _cores() -> int:
+    """The cores this process may use: of the machine, or of its container."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota) // int(period)))  # ValueError: "max", no limit
+    return cores
 
 
 def _log_line(line: str) -> None:

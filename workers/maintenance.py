@@ -44,7 +44,7 @@ async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) 
 
 
 async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
-    """At least as many tickets as due rows, so that losing all of Redis loses no job; and not heaps of them."""
+    """At least as many tickets as due rows, so that losing all of Redis loses no job; and no heaps."""
     due = await jobs.count_due(pool)
     tickets = await queue.waiting(redis)
     for _ in range(due - len(tickets)):

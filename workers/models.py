@@ -237,9 +237,7 @@ def _download(name: str, settings: Settings) -> Path:
         log.debug("the model %s is not in the cache", name)
     log.info("downloading the model %s (%s) from the Hugging Face hub", name, repository)
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(repository, tqdm_class=_progress(name), **options)
-        )
+        folder = Path(huggingface_hub.snapshot_download(repository, tqdm_class=_progress(name), **options))
     except Exception as error:
         raise _unavailable(name, repository, error) from error
     return _folder(str(folder))

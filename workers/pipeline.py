@@ -39,7 +39,7 @@ from workers.audio import RATE, Recording, Samples
 from workers.meter import Meter
 from workers.models import ModelUnavailable
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("workers.pipeline")  # it runs as __main__
 
 WINDOW_SECONDS = 30  # what Whisper hears at once
 BATCH = {"cpu": 8, "cuda": 16}
@@ -137,9 +137,7 @@ class Recogniser(FasterWhisperPipeline):  # type: ignore[misc]
     @classmethod
     def load(cls, folder: Path, device: str, compute_type: str, threads: int) -> Recogniser:
         """Load a model's folder through WhisperX."""
-        model = WhisperModel(
-            str(folder), device=device, compute_type=compute_type, cpu_threads=threads
-        )
+        model = WhisperModel(str(folder), device=device, compute_type=compute_type, cpu_threads=threads)
         made = whisperx.asr.load_model(
             str(folder), device, compute_type=compute_type, model=model, vad_model=SileroVad(),
             asr_options={"beam_size": BEAM},
@@ -195,10 +193,17 @@ class Recogniser(FasterWhisperPipeline):  # type: ignore[misc]
         return heard
 
     def tokenizer_for(self, language: str, task: str) -> Tokenizer:
-        """A tokenizer that prompts for this language and task."""
-        made = Tokenizer(
-            self.model.hf_tokenizer, self.multilingual, task=task, language=language
-        )
+        """A tokenizer that prompts for this language and task.
+
+        Raises:
+            UnsupportedLanguage: the model has no token for it.
+        """
+        if self.multilingual and self.model.hf_tokenizer.token_to_id(f"<|{language}|>") is None:
+            raise UnsupportedLanguage(
+                f"This model does not know the language {language!r}. Please choose another model or "
+                "language, or leave the language empty to detect it."
+            )
+        made = Tokenizer(self.model.hf_tokenizer, self.multilingual, task=task, language=language)
         if task == "translate":
             made.language_code = "en"  # what comes out is English, and is split into words as English is
         return made
@@ -216,9 +221,7 @@ class Recogniser(FasterWhisperPipeline):  # type: ignore[misc]
     def _prompt(self, asked: Asked, tokenizer: Tokenizer) -> list[int]:
         said = [text for text in (asked.hotwords, asked.prompt) if text and text.strip()]
         before = [token for text in said for token in tokenizer.encode(" " + text.strip())]
-        prompt: list[int] = self.model.get_prompt(
-            tokenizer, before[-PROMPT_TOKENS:], without_timestamps=True
-        )
+        prompt: list[int] = self.model.get_prompt(tokenizer, before[-PROMPT_TOKENS:], without_timestamps=True)
         return prompt
 
     def _suppressed(self, asked: Asked) -> list[int]:
@@ -241,9 +244,7 @@ class Recogniser(FasterWhisperPipeline):  # type: ignore[misc]
         frames = [int((one.window.end - one.window.start) * 100) for one in heard]
         found = self.model.find_alignment(tokenizer, tokens, encoded, frames)
         for one, alignment in zip(heard, found, strict=True):
-            merge_punctuations(
-                alignment, self.options.prepend_punctuations, self.options.append_punctuations
-            )
+            merge_punctuations(alignment, self.options.prepend_punctuations, self.options.append_punctuations)
             timed = [
                 words.Word(
                     part["word"], one.window.start + float(part["start"]),
@@ -302,6 +303,10 @@ class Aligner:
             if "start" in word else piece
             for piece, word in zip(pieces, found, strict=True)
         ]  # fmt: skip
+
+
+class UnsupportedLanguage(Exception):
+    """The model does not know the language that was asked for."""
 
 
 class Engine:
@@ -398,9 +403,7 @@ class Job:
         placed = [word for one in said for word in self._place(one, span)]
         return words.segments(placed, with_words=self._asked.with_words)
 
-    def _hear(
-        self, recogniser: Recogniser, span: spans.Span, windows: list[Window]
-    ) -> Iterator[Heard]:
+    def _hear(self, recogniser: Recogniser, span: spans.Span, windows: list[Window]) -> Iterator[Heard]:
         """All windows in batches, which get smaller when memory does not suffice."""
         if self._asked.multilingual and self._asked.language is None:
             self._language = None  # each span for itself
@@ -435,9 +438,7 @@ class Job:
         if wav2vec2:
             for one in heard:
                 if one.text.strip():
-                    one.timed = self._engine.aligner.align(
-                        one.text, span.samples, one.window, one.logprob
-                    )
+                    one.timed = self._engine.aligner.align(one.text, span.samples, one.window, one.logprob)
         return heard
 
     def _detect(self, recogniser: Recogniser, encoded: ctranslate2.StorageView) -> None:
@@ -541,6 +542,8 @@ def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
         Job(engine, request, send).run()
     except MediaError as error:
         send(_error("permanent", error.code, str(error)))
+    except UnsupportedLanguage as error:
+        send(_error("permanent", "unsupported_language", str(error)))
     except ModelUnavailable as error:
         send(_error("transient", "model_unavailable", str(error)))
     except OSError as error:
@@ -564,6 +567,7 @@ def main() -> None:
     setproctitle("stt engine")
     chosen = settings.load(dotenv=Path(os.devnull))  # the worker has read it already
     logs.setup(chosen)
+    logging.getLogger("whisperx").setLevel(logging.WARNING)
     wire = Wire(socket.socket(fileno=int(sys.argv[1])))
     engine = Engine(chosen)
     for request in wire.requests():

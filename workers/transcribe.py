@@ -42,6 +42,10 @@ class Stop(Enum):
     SHUTDOWN = "the worker is shutting down"
 
 
+class Stopped(Exception):
+    """The attempt was stopped from outside; `Attempt._why` says why."""
+
+
 class PermanentError(Exception):
     """Trying again would fail again: what was sent cannot be transcribed."""
 
@@ -81,9 +85,7 @@ async def transcribe(ctx: dict[str, Any]) -> None:
     context: Context = ctx["context"]
     if context.stopping:
         return
-    job = await jobs.claim_next(
-        context.pool, worker=context.name, lease=context.settings.lease_seconds
-    )
+    job = await jobs.claim_next(context.pool, worker=context.name, lease=context.settings.lease_seconds)
     if job is None:
         return
     context.attempt = Attempt(context, job)
@@ -138,10 +140,11 @@ class Attempt:
         try:
             await self._recognise()
             await self._finish()
+        except Stopped:
+            await self.context.engine.kill()
         except EngineDied as error:
             if self._why is None:
-                message = f"The engine ended unexpectedly: {error}"
-                await self._fail(TransientError("engine_died", message))
+                await self._fail(TransientError("engine_died", str(error)))
         except PermanentError as error:
             await self._fail(error)
         except OSError as error:  # storage: full, read-only, gone
@@ -154,7 +157,7 @@ class Attempt:
             raise
         except UNAVAILABLE as error:  # and the lease ran out meanwhile
             log.warning("given up: %s", error, extra=self.about)
-        except Exception as error:  # noqa: BLE001  a fault of ours must not leave the job to its lease
+        except Exception as error:  # a fault of ours must not leave the job to its lease
             log.exception("the attempt failed", extra=self.about)
             await self.context.engine.kill()
             await self._fail(TransientError("internal", f"The worker failed: {error}"))
@@ -174,7 +177,7 @@ class Attempt:
         async with aclosing(self.context.engine.ask(request)) as events:
             async for event in events:
                 if self._why:
-                    raise EngineDied(self._why.value)
+                    raise Stopped
                 await self._on_event(event)
 
     async def _request(self) -> dict[str, Any]:
@@ -256,9 +259,8 @@ class Attempt:
             return
         first, self.segments = self.segments, self.segments + len(event["segments"])
         if event["segments"]:
-            await self._publish(
-                {"event": "segments", "job": str(self.job.id), "first": first, "segments": event["segments"]}
-            )
+            told = {"event": "segments", "first": first, "segments": event["segments"]}
+            await self._publish({**told, "job": str(self.job.id)})
 
     def _warn(self, code: str, message: str) -> None:
         log.warning("%s: %s", code, message, extra=self.about)
@@ -282,7 +284,7 @@ class Attempt:
                 self._renewed = began if self._why is None else self._renewed
             except UNAVAILABLE as error:
                 log.warning("the lease was not renewed: %s", error, extra=self.about)
-            except Exception:  # noqa: BLE001  whatever it was, a lease that is not kept ends the attempt below
+            except Exception:  # a lease that is not kept ends the attempt, below
                 log.exception("the lease was not renewed", extra=self.about)
             if time.monotonic() - self._renewed > lease * 0.8:
                 await self.stop(Stop.LOST)
@@ -315,9 +317,7 @@ class Attempt:
         self.job = replace(self.job, stage="finish")
         spans = await self._patiently(lambda: jobs.spans(self.pool, self.job))
         segments = [segment for span in spans for segment in span["segments"]]
-        document = formats.document(
-            segments, language=self.job.language, duration=self.job.duration_seconds
-        )
+        document = formats.document(segments, language=self.job.language, duration=self.job.duration_seconds)
         key = self.context.storage.result_key(self.job.id, self.job.claim)
         text = await asyncio.to_thread(formats.to_json, document)
         await self.context.storage.write(key, text.encode())
@@ -348,9 +348,7 @@ class Attempt:
             if isinstance(error, TransientError):
                 message += f" Given up after {job.attempt} attempts; the recording is kept."
             ended = await self._patiently(
-                lambda: jobs.fail(
-                    self.pool, job, code=error.code, message=message, warnings=self.warnings
-                )
+                lambda: jobs.fail(self.pool, job, code=error.code, message=message, warnings=self.warnings)
             )
         else:
             ended = await self._patiently(

@@ -129,9 +129,7 @@ def _stretches(found: Probabilities, params: Params) -> list[tuple[float, float]
     return spoken
 
 
-def _padded(
-    stretches: list[tuple[float, float]], pad: float, length: float
-) -> list[tuple[float, float]]:
+def _padded(stretches: list[tuple[float, float]], pad: float, length: float) -> list[tuple[float, float]]:
     padded = []
     for number, (start, end) in enumerate(stretches):
         before = stretches[number - 1][1] if number else -pad

@@ -25,7 +25,7 @@ _SENTENCE_ENDS = frozenset(".?!…。？！｡؟۔।॥።፧։")  # noqa: RUF0
 _CLAUSE_ENDS = frozenset(",;:、，；：،؛–—")  # noqa: RUF001
 _CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st jr sr vs etc no nr approx e.g i.e z.b d.h u.a m mme mlle sra dra".split()
+    ["mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "etc", "no", "nr", "approx", "e.g", "i.e", "z.b", "d.h", "u.a", "m", "mme", "mlle", "sra", "dra"]
 )
 
 
@@ -86,12 +86,7 @@ def spread(text: str, logprob: float, speech: Sequence[Speech]) -> list[Word]:
 
 def segments(words: Sequence[Word], *, with_words: bool = True) -> list[dict[str, Any]]:
     """Segments in WhisperX's shape from all words of a span; their texts joined are the words' texts."""
-    return [
-        _segment(part, with_words)
-        for sentence in _sentences(words)
-        for part in _short(sentence)
-        if part
-    ]
+    return [_segment(part, with_words) for sentence in _sentences(words) for part in _short(sentence) if part]
 
 
 def _within(word: Word, speech: Sequence[Speech]) -> tuple[float, float]:
@@ -128,8 +123,10 @@ def _sentences(words: Sequence[Word]) -> list[list[Word]]:
     for number, word in enumerate(words):
         found[-1].append(word)
         pause = words[number + 1].start - word.end if number + 1 < len(words) else 0.0
-        if _ends_sentence(word.text, words[number + 1 : number + 2]) or pause >= LONG_PAUSE or (
-            pause >= CLAUSE_PAUSE and _mark(word.text) in _CLAUSE_ENDS
+        if (
+            _ends_sentence(word.text, words[number + 1 : number + 2])
+            or pause >= LONG_PAUSE
+            or (pause >= CLAUSE_PAUSE and _mark(word.text) in _CLAUSE_ENDS)
         ):
             found.append([])
     return found

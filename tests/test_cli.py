@@ -1,0 +1,174 @@
+"""`stt transcribe`: from files on disk to text, against a running service or one started for it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+from asyncio import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from click.testing import CliRunner
+from conftest import SAMPLES
+from up import Up, environment, gone, stt, tmp_path, up  # noqa: F401  a fixture
+
+from stt import __version__
+from stt.cli import cli
+from stt.client import Event, Target, events
+from stt.options import JobOptions
+
+ENGLISH = SAMPLES / "en-demo-abouttotry.flac"
+RUSSIAN = SAMPLES / "ru-tt-allbusy.flac"
+
+
+@pytest.fixture(scope="module")
+async def running() -> AsyncIterator[Up]:
+    with tempfile.TemporaryDirectory(prefix="stt-test-") as folder:
+        async with up(Path(folder, "data")) as started:
+            yield started
+
+
+async def transcribe(running: Up, *arguments: object) -> tuple[int, str, str]:
+    return await stt("transcribe", *map(str, arguments), data_dir=running.data_dir)
+
+
+def words(text: str) -> set[str]:
+    return {word.strip(".,").lower() for word in text.split()}
+
+
+async def test_the_text_is_printed_and_nothing_else(running: Up) -> None:
+    code, out, _ = await transcribe(running, ENGLISH, "--language", "en")
+    assert code == 0
+    assert {"please", "wait", "moment", "connection", "internet"} <= words(out)
+
+
+async def test_results_are_files_named_after_the_input(running: Up, tmp_path: Path) -> None:
+    code, out, _ = await transcribe(
+        running, ENGLISH, RUSSIAN, "--format", "srt,vtt", "--output", tmp_path / "new"
+    )
+    assert (code, out) == (0, "")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        f"{sample.stem}.{name}" for sample in (ENGLISH, RUSSIAN) for name in ("srt", "vtt")
+    }
+    assert "-->" in (tmp_path / "new" / "en-demo-abouttotry.srt").read_text(encoding="utf-8")
+
+
+async def test_one_that_fails_does_not_stop_the_others(running: Up, tmp_path: Path) -> None:
+    letter = tmp_path / "letter.mp3"
+    letter.write_text("Dear Sir or Madam")
+    code, out, err = await transcribe(running, letter, ENGLISH)
+    assert code == 1
+    assert "connection" in words(out)
+    [line] = [line for line in err.splitlines() if line.startswith(str(letter))]
+    assert len(line) > len(str(letter)) + 10
+    assert "Traceback" not in err
+
+
+async def test_a_bad_option_is_told_as_the_service_tells_it(running: Up) -> None:
+    code, _, err = await transcribe(running, ENGLISH, "--model", "enormous")
+    assert code == 1
+    assert "model: 'enormous' is not one of" in err
+
+
+async def test_a_server_may_be_named(running: Up, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    arguments = ("transcribe", str(ENGLISH), "--server", running.url)
+    code, out, _ = await stt(*arguments, data_dir=elsewhere)
+    assert code == 0
+    assert "connection" in words(out)
+    assert not elsewhere.exists()
+
+
+async def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    arguments = ("transcribe", str(ENGLISH), "--server", "http://127.0.0.1:9")
+    code, _, err = await stt(*arguments, data_dir=tmp_path / "data")
+    assert code == 1
+    assert "127.0.0.1:9" in err
+    assert "Traceback" not in err
+
+
+async def test_control_c_cancels_the_job(running: Up) -> None:
+    worker = running.child("stt worker")
+    worker.suspend()  # so that the job waits
+    try:
+        process = await subprocess.create_subprocess_exec(
+            sys.executable, "-m", "stt", "transcribe", str(ENGLISH),
+            env=environment(running.data_dir), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        job = await newest_job(running, status="pending")
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 20) == 130
+        assert (await newest_job(running))["id"] == job["id"]
+        assert (await newest_job(running))["status"] == "cancelled"
+    finally:
+        worker.resume()
+
+
+async def newest_job(running: Up, **query: str) -> dict[str, str]:
+    async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{running.url}/api/jobs", params=query) as answer:
+                jobs = (await answer.json())["jobs"]
+            if jobs:
+                return dict(jobs[0])
+            await asyncio.sleep(0.02)
+
+
+async def test_without_a_service_one_is_started_for_the_run(tmp_path: Path) -> None:
+    process = await subprocess.create_subprocess_exec(
+        sys.executable, "-m", "stt", "transcribe", str(ENGLISH),
+        env=environment(tmp_path / "data"), cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 300)
+    assert process.returncode == 0, err.decode()
+    assert "connection" in words(out.decode())
+    assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
+
+
+def test_every_option_field_of_an_upload_is_an_option() -> None:
+    text = CliRunner().invoke(cli, ["transcribe", "--help"]).output
+    for name in JobOptions.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_help_has_a_line_for_each_command() -> None:
+    text = CliRunner().invoke(cli, ["--help"]).output
+    for name in ("up", "web", "worker", "maintenance", "migrate", "transcribe", "doctor"):
+        assert f"\n  {name} " in text
+    assert __version__ in CliRunner().invoke(cli, ["--version"]).output
+
+
+def test_an_unknown_format_is_named() -> None:
+    result = CliRunner().invoke(cli, ["transcribe", str(ENGLISH), "--format", "srt,pdf"])
+    assert result.exit_code == 2
+    assert "'pdf' is not one of" in result.output
+
+
+def test_no_result_overwrites_another_inputs_result_or_an_input(tmp_path: Path) -> None:
+    inputs = [tmp_path / name for name in ("a.mp3", "a.wav", "b/a.wav", "c.txt")]
+    target = Target(("txt",), tmp_path, {path.resolve() for path in inputs})
+    names = [target.reserve(path)["txt"].name for path in inputs]
+    assert names == ["a.txt", "a.wav.txt", "a.wav-2.txt", "c.txt.txt"]
+
+
+async def parsed(text: str) -> list[Event]:
+    stream = aiohttp.StreamReader(aiohttp.base_protocol.BaseProtocol(asyncio.get_running_loop()), 2**16)
+    stream.feed_data(text.encode())
+    stream.feed_eof()
+    return [event async for event in events(stream)]
+
+
+async def test_events_are_parsed_as_browsers_do() -> None:
+    text = (
+        ": a comment\r\n\r\nid: 7\r\nevent: segment\r\ndata: {}\r\n\r\n"
+        "data:first\ndata: second\n\nevent: empty\n\ndata: cut off"
+    )
+    assert await parsed(text) == [
+        Event("segment", "7", "{}"),
+        Event("message", "7", "first\nsecond"),
+    ]
