@@ -91,7 +91,7 @@ def maintenance() -> None:
 def _become(module: str) -> None:
     _load_for_role()
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606
 
 
 @cli.command()

@@ -363,7 +363,7 @@ async def _started(console: Console) -> AsyncIterator[str]:
 
     env = {**os.environ, "STT_HOST": "127.0.0.1", "STT_PORT": "0", "STT_LOG_LEVEL": "WARNING"}
     child = await Child.start(
-        [sys.executable, "-m", "stt", "up"], on_line=hear, death_signal=signal.SIGTERM, env=env
+        [sys.executable, "-P", "-m", "stt", "up"], on_line=hear, death_signal=signal.SIGTERM, env=env
     )
     try:
         with console.status("starting the service"):

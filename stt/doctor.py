@@ -135,9 +135,10 @@ def _model_folder(settings: Settings) -> Path | None:
     models = settings.data_dir / "models"
     repo = settings.model.replace("/", "--")
     if settings.model in WHISPER_SIZES:
-        repo = f"*--faster-*whisper-{settings.model.removeprefix('distil-')}"
+        size = settings.model.removeprefix("distil-")
+        repo = f"*--faster-{'' if size == settings.model else 'distil-'}whisper-{size}"
     places = [Path(settings.model), models / settings.model]
-    places += sorted(models.glob(f"models--{repo}/snapshots/*"))
+    places += sorted((models / "hub").glob(f"models--{repo}/snapshots/*"))
     return next((place for place in places if (place / "model.bin").exists()), None)
 
 

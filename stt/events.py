@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from contextlib import aclosing
 from uuid import UUID
 
 from aiohttp import web
-from aiohttp_sse import EventSourceResponse, sse_response
+from aiohttp_sse import EventSourceResponse
 
 from stt import feed, jobs
 from stt.errors import Problem
@@ -16,9 +15,7 @@ from stt.jobs import Job
 from stt.keys import HUB, POOL
 from stt.params import job_or_404
 from stt.progress import TERMINAL, Message
-
-# How long a client waits before it connects again, in milliseconds.
-RECONNECT_MS = 2000
+from stt.streams import RECONNECT_MS, heard, stream
 
 
 async def of_job(request: web.Request) -> web.StreamResponse:
@@ -31,9 +28,8 @@ async def of_job(request: web.Request) -> web.StreamResponse:
     if job.ended and last == end_id(job):
         return web.Response(status=204)  # stops an EventSource from connecting again
     after = int(last) if last.isdecimal() else -1
-    told = feed.of_job(request.app[POOL], request.app[HUB], job.id, after=after)
-    async with sse_response(request) as sse, aclosing(told):
-        async for message in told:
+    async with request.app[HUB].listen(str(job.id)) as listener, stream(request) as sse:
+        async for message in feed.of_job(request.app[POOL], heard(sse, listener), job.id, after=after):
             await sse.send(
                 json.dumps(message["data"], ensure_ascii=False),
                 event=message["event"],
@@ -60,9 +56,8 @@ async def _id(request: web.Request, message: Message) -> str | None:
 async def of_all(request: web.Request) -> web.StreamResponse:
     """`GET /api/events`: every job's events; the id is the time up to which a client knows."""
     since = _since(request.headers.get("Last-Event-ID"))
-    told = feed.of_all(request.app[POOL], request.app[HUB], since=since)
-    async with sse_response(request) as sse, aclosing(told):
-        async for message in told:
+    async with request.app[HUB].listen() as listener, stream(request) as sse:
+        async for message in feed.of_all(request.app[POOL], heard(sse, listener), since=since):
             await _send(sse, message)
     return sse
 

@@ -1,44 +1,43 @@
 """What one listener is told: first the rows, then messages, with nothing missed or told twice.
 
 Subscribe, then read the snapshot, then go live: the other order loses what happens in between. Both the JSON
-streams and the pages' streams are made of these.
+streams of one job and of all are made of these; whoever calls has subscribed before.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
 from uuid import UUID
 
 import asyncpg
 
 from stt import jobs
-from stt.progress import TERMINAL, Hub, Message, current
+from stt.progress import TERMINAL, Message, current
+
+Messages = AsyncIterator[Message]
 
 # Transactions commit a little later than the times in their rows: a reconnect looks back so far.
 _OVERLAP = dt.timedelta(seconds=5)
 
 
 async def of_job(
-    pool: asyncpg.Pool, hub: Hub, job_id: UUID, *, after: int = -1
+    pool: asyncpg.Pool, messages: Messages, job_id: UUID, *, after: int = -1
 ) -> AsyncGenerator[Message, None]:
     """One job's messages: `segment` (with `id`, its number) after number `after`, `progress`, and its end.
 
     The end is `completed`, `failed`, `cancelled`, or `deleted`; nothing follows it.
     """
     teller = _Teller(pool, job_id, after)
-    async with hub.listen(str(job_id)) as listener:
-        async for message in teller.snapshot():
-            yield message
+    async for message in teller.snapshot():
+        yield message
+    if teller.has_ended():
+        return
+    async for message in messages:
+        async for item in teller.live(message):
+            yield item
         if teller.has_ended():
             return
-        async for message in listener:
-            async with aclosing(teller.live(message)) as told:
-                async for item in told:
-                    yield item
-            if teller.has_ended():
-                return
 
 
 class _Teller:
@@ -90,27 +89,26 @@ def _segment(job_id: str, segment: dict[str, object]) -> Message:
 
 
 async def of_all(
-    pool: asyncpg.Pool, hub: Hub, *, since: dt.datetime | None = None
+    pool: asyncpg.Pool, messages: Messages, *, since: dt.datetime | None = None
 ) -> AsyncGenerator[Message, None]:
     """Every job's messages. A listener that was away since a time is told what changed since then.
 
     Told at least once: what happened around `since` may come again.
     """
-    async with hub.listen() as listener:
-        seen = since
-        async for message in _what_changed(pool, since):
+    seen = since
+    async for message in _what_changed(pool, since):
+        yield message
+    async for message in messages:
+        if message["event"] == "resync":
+            async for item in _what_changed(pool, seen):
+                yield item
+        elif message["event"] == "segments":
+            for number, segment in enumerate(message["segments"], message["first"]):
+                yield _segment(message["job"], {"id": number, **segment})
+        else:
+            if "at" in message:
+                seen = dt.datetime.fromtimestamp(message["at"], dt.UTC)
             yield message
-        async for message in listener:
-            if message["event"] == "resync":
-                async for item in _what_changed(pool, seen):
-                    yield item
-            elif message["event"] == "segments":
-                for number, segment in enumerate(message["segments"], message["first"]):
-                    yield _segment(message["job"], {"id": number, **segment})
-            else:
-                if "at" in message:
-                    seen = dt.datetime.fromtimestamp(message["at"], dt.UTC)
-                yield message
 
 
 async def _what_changed(pool: asyncpg.Pool, since: dt.datetime | None) -> AsyncGenerator[Message, None]:

@@ -6,19 +6,17 @@ their own place (htmx's out-of-band swaps), so that one listening element serves
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import aiohttp_jinja2
-from aiohttp import ClientConnectionResetError, web
-from aiohttp_sse import EventSourceResponse, sse_response
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
 from markupsafe import Markup
 
 from stt import api, jobs, wording
@@ -26,7 +24,9 @@ from stt.errors import Problem
 from stt.jobs import Job
 from stt.keys import HUB, POOL, SETTINGS
 from stt.languages import LANGUAGES
-from stt.progress import TERMINAL, Listener, Message
+from stt.progress import TERMINAL, Message
+from stt.streams import RECONNECT_MS, heard
+from stt.streams import stream as events_of
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,6 @@ View = dict[str, Any]
 STATIC = Path(__file__).resolve().parent.parent / "static"
 FILTERS: dict[str, Callable[..., Any]] = wording.FILTERS
 ROWS = 50
-# A stream that says nothing learns so late (seconds) that its client has left.
-_LISTEN_SECONDS = 15
-_RECONNECT_MS = 2000
 # What changes while a job runs without changing more of its row than its state.
 _RUNNING = {"stage", "progress", "eta_seconds", "updated_at", "stopping"}
 
@@ -221,12 +218,12 @@ def _said(text: str) -> Fragment:
 
 async def list_stream(request: web.Request) -> web.StreamResponse:
     """`GET /stream?state=`: the list's changes. A page that was away gets the list anew."""
-    async with request.app[HUB].listen() as listener, _stream(request) as stream:
+    async with request.app[HUB].listen() as listener, events_of(request) as stream:
         # The id comes back when the browser connects again: the page has moved on by then.
         known = None if stream.last_event_id else request.query.get("state")
         rows = _ListStream(request)
         await _send(stream, await rows.catch_up(known), number="live")
-        async for message in _heard(stream, listener):
+        async for message in heard(stream, listener):
             if fragment := await rows.tell(message):
                 await _send(stream, fragment)
     return stream
@@ -288,14 +285,14 @@ async def job_stream(request: web.Request) -> web.StreamResponse:
     if last == "end":
         return web.Response(status=204)  # stops an EventSource from connecting again
     job_id = _id(request)
-    async with request.app[HUB].listen(str(job_id)) as listener, _stream(request) as stream:
+    async with request.app[HUB].listen(str(job_id)) as listener, events_of(request) as stream:
         recording = _JobStream(request, job_id, stream)
         known = last or request.query.get("from", "")
         await recording.catch_up(
             int(known) if known.isdecimal() else None,
             state=None if last else request.query.get("state"),
         )
-        messages = _heard(stream, listener)
+        messages = heard(stream, listener)
         while not recording.ended and (message := await anext(messages, None)):
             await recording.tell(message)
     return stream
@@ -396,26 +393,5 @@ def _beside_progress(job: View) -> View:
     return {key: value for key, value in job.items() if key not in _RUNNING}
 
 
-@asynccontextmanager
-async def _stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
-    """A stream of events; a client that leaves ends it, which is no error."""
-    with suppress(ClientConnectionResetError):
-        async with sse_response(request) as stream:
-            yield stream
-
-
 async def _send(stream: EventSourceResponse, fragment: Fragment, number: str | None = None) -> None:
-    await stream.send(fragment, event="update", id=number, retry=_RECONNECT_MS)
-
-
-async def _heard(stream: EventSourceResponse, listener: Listener) -> AsyncIterator[Message]:
-    """The listener's messages, until it is closed or the client has left."""
-    while stream.is_connected():
-        try:
-            async with asyncio.timeout(_LISTEN_SECONDS):
-                message = await anext(listener)
-        except TimeoutError:
-            continue  # nothing to tell; the stream's pings have found out whether anybody listens
-        except StopAsyncIteration:
-            return
-        yield message
+    await stream.send(fragment, event="update", id=number, retry=RECONNECT_MS)

@@ -51,7 +51,7 @@ class Role:
     def __init__(self, name: str, module: list[str], env: dict[str, str]) -> None:
         self.name = name
         self.env = env
-        self._program = [sys.executable, "-m", *module]
+        self._program = [sys.executable, "-P", "-m", *module]  # not what lies in the working folder
         self._child: Child | None = None
 
     async def start(self) -> None:

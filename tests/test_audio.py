@@ -1,4 +1,4 @@
-"""What the decoder promises: the right sound of any file, exactly, in little memory; and nothing but that file."""
+"""What the decoder promises: the right sound of any file, exactly, in little memory, and of that file only."""
 
 from __future__ import annotations
 
@@ -256,9 +256,7 @@ def test_voice_activity_does_not_depend_on_how_the_stream_is_cut() -> None:
     noise = np.random.default_rng(2).normal(0, 0.05, 7 * RATE + 321).astype(np.float32)
     listener = vad.Listener()
     parts = [listener.hear(part) for part in np.array_split(noise, 13)]
-    np.testing.assert_allclose(
-        np.concatenate([*parts, listener.end()]), vad.probabilities(noise), atol=1e-6
-    )
+    np.testing.assert_allclose(np.concatenate([*parts, listener.end()]), vad.probabilities(noise), atol=1e-6)
 
 
 @needs_audio

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import tempfile
 from asyncio import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from click.testing import CliRunner
 from conftest import SAMPLES
-from up import Up, environment, gone, stt, tmp_path, up  # noqa: F401  a fixture
+from up import Up, environment, private_folder, stt, up
 
 from stt import __version__
 from stt.cli import cli
@@ -25,10 +24,16 @@ ENGLISH = SAMPLES / "en-demo-abouttotry.flac"
 RUSSIAN = SAMPLES / "ru-tt-allbusy.flac"
 
 
+@pytest.fixture(name="tmp_path")
+def _private_folder() -> Iterator[Path]:
+    with private_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="module")
 async def running() -> AsyncIterator[Up]:
-    with tempfile.TemporaryDirectory(prefix="stt-test-") as folder:
-        async with up(Path(folder, "data")) as started:
+    with private_folder() as folder:
+        async with up(folder / "data", MAX_UPLOAD_BYTES="1000000") as started:
             yield started
 
 
@@ -66,6 +71,15 @@ async def test_one_that_fails_does_not_stop_the_others(running: Up, tmp_path: Pa
     [line] = [line for line in err.splitlines() if line.startswith(str(letter))]
     assert len(line) > len(str(letter)) + 10
     assert "Traceback" not in err
+
+
+async def test_a_file_over_the_limit_is_told_in_the_middle_of_its_upload(running: Up, tmp_path: Path) -> None:
+    film = tmp_path / 'a "long" film – ä.mkv'
+    with film.open("wb") as file:
+        file.truncate(50_000_000)
+    code, _, err = await transcribe(running, film)
+    assert code == 1
+    assert "larger than 1000000 bytes" in err
 
 
 async def test_a_bad_option_is_told_as_the_service_tells_it(running: Up) -> None:

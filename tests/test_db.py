@@ -41,7 +41,9 @@ async def test_migrating_again_does_nothing(database_url: str) -> None:
 
 async def test_two_that_migrate_at_once_apply_each_migration_once(empty_database: str) -> None:
     results = await asyncio.gather(*(db.migrate(empty_database) for _ in range(4)))
-    assert sorted(number for result in results for number in result) == [number for number, _ in db.migrations()]
+    assert sorted(number for result in results for number in result) == [
+        number for number, _ in db.migrations()
+    ]
 
 
 async def test_a_failing_migration_leaves_nothing(

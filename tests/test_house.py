@@ -95,7 +95,8 @@ def test_sql_stands_only_under_sql(path: Path) -> None:
         id(node.body[0].value)
         for node in nodes
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        and isinstance(node.body[0] if node.body else None, ast.Expr)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
     }
     texts = [
         node.value

@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
 from stt.settings import Settings
@@ -86,9 +87,7 @@ def test_what_a_killed_joiner_left_is_no_obstacle(settings: Settings) -> None:
     assert not left.exists()
 
 
-def test_a_full_disk_is_said_in_a_sentence(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_in_a_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "_SPARE", 2**60)
     with pytest.raises(ModelUnavailable, match=r"model base needs 1\d\d MB .* free some disk space"):
         models.find("base", settings)
@@ -105,8 +104,6 @@ def test_damaged_packages_are_refused(settings: Settings, monkeypatch: pytest.Mo
 def test_a_model_that_cannot_be_downloaded_is_named_at_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub.constants
-
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     begun = time.monotonic()
     with pytest.raises(ModelUnavailable, match=r"The model tiny .* STT_MODEL"):

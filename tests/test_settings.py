@@ -78,7 +78,7 @@ def test_a_bad_value_is_one_line_that_names_the_setting(name: str, value: str) -
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
 def test_an_open_house_is_refused_until_it_is_asked_for(host: str) -> None:
-    with pytest.raises(SettingsError, match="STT_HOST.*STT_ALLOW_OPEN"):
+    with pytest.raises(SettingsError, match=r"STT_HOST.*STT_ALLOW_OPEN"):
         read(HOST=host)
     assert read(HOST=host, ALLOW_OPEN="1").host == host
 
@@ -90,7 +90,7 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
 
 
 def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="STT_HF_TOKEN_FILE: cannot read .*nothing"):
+    with pytest.raises(SettingsError, match=r"STT_HF_TOKEN_FILE: cannot read .*nothing"):
         read(HF_TOKEN_FILE=str(tmp_path / "nothing"))
 
 

@@ -8,8 +8,7 @@ import os
 import signal
 import socket
 import stat
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ import asyncpg
 import psutil
 import pytest
 import redis.asyncio
-from up import Up, gone, stt, tmp_path, up  # noqa: F401  a fixture
+from up import Up, gone, private_folder, stt, up
 
 from stt import gpus, supervisor
 from stt.children import Child
@@ -27,6 +26,12 @@ from stt.lock import hold
 from stt.settings import load
 
 ROLES = ("stt web", "stt maintenance", "stt worker", "postgres", "valkey-server")
+
+
+@pytest.fixture(name="tmp_path")
+def _private_folder() -> Iterator[Path]:
+    with private_folder() as folder:
+        yield folder
 
 
 async def healthy(running: Up) -> bool:
@@ -58,8 +63,8 @@ async def answers(running: Up) -> bool:
 @pytest.fixture(scope="module")
 async def running() -> AsyncIterator[Up]:
     """One that several tests hurt and that heals."""
-    with tempfile.TemporaryDirectory(prefix="stt-test-") as folder:
-        async with up(Path(folder, "data")) as started:
+    with private_folder() as folder:
+        async with up(folder / "data") as started:
             yield started
 
 
@@ -158,14 +163,14 @@ async def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
         connection = await asyncpg.connect(urls.database_url)
         await connection.execute("create table kept as select 'safe' as word")
         await connection.close()
-        client = redis.asyncio.from_url(urls.redis_url, decode_responses=True)
+        client = redis.asyncio.Redis.from_url(urls.redis_url, decode_responses=True)
         await client.set("kept", "safe")
         await client.aclose()
     async with up(tmp_path / "data"):
         connection = await asyncpg.connect(urls.database_url)
         assert await connection.fetchval("select word from kept") == "safe"
         await connection.close()
-        client = redis.asyncio.from_url(urls.redis_url, decode_responses=True)
+        client = redis.asyncio.Redis.from_url(urls.redis_url, decode_responses=True)
         assert await client.get("kept") == "safe"
         await client.aclose()
 
@@ -272,9 +277,7 @@ def gpu_machine(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> No
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_every_gpu_gets_a_worker_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_gpu_gets_a_worker_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load({}, Path("/nonexistent"))
     gpu_machine(tmp_path, monkeypatch, 3)
     assert gpus.usable(settings) == ["GPU-00-aa", "GPU-11-aa", "GPU-22-aa"]
@@ -292,9 +295,7 @@ def test_without_a_gpu_nothing_is_pinned(tmp_path: Path, monkeypatch: pytest.Mon
     assert gpus.usable(load({"STT_DEVICE": "cpu"}, Path("/nonexistent"))) == []
 
 
-async def test_each_worker_sees_only_its_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_machine(tmp_path, monkeypatch, 2)
     with hold(tmp_path / "data") as lock:
         settings = load({"STT_DATA_DIR": str(tmp_path / "data")}, Path("/nonexistent"))

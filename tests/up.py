@@ -9,19 +9,18 @@ import sys
 import tempfile
 from asyncio import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import psutil
-import pytest
 
 STARTS_WITHIN = 60
 ENDS_WITHIN = 10  # what the interface promises
 
 
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """As pytest's own, but not below a folder that another run of pytest closes to other users
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """As pytest's tmp_path, but not below a folder that another run of pytest closes to other users
     (as root, PostgreSQL is one)."""
     with tempfile.TemporaryDirectory(prefix="stt-test-") as folder:
         yield Path(folder)

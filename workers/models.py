@@ -64,7 +64,7 @@ def find(name: str, settings: Settings) -> Path:
     Raises:
         ModelUnavailable: it cannot be had; says what to do.
     """
-    if os.sep in name and Path(name).is_dir():
+    if Path(name).is_absolute() or name.startswith((".", "~")) or _is_folder(name):
         return _folder(name)
     if bundle := BUNDLES.get(name):
         folder = settings.data_dir / "models" / name
@@ -73,12 +73,17 @@ def find(name: str, settings: Settings) -> Path:
     return _download(name, settings)
 
 
+def _is_folder(name: str) -> bool:
+    # A folder that happens to be called `base` beside the program is not what is meant.
+    return os.sep in name and Path(name).is_dir()
+
+
 def _folder(name: str) -> Path:
-    folder = Path(name).absolute()
+    folder = Path(name).expanduser().absolute()
     if not (folder / MODEL_FILE).is_file():
         raise ModelUnavailable(
-            f"The folder {name} holds no {MODEL_FILE}. A model must be in CTranslate2's format: "
-            "convert it with ct2-transformers-converter, or name a Whisper size such as base."
+            f"The folder {name} holds no {MODEL_FILE}, or is not there. A model must be in "
+            "CTranslate2's format: convert it with ct2-transformers-converter, or name a Whisper size such as base."
         )
     return folder
 
@@ -235,6 +240,8 @@ def _download(name: str, settings: Settings) -> Path:
             return cached
     except huggingface_hub.errors.LocalEntryNotFoundError:
         log.debug("the model %s is not in the cache", name)
+    except huggingface_hub.errors.HFValidationError as error:
+        raise ModelUnavailable(f"{name} is not the name of a model: {error}") from error
     log.info("downloading the model %s (%s) from the Hugging Face hub", name, repository)
     try:
         folder = Path(huggingface_hub.snapshot_download(repository, tqdm_class=_progress(name), **options))
@@ -262,16 +269,16 @@ def _unavailable(name: str, repository: str, error: Exception) -> ModelUnavailab
 
 def _progress(name: str) -> Any:
     """A progress bar's class that writes a line into the log now and then."""
-    from tqdm.auto import tqdm  # noqa: PLC0415
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    class Progress(tqdm):  # type: ignore[type-arg,misc]
+    class Progress(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             self._said = time.monotonic()
             super().__init__(*args, **{**kwargs, "disable": False, "file": _Nowhere()})
 
         def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
+            shown: bool | None = super().update(n)
             if self.unit == "B" and time.monotonic() - self._said > _LOG_EVERY:
                 self._said = time.monotonic()
                 log.info("model %s: %.0f of %.0f MB", name, self.n / 1e6, (self.total or 0) / 1e6)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ctranslate2
+import huggingface_hub
 import numpy as np
 import torch
 import whisperx.alignment
@@ -50,6 +51,7 @@ LOGPROB_FLOOR = -1.0
 # Whisper's prompt may fill half of its context; a longer one would be refused.
 PROMPT_TOKENS = 220
 BEAT_SECONDS = 2.0
+HUB_SECONDS = 5.0  # for an answer of the model hub
 
 Event = dict[str, Any]
 Send = Callable[[Event], None]
@@ -275,9 +277,7 @@ class Aligner:
         if time.monotonic() - self._failed.get(language, -self.RETRY_SECONDS) < self.RETRY_SECONDS:
             return False
         try:
-            self._model = whisperx.alignment.load_align_model(
-                language, self._device, model_dir=str(self._folder)
-            )
+            self._model = self._load(language)
             self._language = language
             # It needs a sentence splitter too, which is fetched at first use.
             self.align("a", np.zeros(RATE, np.float32), Window(0, 1, [vad.Speech(0, 1)]), 0.0)
@@ -286,6 +286,17 @@ class Aligner:
             self._failed[language] = time.monotonic()
             self._model = None
         return self._model is not None
+
+    def _load(self, language: str) -> tuple[Any, dict[str, Any]]:
+        name = whisperx.alignment.DEFAULT_ALIGN_MODELS_HF.get(language)
+        if name and not _on_hub(name):
+            # transformers would try again and again for minutes.
+            return whisperx.alignment.load_align_model(  # type: ignore[no-any-return]
+                language, self._device, model_dir=str(self._folder), model_cache_only=True
+            )
+        return whisperx.alignment.load_align_model(  # type: ignore[no-any-return]
+            language, self._device, model_dir=str(self._folder)
+        )
 
     def align(self, text: str, samples: Samples, window: Window, logprob: float) -> list[words.Word] | None:
         """Words with times; None where they do not come out as they went in."""
@@ -582,6 +593,16 @@ def main() -> None:
 
 def _error(kind: str, code: str, message: str) -> Event:
     return {"type": "error", "kind": kind, "code": code, "message": message}
+
+
+def _on_hub(name: str) -> bool:
+    """Whether the model hub answers, and has this repository."""
+    try:
+        huggingface_hub.model_info(name, timeout=HUB_SECONDS)
+    except Exception as error:  # noqa: BLE001  whatever it is, the hub is of no use now
+        log.info("the model hub does not give %s: %s", name, error)
+        return False
+    return True
 
 
 def _out_of_memory(error: BaseException) -> bool:

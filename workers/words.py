@@ -25,7 +25,7 @@ _SENTENCE_ENDS = frozenset(".?!…。？！｡؟۔।॥።፧։")  # noqa: RUF0
 _CLAUSE_ENDS = frozenset(",;:、，；：،؛–—")  # noqa: RUF001
 _CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
 _ABBREVIATIONS = frozenset(
-    ["mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "etc", "no", "nr", "approx", "e.g", "i.e", "z.b", "d.h", "u.a", "m", "mme", "mlle", "sra", "dra"]
+    "mr mrs ms dr prof st jr sr vs etc no nr approx e.g i.e z.b d.h u.a m mme mlle sra dra".split()  # noqa: SIM905  a list of them would be a page
 )
 
 
@@ -150,7 +150,7 @@ def _mark(text: str) -> str:
 
 
 def _short(words: list[Word]) -> list[list[Word]]:
-    """A sentence, or if it is too long its parts: cut at a comma, else in the longest pause, near the middle."""
+    """A sentence, or if it is too long its parts: cut at a comma or in a pause, near the middle."""
     if len(words) < 2 or (
         words[-1].end - words[0].start <= LONGEST_SECONDS and _width(words) <= LONGEST_WIDTH
     ):
