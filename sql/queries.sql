@@ -157,8 +157,35 @@ set status = 'pending', stage = null, progress = 0, eta_seconds = null, attempt 
 where id = :id and status in ('failed', 'cancelled', 'completed')
 returning *;
 
+-- name: forget_spans!
+-- What was recognised for these options is to be recognised anew.
+delete from spans where job_id = :id and options_hash = :options_hash;
+
 -- name: delete_job^
 delete from jobs where id = :id returning file_path;
+
+-- name: estimated_start$
+-- When the job at a position of the queue will start, if all goes on as it did: the audio before it, at the pace
+-- of the last jobs, shared among the workers that run now. Null while nothing is known of the pace.
+with recent as (
+    select extract(epoch from completed_at - claimed_at) / duration_seconds as pace
+    from jobs
+    where status = 'completed' and duration_seconds > 0 and claimed_at is not null
+    order by completed_at desc
+    limit 20
+), ahead as (
+    select coalesce(sum(coalesce(jobs.duration_seconds, 600)), 0) as seconds
+    from queue join jobs using (id) where queue.position < :position
+), running as (
+    select count(*) as workers,
+        coalesce(sum(greatest(coalesce(duration_seconds, 600) * (1 - progress), 0)), 0) as seconds
+    from jobs where status = 'processing'
+)
+select clock_timestamp() + make_interval(
+    secs => (ahead.seconds + running.seconds) * pace.median / greatest(running.workers, 1))
+from ahead, running,
+    (select percentile_cont(0.5) within group (order by pace) as median from recent) as pace
+where pace.median is not null;
 
 -- name: expired_leases
 -- Jobs whose worker has gone silent; locked, so that two maintenance processes share the work.

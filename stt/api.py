@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 from uuid import UUID
 
 from aiohttp import web
 
-from stt import jobs, params
+from stt import jobs, options, params, queue
 from stt.errors import Problem, not_found
 from stt.jobs import Job
-from stt.keys import HUB, POOL, REDIS, STORAGE
+from stt.keys import HUB, POOL, REDIS, SETTINGS, STORAGE
 from stt.params import job_or_404
 from stt.progress import current, publish
 
@@ -34,13 +35,34 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 async def get_job(request: web.Request) -> web.Response:
-    return web.json_response((await job_or_404(request)).public())
+    job = await jobs.estimate_start(request.app[POOL], await job_or_404(request))
+    return web.json_response(job.public())
 
 
 async def cancel_job(request: web.Request) -> web.Response:
     """`POST /api/jobs/{id}/cancel`: 409 where the job has ended."""
     job = await cancel(request.app, params.job_id(request))
     return web.json_response(job.public())
+
+
+async def retry_job(request: web.Request) -> web.Response:
+    """`POST /api/jobs/{id}/retry` with option fields, as JSON or a form; the others stay as they were."""
+    job = await retry(request.app, params.job_id(request), await _fields(request))
+    return web.json_response(job.public())
+
+
+async def _fields(request: web.Request) -> dict[str, Any]:
+    if not request.can_read_body:
+        return {}
+    if request.content_type != "application/json":
+        return dict(await request.post())
+    try:
+        fields = await request.json()
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise Problem(400, "bad_json", "Not a JSON object", "Send the options as one JSON object.")
+    return fields
 
 
 async def delete_job(request: web.Request) -> web.Response:
@@ -62,6 +84,26 @@ async def cancel(app: web.Application, job_id: UUID) -> Job:
         raise Problem(409, "already_ended", "Already ended", f"The job is {found.status}: nothing to cancel.")
     await publish(app[REDIS], current(job))
     return job
+
+
+async def retry(app: web.Application, job_id: UUID, fields: dict[str, Any]) -> Job:
+    """Do an ended job again, with new options where given.
+
+    Raises:
+        Problem: 404 no such job, 409 it has not ended, 422 a bad option.
+    """
+    job = await jobs.get(app[POOL], job_id)
+    if job is None:
+        raise not_found()
+    asked = options.parse({**options.of_job(job), **fields}, app[SETTINGS])
+    again = await jobs.restart(app[POOL], job, asked)
+    if again is None:
+        raise Problem(
+            409, "not_ended", "Not ended", f"The job is {job.status}: cancel it first, or let it end."
+        )
+    await queue.announce(app[REDIS], again)
+    await publish(app[REDIS], current(again))
+    return again
 
 
 async def delete(app: web.Application, job_id: UUID) -> None:

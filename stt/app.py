@@ -57,6 +57,7 @@ def routes() -> list[web.AbstractRouteDef]:
         web.delete("/api/jobs/{id}", api.delete_job),
         web.get("/api/jobs/{id}/download", download.download),
         web.post("/api/jobs/{id}/cancel", api.cancel_job),
+        web.post("/api/jobs/{id}/retry", api.retry_job),
         web.get("/api/jobs/{id}/events", events.of_job),
         web.get("/api/events", events.of_all),
         web.get("/health/live", api.live),

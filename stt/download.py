@@ -22,10 +22,12 @@ async def download(request: web.Request) -> web.Response:
         known = ", ".join(formats.FORMATS)
         raise Problem(422, "bad_format", "Unknown format", f"format: must be one of {known}")
     job = await job_or_404(request)
-    if job.status is not Status.COMPLETED:
+    found = await jobs.latest_transcript(request.app[POOL], job)
+    if found is None:
         raise no_transcript(job)
-    segments = await jobs.segments(request.app[POOL], job)
-    transcript = formats.document(segments, language=job.language, duration=job.duration_seconds)
+    transcript = formats.document(
+        found["segments"], language=found["language"], duration=job.duration_seconds
+    )
     write, content_type = formats.FORMATS[name]
     text = await asyncio.to_thread(write, transcript)
     return web.Response(

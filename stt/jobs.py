@@ -7,7 +7,7 @@ import binascii
 import datetime as dt
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 from uuid import UUID
@@ -78,6 +78,7 @@ class Job:
     started_at: dt.datetime | None
     completed_at: dt.datetime | None
     queue_position: int | None = None
+    estimated_start_at: dt.datetime | None = None
 
     @classmethod
     def of(cls, row: asyncpg.Record | None) -> Self | None:
@@ -98,7 +99,7 @@ class Job:
     def public(self, *, text: bool = True) -> dict[str, Any]:
         """The job as interface.md shows it; without its text in lists and events."""
         row = asdict(self)
-        row.update(retry_at=self.retry_at, estimated_start_at=None)
+        row.update(retry_at=self.retry_at)
         shown = PUBLIC if text else PUBLIC - {"transcription_text"}
         return {name: _plain(value) for name, value in row.items() if name in shown}
 
@@ -106,7 +107,7 @@ class Job:
 PUBLIC = {field.name for field in fields(Job)} - {
     "file_path", "transcription_file_path", "requested_language", "options_hash", "claim", "worker",
     "claimed_at", "lease_expires_at", "not_before", "cancel_requested",
-} | {"retry_at", "estimated_start_at"}  # fmt: skip
+} | {"retry_at"}  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
@@ -160,6 +161,14 @@ def _asked(options: JobOptions) -> dict[str, Any]:
 
 async def get(pool: Connection, job_id: UUID) -> Job | None:
     return Job.of(await queries.get_job(pool, id=job_id))
+
+
+async def estimate_start(pool: Connection, job: Job) -> Job:
+    """The job with the time at which it will start, where it waits in the queue and that can be told."""
+    if job.queue_position is None:
+        return job
+    start = await queries.estimated_start(pool, position=job.queue_position)
+    return replace(job, estimated_start_at=start)
 
 
 async def list_page(
@@ -222,11 +231,20 @@ async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
         WhisperX segments, each with its number in the recording as ``id``.
     """
     if job.status is Status.COMPLETED:
-        row = await queries.latest_transcript(pool, id=job.id)
+        row = await latest_transcript(pool, job)
         found = row["segments"] if row else []
     else:
         found = [segment for span in await spans(pool, job) for segment in span["segments"]]
     return [{"id": number, **segment} for number, segment in enumerate(found)]
+
+
+async def latest_transcript(pool: Connection, job: Job) -> asyncpg.Record | None:
+    """The newest version of the finished transcript: `version, language, model, segments, author`.
+
+    A job that is done again keeps its old one until there is a new one.
+    """
+    row: asyncpg.Record | None = await queries.latest_transcript(pool, id=job.id)
+    return row
 
 
 async def spans(pool: Connection, job: Job) -> list[asyncpg.Record]:
@@ -393,10 +411,17 @@ async def request_cancel(pool: Connection, job_id: UUID) -> Job | None:
     return Job.of(await queries.request_cancel(pool, id=job_id))
 
 
-async def restart(pool: Connection, job_id: UUID, options: JobOptions) -> Job | None:
-    """Do an ended job again; None where it has not ended."""
-    row = await queries.restart_job(pool, id=job_id, priority=options.priority, **_asked(options))
-    return Job.of(row)
+async def restart(pool: asyncpg.Pool, job: Job, options: JobOptions) -> Job | None:
+    """Do an ended job again; None where it has not ended.
+
+    What a failed or cancelled job has recognised for the same options is kept; a completed one, whose
+    transcript stays until there is a new one, is recognised anew.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        if job.status is Status.COMPLETED:
+            await queries.forget_spans(connection, id=job.id, options_hash=options.hash)
+        row = await queries.restart_job(connection, id=job.id, priority=options.priority, **_asked(options))
+        return Job.of(row)
 
 
 async def delete(pool: Connection, job_id: UUID) -> str | None:

@@ -16,7 +16,7 @@ from av.packet import Packet as AnyPacket
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-Packet: TypeAlias = AnyPacket[AudioStream]
+Packet: TypeAlias = "AnyPacket[AudioStream]"
 
 # Demuxers of files that hold sound themselves. Playlists (hls, dash), lists of files (concat, imf), devices,
 # network protocols and pictures are left out on purpose: a file named talk.mp3 may be any of them, and

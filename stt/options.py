@@ -86,5 +86,16 @@ def parse(fields: dict[str, Any], settings: Settings) -> JobOptions:
         raise _bad(field, first["msg"].removeprefix("Value error, ")) from None
 
 
+def of_job(job: Any) -> dict[str, Any]:
+    """The option fields that a job was made with, as `parse` takes them."""
+    return {
+        "model": job.model,
+        "task": job.task,
+        "language": job.requested_language,
+        "priority": job.priority,
+        **job.options,
+    }
+
+
 def _bad(field: str, message: str) -> Problem:
     return Problem(422, "bad_option", "An option is not valid", f"{field}: {message}", field=field)

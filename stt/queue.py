@@ -7,6 +7,7 @@ arq remembers of it. With ``workers/``, the only importer of arq.
 from __future__ import annotations
 
 import json
+import logging
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -15,6 +16,11 @@ from uuid import uuid4
 from arq import ArqRedis, create_pool
 from arq.connections import RedisSettings
 from arq.constants import in_progress_key_prefix, job_key_prefix
+from redis.exceptions import RedisError
+
+from stt.jobs import Job
+
+log = logging.getLogger(__name__)
 
 TRANSCRIBE_QUEUE, TRANSCRIBE = "stt:queue:transcribe", "transcribe"
 MAINTENANCE_QUEUE = "stt:queue:maintenance"
@@ -66,6 +72,14 @@ async def connect(url: str) -> ArqRedis:
 async def enqueue(redis: ArqRedis, *, at: datetime | None = None) -> None:
     """Say that there is work, now or at a time."""
     await redis.enqueue_job(TRANSCRIBE, _job_id=uuid4().hex, _defer_until=at)
+
+
+async def announce(redis: ArqRedis, job: Job) -> None:
+    """A ticket for a job. Its row is the truth: should Redis be away, maintenance makes up for it."""
+    try:
+        await enqueue(redis, at=job.not_before)
+    except (RedisError, OSError) as error:
+        log.warning("no ticket was enqueued: %s", error, extra={"job": str(job.id)})
 
 
 async def waiting(redis: ArqRedis) -> list[str]:

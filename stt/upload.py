@@ -12,7 +12,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from stt import jobs, options, queue
-from stt.errors import UNAVAILABLE, Problem
+from stt.errors import Problem
 from stt.jobs import Job, NewJob
 from stt.keys import POOL, REDIS, SETTINGS, STORAGE
 from stt.probe import probe
@@ -85,11 +85,7 @@ async def _register(app: web.Application, new: NewJob) -> Job:
         # The row may be there all the same (its answer was lost): the sweep of files without a row decides.
         log.exception("the row could not be inserted", extra={"job": str(new.id)})
         raise
-    try:
-        await queue.enqueue(app[REDIS])
-    except UNAVAILABLE as error:
-        # The row is the truth: maintenance makes up for a missing ticket.
-        log.warning("no ticket was enqueued: %s", error, extra={"job": str(job.id)})
+    await queue.announce(app[REDIS], job)
     await publish(app[REDIS], about("created", job))
     log.info("received %d bytes of %s", job.file_size, job.file_type, extra={"job": str(job.id)})
     return job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from typing import Any
 from urllib.parse import unquote
@@ -10,8 +11,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from aiohttp.test_utils import TestClient
+from arq import ArqRedis
 
-from stt import jobs
+from stt import jobs, queue
+from stt.jobs import Job
 from stt.keys import REDIS, STORAGE
 from tests.test_jobs import again, claim, complete, new
 
@@ -171,3 +174,72 @@ async def test_a_fault_of_ours_is_500_without_a_stack_trace(
     async with client.get(f"/api/jobs/{job.id}") as response:
         assert response.status == 500
         assert "secret" not in await response.text()
+
+
+async def retry(client: TestClient, job: Job, **options: Any) -> dict[str, Any]:
+    async with client.post(f"/api/jobs/{job.id}/retry", json=options) as response:
+        assert response.status == 200, await response.text()
+        body: dict[str, Any] = await response.json()
+        return body
+
+
+async def test_a_failed_job_is_retried_and_keeps_what_it_had(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis
+) -> None:
+    await new(pool, language="de", initial_prompt="Namen")
+    job = await claim(pool)
+    assert job
+    await jobs.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
+    await jobs.fail(pool, job, code="x", message="It failed.")
+    again_ = await retry(client, job)
+    assert (again_["status"], again_["attempt"], again_["error_code"]) == ("pending", 0, None)
+    assert again_["options"] == {"initial_prompt": "Namen"}
+    assert len(await queue.waiting(redis)) == 1
+    assert len(await jobs.spans(pool, await again(pool, job))) == 1
+    assert await jobs.request_cancel(pool, job.id)
+    await retry(client, job, language="fr")
+    assert await jobs.spans(pool, await again(pool, job)) == []
+
+
+async def test_a_completed_job_done_again_keeps_its_transcript_until_there_is_a_new_one(
+    client: TestClient, pool: asyncpg.Pool
+) -> None:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    await jobs.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "old"}])
+    await complete(pool, job, "old")
+    await retry(client, job, priority="high")
+    async with client.get(f"/api/jobs/{job.id}/download?format=txt") as response:
+        assert await response.text() == "old\n"
+    second = await claim(pool)
+    assert second
+    assert await jobs.spans(pool, second) == []
+    await complete(pool, second, "new")
+    async with client.get(f"/api/jobs/{job.id}/download?format=txt") as response:
+        assert await response.text() == "new\n"
+    assert await pool.fetchval("select count(*) from transcripts where job_id = $1", job.id) == 2
+
+
+async def test_a_job_that_runs_is_not_retried(client: TestClient, pool: asyncpg.Pool) -> None:
+    job = await new(pool)
+    answer = await problem(client, "POST", f"/api/jobs/{job.id}/retry")
+    assert (answer["status"], answer["code"]) == (409, "not_ended")
+    answer = await problem(client, "POST", f"/api/jobs/{job.id}/retry", json={"task": "sing"})
+    assert (answer["status"], answer["field"]) == (422, "task")
+
+
+async def test_a_waiting_job_says_when_it_will_start(client: TestClient, pool: asyncpg.Pool) -> None:
+    await new(pool)
+    done = await claim(pool)
+    assert done
+    await complete(pool, done)
+    await pool.execute("update jobs set duration_seconds = 100, claimed_at = completed_at - interval '10 s'")
+    await new(pool)
+    last = await new(pool)
+    await pool.execute("update jobs set duration_seconds = 300 where status = 'pending'")
+    async with client.get(f"/api/jobs/{last.id}") as response:
+        body = await response.json()
+    assert body["queue_position"] == 2
+    wait = dt.datetime.fromisoformat(body["estimated_start_at"]) - last.created_at
+    assert wait.total_seconds() == pytest.approx(30, abs=2)

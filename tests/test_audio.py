@@ -1,4 +1,4 @@
-"""What the decoder promises: the right sound of any file, exactly, in little memory, and of that file only."""
+"""What the decoder promises: the right sound of any file, exactly, in little memory, of that file only."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ async def test_one_that_fails_does_not_stop_the_others(running: Up, tmp_path: Pa
 
 
 async def test_a_file_over_the_limit_is_told_in_the_middle_of_its_upload(running: Up, tmp_path: Path) -> None:
-    film = tmp_path / 'a "long" film – ä.mkv'
+    film = tmp_path / 'a "long" film ä.mkv'
     with film.open("wb") as file:
         file.truncate(50_000_000)
     code, _, err = await transcribe(running, film)

@@ -1,4 +1,4 @@
-"""A recording goes all the way: upload, worker, engine, events, download, with nothing in between stood in for."""
+"""A recording goes all the way, upload to download, with nothing in between stood in for."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class Recording:
                 self._failure = self._failure or media.undecodable(self._stream, packet)
                 log.debug("a packet cannot be decoded: %s", error)
                 continue
-            yield from frames  # type: ignore[misc]
+            yield from frames
 
     def _fill(self, time: float) -> Iterator[Samples]:
         """Silence up to `time`, where sound is missing before it; in blocks, as hours may be."""
@@ -170,7 +170,7 @@ class Resampler:
     def _mixed(self, frames: list[AudioFrame]) -> Iterator[Samples]:
         for frame in frames:
             self._held -= frame.samples / RATE
-            yield self._mixer.mix(frame.to_ndarray())
+            yield self._mixer.mix(np.asarray(frame.to_ndarray(), np.float32))
 
 
 class Mixer:

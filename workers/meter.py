@@ -14,7 +14,7 @@ _NO_LENGTH = 600.0  # seconds taken to be left where nothing tells a recording's
 
 
 class Meter:
-    """Turns "so far into this stage of this span" into the job's progress, told four times a second at most."""
+    """Turns "so far into this stage of this span" into the job's progress, told four times a second."""
 
     def __init__(self, tell: Callable[[str, float, float | None], None]) -> None:
         self._tell = tell

@@ -83,7 +83,7 @@ def _folder(name: str) -> Path:
     if not (folder / MODEL_FILE).is_file():
         raise ModelUnavailable(
             f"The folder {name} holds no {MODEL_FILE}, or is not there. A model must be in "
-            "CTranslate2's format: convert it with ct2-transformers-converter, or name a Whisper size such as base."
+            "CTranslate2's format: convert it with ct2-transformers-converter, or name a size such as base."
         )
     return folder
 

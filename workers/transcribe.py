@@ -366,7 +366,7 @@ class Attempt:
             return
         await self._publish(current(ended))
         if not final:
-            await self._ticket(ended)
+            await queue.announce(self.context.redis, ended)
 
     async def _cancelled(self) -> None:
         """The job was asked to stop, or is not ours any more: then no row is found and nothing happens."""
@@ -380,13 +380,7 @@ class Attempt:
             await self._cancelled()
             return
         await self._publish(current(job))
-        await self._ticket(job)
-
-    async def _ticket(self, job: Job) -> None:
-        try:
-            await queue.enqueue(self.context.redis, at=job.not_before)
-        except UNAVAILABLE as error:
-            log.warning("no ticket was enqueued: %s", error, extra=self.about)  # maintenance will
+        await queue.announce(self.context.redis, job)
 
     async def _publish(self, message: dict[str, Any]) -> None:
         await publish(self.context.redis, message)

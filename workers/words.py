@@ -25,7 +25,7 @@ _SENTENCE_ENDS = frozenset(".?!…。？！｡؟۔।॥።፧։")  # noqa: RUF0
 _CLAUSE_ENDS = frozenset(",;:、，；：،؛–—")  # noqa: RUF001
 _CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st jr sr vs etc no nr approx e.g i.e z.b d.h u.a m mme mlle sra dra".split()  # noqa: SIM905  a list of them would be a page
+    ("mr", "mrs", "ms", "dr", "prof", "jr", "vs", "e.g", "i.e", "z.b", "d.h", "u.a", "mme", "sra", "dra")
 )
 
 
