@@ -165,10 +165,7 @@ def unsupported_codec(stream: AudioStream) -> MediaError:
 
 def _chosen(container: InputContainer, tracks: list[AudioStream]) -> AudioStream:
     spoken = [track for track in tracks if not track.disposition & _SIDE_TRACKS] or tracks
-    for track in spoken:
-        if track.disposition & Disposition.default:
-            return track
-    best = container.streams.best("audio")
+    best = container.streams.best("audio")  # libav's own choice: the default track, then by quality
     return next((track for track in spoken if best and track.index == best.index), spoken[0])
 
 

@@ -25,6 +25,7 @@ from stt import db, embedded, queue
 from stt.app import create_app
 from stt.settings import Settings, load
 from stt.storage import Storage
+from tests.up import private_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_AUDIO = Path(os.environ.get("STT_TEST_AUDIO", ROOT.parent / "shared" / "audio"))
@@ -48,11 +49,12 @@ class Urls:
 
 
 @pytest.fixture(scope="session")
-async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Urls]:
-    settings = load({"STT_DATA_DIR": str(tmp_path_factory.mktemp("servers"))}, Path("/nonexistent"))
-    async with embedded.servers(settings) as (database_url, redis_url):
-        await db.migrate(database_url)
-        yield Urls(database_url, redis_url)
+async def servers() -> AsyncIterator[Urls]:
+    with private_folder() as folder:
+        settings = load({"STT_DATA_DIR": str(folder)}, Path("/nonexistent"))
+        async with embedded.servers(settings) as (database_url, redis_url):
+            await db.migrate(database_url)
+            yield Urls(database_url, redis_url)
 
 
 @pytest.fixture
@@ -185,9 +187,9 @@ def serving(data_dir: Path, **more: str) -> Iterator[Live]:
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live() -> Iterator[Live]:
     """A service that the tests of whole journeys share; short spans, so that a minute has several."""
-    with serving(tmp_path_factory.mktemp("live"), STT_SPAN_SECONDS="20") as service:
+    with private_folder() as folder, serving(folder, STT_SPAN_SECONDS="20") as service:
         yield service
 
 

@@ -50,7 +50,7 @@ async def run(settings: Settings) -> None:
         finally:
             idle.cancel()
             await asyncio.gather(idle, return_exceptions=True)
-            await engine.close()
+            await engine.kill()
 
 
 async def _end_when_idle(context: Context) -> None:
