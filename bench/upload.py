@@ -1,8 +1,8 @@
 """How much memory an upload takes, and how fast it is beside a plain copy through loopback to disk.
 
 ``python bench/upload.py [GIB]`` (4 by default) starts PostgreSQL, Valkey and the web app in a folder of its
-own, uploads a WAV file of that size, and prints one table. The plain copy is a client that sends the same bytes
-over a TCP connection on loopback to a process that writes them to the same disk and calls fsync.
+own, uploads a WAV file of that size, and prints one table. The plain copy is a client that sends the same
+bytes over a TCP connection on loopback to a process that writes them to the same disk and calls fsync.
 """
 
 from __future__ import annotations
