@@ -51,6 +51,7 @@ def routes() -> list[web.AbstractRouteDef]:
         web.get("/jobs/{id}/stream", pages.job_stream),
         web.post("/jobs/{id}/cancel", pages.cancel),
         web.post("/jobs/{id}/delete", pages.delete),
+        web.post("/jobs/{id}/retry", pages.retry),
         web.post("/api/jobs/upload", upload.upload),
         web.get("/api/jobs", api.list_jobs),
         web.get("/api/jobs/{id}", api.get_job),

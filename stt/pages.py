@@ -170,6 +170,20 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     return _html(_fragment(request, "_row.html", oob=True, job=_view(found)))
 
 
+async def retry(request: web.Request) -> web.StreamResponse:
+    """`POST /jobs/{id}/retry`: done again with the same options."""
+    job_id = _id(request)
+    try:
+        await api.retry(request.app, job_id, {})
+    except Problem as problem:
+        if problem.status != 409:  # it runs already: what the page shows next says so
+            raise
+    if "HX-Request" not in request.headers:
+        raise web.HTTPSeeOther(f"/jobs/{job_id}")
+    found = await _job_or_404(request)
+    return _html(_fragment(request, "_row.html", oob=True, job=_view(found)))
+
+
 async def delete(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/delete`; without a script it asks first, with one the page has asked."""
     job_id = _id(request)

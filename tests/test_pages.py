@@ -259,6 +259,19 @@ async def test_cancelling_without_a_script_leads_back_to_the_recording(
     assert "This recording was cancelled" in await get(client, f"/jobs/{job.id}")
 
 
+async def test_what_failed_is_tried_again_from_its_page_and_from_the_list(
+    client: TestClient, actor: Actor
+) -> None:
+    job = await actor.running()
+    await actor.fail(job, "engine_died", "The engine was killed.")
+    assert f'action="/jobs/{job.id}/retry"' in await get(client, f"/jobs/{job.id}")
+    response = await post(client, f"/jobs/{job.id}/retry")
+    assert (response.status, response.headers["Location"]) == (303, f"/jobs/{job.id}")
+    assert "Waiting" in await get(client, f"/jobs/{job.id}")
+    response = await post(client, f"/jobs/{job.id}/retry", **{"HX-Request": "true"})
+    assert 'data-status="pending"' in await response.text()
+
+
 async def test_cancelling_what_has_ended_shows_how_it_ended(client: TestClient, actor: Actor) -> None:
     job = await actor.complete(await actor.running())
     response = await post(client, f"/jobs/{job.id}/cancel", **{"HX-Request": "true"})
