@@ -121,12 +121,13 @@ class Attempt:
             self._why = Stop.SHUTDOWN
         log.info("attempt %d begins", self.job.attempt, extra=self.about)
         await self._publish(current(self.job))
-        keeper = asyncio.create_task(self._keep_lease(), name=f"lease {self.job.id}")
+        keepers = [asyncio.create_task(keep) for keep in (self._keep_lease(), self._guard_lease())]
         try:
             await self._try()
         finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
         log.info("attempt %d ends", self.job.attempt, extra=self.about)
 
     async def stop(self, why: Stop) -> None:
@@ -271,10 +272,7 @@ class Attempt:
     # Lease
 
     async def _keep_lease(self) -> None:
-        """Renew the lease and keep the progress about once a second; see there whether to stop.
-
-        By our own clock the engine is ended before another worker could have the job.
-        """
+        """Renew the lease and keep the progress about once a second; see there whether to stop."""
         lease = self.settings.lease_seconds
         pause = min(_HEARTBEAT_SECONDS, lease / 5)
         while self._why is None:
@@ -284,11 +282,20 @@ class Attempt:
                 self._renewed = began if self._why is None else self._renewed
             except UNAVAILABLE as error:
                 log.warning("the lease was not renewed: %s", error, extra=self.about)
-            except Exception:  # a lease that is not kept ends the attempt, below
+            except Exception:  # a lease that is not kept ends the attempt
                 log.exception("the lease was not renewed", extra=self.about)
-            if time.monotonic() - self._renewed > lease * 0.8:
-                await self.stop(Stop.LOST)
             await asyncio.sleep(pause)
+
+    async def _guard_lease(self) -> None:
+        """By our own clock, end the engine before another worker could have the job.
+
+        Apart from the renewal, which may hang for as long as it likes.
+        """
+        while self._why is None:
+            left = self._renewed + self.settings.lease_seconds * 0.8 - time.monotonic()
+            if left <= 0:
+                await self.stop(Stop.LOST)
+            await asyncio.sleep(left)
 
     async def _beat(self) -> None:
         job = self.job
