@@ -107,6 +107,12 @@ class Storage:
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self.path(key).unlink, missing_ok=True)
 
+    async def delete_result(self, key: str) -> None:
+        """Remove a result, and the folder of its job's results if it was the only one."""
+        await self.delete(key)
+        with contextlib.suppress(OSError):  # there are others
+            self.path(key).parent.rmdir()
+
     async def delete_job(self, job_id: UUID, file_path: str) -> None:
         """Remove a recording and every result of it."""
         await self.delete(file_path)

@@ -340,11 +340,19 @@ class Attempt:
                 warnings=self.warnings,
             )
         )
-        if job is None:
-            await self.context.storage.delete(key)
+        if job is None and not await self._is_committed(key):
+            await self.context.storage.delete_result(key)
             await self._cancelled()
-        else:
+        elif job is not None:
             await self._publish(current(job))
+
+    async def _is_committed(self, key: str) -> bool:
+        """Whether a commit went through though PostgreSQL went away before it said so."""
+        job = await self._patiently(lambda: jobs.get(self.pool, self.job.id))
+        if job is None or job.transcription_file_path != key:
+            return False
+        await self._publish(current(job))
+        return True
 
     async def _fail(self, error: PermanentError) -> None:
         job = self.job
