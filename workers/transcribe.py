@@ -23,7 +23,7 @@ from stt.jobs import Job
 from stt.progress import current, publish
 from stt.settings import Settings
 from stt.storage import Storage
-from workers.engine import Engine, EngineDied
+from workers.engine import Engine, EngineDied, EngineHung
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,9 @@ class Attempt:
             await self.context.engine.kill()
         except EngineDied as error:
             if self._why is None:
-                await self._fail(TransientError("engine_died", str(error)))
+                log.warning("the engine's last lines:\n%s", error.stderr_tail, extra=self.about)
+                code = "engine_hung" if isinstance(error, EngineHung) else "engine_died"
+                await self._fail(TransientError(code, str(error)))
         except PermanentError as error:
             await self._fail(error)
         except OSError as error:  # storage: full, read-only, gone
