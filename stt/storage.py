@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -79,6 +79,11 @@ class Storage:
         """Raise OSError where nothing can be written."""
         with tempfile.TemporaryFile(dir=self.root / INCOMING) as file:
             file.write(b"stt")
+
+    def lost(self, keys: Collection[str]) -> list[str]:
+        """Which recordings are gone; none can be told to be while the storage itself is (not mounted)."""
+        missing = [key for key in keys if not self.path(key).exists()]
+        return missing if (self.root / UPLOADS).is_dir() else []
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free

@@ -58,6 +58,10 @@ class TransientError(PermanentError):
     """It may pass: the job is tried again."""
 
 
+class StorageError(TransientError):
+    """The result cannot be written just now, through no fault of the job: that spends no attempt."""
+
+
 @dataclass
 class Context:
     """What the attempts of one worker share."""
@@ -152,7 +156,7 @@ class Attempt:
             await self._fail(error)
         except OSError as error:  # storage: full, read-only, gone
             log.exception("storage failed", extra=self.about)
-            await self._fail(TransientError("storage_failed", f"The storage failed: {error.strerror}."))
+            await self._fail(StorageError("storage_failed", f"The storage failed: {error.strerror}."))
         except asyncio.CancelledError:
             self._why = self._why or Stop.SHUTDOWN
             await self.context.engine.kill()
@@ -176,6 +180,8 @@ class Attempt:
     # The engine's events
 
     async def _recognise(self) -> None:
+        if await asyncio.to_thread(self.context.storage.lost, [self.job.file_path]):
+            raise PermanentError(jobs.FILE_GONE, jobs.FILE_GONE_MESSAGE)
         request = await self._request()
         async with aclosing(self.context.engine.ask(request)) as events:
             async for event in events:
@@ -359,7 +365,9 @@ class Attempt:
     async def _fail(self, error: PermanentError) -> None:
         job = self.job
         log.warning("%s: %s", error.code, error, extra=self.about)
-        final = not isinstance(error, TransientError) or job.attempt >= self.settings.max_attempts
+        given_back = isinstance(error, StorageError)
+        spent = job.attempt >= self.settings.max_attempts and not given_back
+        final = not isinstance(error, TransientError) or spent
         if final:
             message = str(error)
             if isinstance(error, TransientError):
@@ -376,6 +384,7 @@ class Attempt:
                     code=error.code,
                     message=str(error),
                     warnings=self.warnings,
+                    given_back=given_back,
                 )
             )
         if ended is None:
