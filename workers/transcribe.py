@@ -33,6 +33,9 @@ _HEARTBEAT_SECONDS = 1.0
 _PUBLISH_SECONDS = 0.25
 _RETRY_SECONDS = 0.5
 
+# The engine's error, and the warning in the row by which a later try knows of it.
+OUT_OF_MEMORY, LESS_MEMORY = "out_of_memory", "less_memory"
+
 
 class Stop(Enum):
     """Why an attempt is stopped from outside the engine."""
@@ -202,6 +205,7 @@ class Attempt:
             "language": job.requested_language or "",
             "task": job.task,
             "options": job.options,
+            "less_memory": any(warning["code"] == LESS_MEMORY for warning in self.warnings),
             "resume": {
                 "spans": len(spans),
                 "end": spans[-1]["end"] if spans else 0.0,
@@ -365,6 +369,10 @@ class Attempt:
     async def _fail(self, error: PermanentError) -> None:
         job = self.job
         log.warning("%s: %s", error.code, error, extra=self.about)
+        if error.code == OUT_OF_MEMORY:
+            self._warn(
+                LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers, if it can."
+            )
         given_back = isinstance(error, StorageError)
         spent = job.attempt >= self.settings.max_attempts and not given_back
         final = not isinstance(error, TransientError) or spent
