@@ -113,9 +113,11 @@ where id = :id and claim = :claim and status = 'processing' and not cancel_reque
 returning *;
 
 -- name: retry_later^
--- A transient failure: the job waits for its next try. The reason stays readable meanwhile.
+-- A transient failure: the job waits for its next try. The reason stays readable meanwhile. The try is given back
+-- where the failure was none of the job's.
 update jobs
 set status = 'pending', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
+    attempt = attempt - :given_back::integer,
     not_before = clock_timestamp() + make_interval(secs => :delay), warnings = :warnings,
     error_code = :code, error_message = :message, updated_at = clock_timestamp()
 where id = :id and claim = :claim and status = 'processing' and not cancel_requested
@@ -127,6 +129,14 @@ update jobs
 set status = 'pending', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
     attempt = attempt - 1, not_before = clock_timestamp(), updated_at = clock_timestamp()
 where id = :id and claim = :claim and status = 'processing' and not cancel_requested
+returning *;
+
+-- name: fail_waiting^
+-- A waiting job whose recording is gone: no worker could do it.
+update jobs
+set status = 'failed', error_code = :code, error_message = :message,
+    completed_at = clock_timestamp(), updated_at = clock_timestamp()
+where id = :id and status = 'pending'
 returning *;
 
 -- name: request_cancel^
@@ -194,6 +204,10 @@ order by lease_expires_at limit 100 for update skip locked;
 
 -- name: count_due$
 select count(*) from jobs where status = 'pending' and not_before <= clock_timestamp();
+
+-- name: waiting_files
+-- The recordings that workers will open.
+select id, file_path as key from jobs where status = 'pending';
 
 -- name: count_by_status
 select status, count(*) as jobs from jobs group by status;

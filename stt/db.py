@@ -28,11 +28,25 @@ async def create_pool(url: str, *, min_size: int = 1, max_size: int = 10) -> asy
         url,
         min_size=min_size,
         max_size=max_size,
+        connect=_connect,
         init=_init_connection,
         command_timeout=60,
         max_inactive_connection_lifetime=300,
-        server_settings={"application_name": "stt", "timezone": "UTC"},
+        server_settings={
+            "application_name": "stt",
+            "timezone": "UTC",
+            # A process that is frozen in the middle of a claim would keep all others from claiming.
+            "idle_in_transaction_session_timeout": "10s",
+        },
     )
+
+
+async def _connect(*args: Any, **kwargs: Any) -> asyncpg.Connection:
+    try:
+        return await asyncpg.connect(*args, **kwargs)
+    except FileNotFoundError as error:
+        # A Unix socket is gone while its server restarts: that is no file of a recording that is missing.
+        raise ConnectionRefusedError(error.errno, "PostgreSQL does not listen") from error
 
 
 async def _init_connection(connection: asyncpg.Connection) -> None:

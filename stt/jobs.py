@@ -24,6 +24,9 @@ Connection = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy
 
 _RETRY_FIRST, _RETRY_MAX = 5.0, 300.0
 
+FILE_GONE = "file_gone"
+FILE_GONE_MESSAGE = "The recording is no longer in the storage: somebody removed it, or a disk lost it."
+
 
 class Status(StrEnum):
     """Where a job is in its life."""
@@ -373,9 +376,9 @@ async def fail(
 
 async def retry_later(
     pool: Connection, job: Job, *, delay: float, code: str, message: str,
-    warnings: list[dict[str, str]] | None = None,
+    warnings: list[dict[str, str]] | None = None, given_back: bool = False,
 ) -> Job | None:  # fmt: skip
-    """A failure that may pass: the job waits `delay` seconds for its next try."""
+    """A failure that may pass: the job waits `delay` seconds for its next try; this one may be given back."""
     row = await queries.retry_later(
         pool,
         id=job.id,
@@ -384,6 +387,7 @@ async def retry_later(
         code=code,
         message=message,
         warnings=job.warnings if warnings is None else warnings,
+        given_back=int(given_back),
     )
     return Job.of(row)
 
@@ -460,6 +464,16 @@ async def _release(connection: Connection, job: Job, max_attempts: int) -> Job |
         message=f"The worker stopped answering in each of {job.attempt} attempts, so this recording was "
         "given up. It is kept: retry it, perhaps with a smaller model.",
     )
+
+
+async def waiting_files(pool: Connection) -> dict[UUID, str]:
+    """The storage keys of the recordings that workers will open."""
+    return {row["id"]: row["key"] async for row in queries.waiting_files(pool)}
+
+
+async def fail_waiting(pool: Connection, job_id: UUID, *, code: str, message: str) -> Job | None:
+    """Give a waiting job up that no worker could do; None where it waits no more."""
+    return Job.of(await queries.fail_waiting(pool, id=job_id, code=code, message=message))
 
 
 async def count_due(pool: Connection) -> int:

@@ -33,6 +33,8 @@ RESYNC: Message = {"event": "resync"}
 # A listener that is this far behind reads the rows again instead.
 _QUEUE_LIMIT = 1000
 _RECONNECT_SECONDS = 0.5
+# A Redis that neither answers nor refuses may hold up nobody for longer.
+_PUBLISH_SECONDS = 2.0
 
 
 def about(event: str, job: Job) -> Message:
@@ -49,7 +51,8 @@ def current(job: Job) -> Message:
 async def publish(redis: Redis, message: Message) -> None:
     """Tell every web process. A Redis that is away costs a delay, never the job: rows are the truth."""
     try:
-        await redis.publish(CHANNEL, json.dumps(message))
+        async with asyncio.timeout(_PUBLISH_SECONDS):
+            await redis.publish(CHANNEL, json.dumps(message))
     except (RedisError, OSError) as error:
         log.warning("%s was not published: %s", message["event"], error, extra={"job": message["job"]})
 

@@ -6,6 +6,7 @@ arq remembers of it. With ``workers/``, the only importer of arq.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from datetime import datetime
@@ -26,6 +27,7 @@ TRANSCRIBE_QUEUE, TRANSCRIBE = "stt:queue:transcribe", "transcribe"
 MAINTENANCE_QUEUE = "stt:queue:maintenance"
 # Longer than any recording takes: what ends a job is its lease in the row, never arq.
 TICKET_SECONDS = 30 * 24 * 3600
+_ANNOUNCE_SECONDS = 2.0
 
 
 def serialize(value: dict[str, Any]) -> bytes:
@@ -77,7 +79,8 @@ async def enqueue(redis: ArqRedis, *, at: datetime | None = None) -> None:
 async def announce(redis: ArqRedis, job: Job) -> None:
     """A ticket for a job. Its row is the truth: should Redis be away, maintenance makes up for it."""
     try:
-        await enqueue(redis, at=job.not_before)
+        async with asyncio.timeout(_ANNOUNCE_SECONDS):
+            await enqueue(redis, at=job.not_before)
     except (RedisError, OSError) as error:
         log.warning("no ticket was enqueued: %s", error, extra={"job": str(job.id)})
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -80,6 +80,11 @@ class Storage:
         with tempfile.TemporaryFile(dir=self.root / INCOMING) as file:
             file.write(b"stt")
 
+    def lost(self, keys: Collection[str]) -> list[str]:
+        """Which recordings are gone; none can be told to be while the storage itself is (not mounted)."""
+        missing = [key for key in keys if not self.path(key).exists()]
+        return missing if (self.root / UPLOADS).is_dir() else []
+
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free
 
@@ -106,6 +111,12 @@ class Storage:
 
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self.path(key).unlink, missing_ok=True)
+
+    async def delete_result(self, key: str) -> None:
+        """Remove a result, and the folder of its job's results if it was the only one."""
+        await self.delete(key)
+        with contextlib.suppress(OSError):  # there are others
+            self.path(key).parent.rmdir()
 
     async def delete_job(self, job_id: UUID, file_path: str) -> None:
         """Remove a recording and every result of it."""

@@ -29,6 +29,7 @@ from tests.test_jobs import SETTINGS, beat, claim, complete, expire, new
 
 ALLOWED = {
     ("pending", "processing"), ("pending", "cancelled"),
+    ("pending", "failed"),  # its recording is gone
     ("processing", "completed"), ("processing", "failed"), ("processing", "cancelled"),
     ("processing", "pending"),
     ("completed", "pending"), ("failed", "pending"), ("cancelled", "pending"),
@@ -110,6 +111,7 @@ class Jobs(RuleBasedStateMachine):
             lambda: jobs.request_cancel(pool, made.id),
             lambda: jobs.restart(pool, made, asked),
             lambda: jobs.delete(pool, made.id),
+            lambda: jobs.fail_waiting(pool, made.id, code="file_gone", message="x"),
             lambda: expire_if_leased(pool, made),
             lambda: jobs.release_expired(pool, max_attempts=MAX_ATTEMPTS),
         ]

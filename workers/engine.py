@@ -10,6 +10,7 @@ import platform
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -30,6 +31,11 @@ _SETTINGS = (
 )  # fmt: skip
 _LONGEST_EVENT = 256 * 2**20  # bytes of one line
 _CLOSE_SECONDS = 5.0
+# An engine that works beats every two seconds; loading its libraries, it cannot yet.
+_SILENT_SECONDS, _STARTING_SECONDS = 60.0, 300.0
+# It may beat and yet not get on. The slowest machine does a span in this many times its length.
+_SLOWEST, _STUCK_SECONDS = 20, 1800.0
+_LOOK_SECONDS = 1.0
 # Without these, glibc hands memory back after each window and faults it in again, which takes nearly half
 # of the encoder's time. The price: memory returns only when the process ends (docs/engine.md).
 _MALLOC = (
@@ -49,6 +55,14 @@ class EngineDied(Exception):
         super().__init__(f"The engine {cause}{f': {last}' if last else '.'}")
 
 
+class EngineHung(EngineDied):
+    """The engine's process gave no sign of life or got no further, and was killed."""
+
+    def __init__(self, seconds: float, stderr_tail: str) -> None:
+        super().__init__(None, stderr_tail, killed=True)
+        self.args = (f"The engine got no further for {seconds:.0f} s and was stopped.",)
+
+
 class Engine:
     """One process that holds models, for one GPU (`gpu`, as CUDA names it) or the CPU."""
 
@@ -59,6 +73,10 @@ class Engine:
         self._writer: asyncio.StreamWriter | None = None
         self._starting = asyncio.Lock()
         self._killed = False
+        self.silent_seconds = _SILENT_SECONDS
+        self._stuck_seconds = max(_STUCK_SECONDS, _SLOWEST * settings.span_seconds)
+        self._heard = self._got_on = time.monotonic()
+        self._said_something = False
 
     @property
     def running(self) -> bool:
@@ -128,8 +146,11 @@ class Engine:
         with suppress(ConnectionError):
             writer.write(json.dumps(request).encode() + b"\n")
             await writer.drain()
-            while (line := await reader.readline()).endswith(b"\n"):
-                yield json.loads(line)
+            self._heard = self._got_on = time.monotonic()
+            while (line := await self._line(reader, child)).endswith(b"\n"):
+                event = json.loads(line)
+                self._note(event)
+                yield event
         # Its end of the socket is closed. It ends itself now; if not, it is of no use any more.
         with suppress(TimeoutError):
             await asyncio.wait_for(child.process.wait(), _CLOSE_SECONDS)
@@ -138,13 +159,49 @@ class Engine:
         code = await child.wait()
         raise EngineDied(code, "\n".join(child.tail), killed=self._killed)
 
+    async def _line(self, reader: asyncio.StreamReader, child: Child) -> bytes:
+        """The next line; a process that is silent or stuck for too long is killed.
+
+        Raises:
+            EngineHung: it was.
+        """
+        waiting = asyncio.ensure_future(reader.readline())
+        try:
+            # What lies in the buffer is read before silence is judged: it may be we who were slow.
+            while not (await asyncio.wait([waiting], timeout=_LOOK_SECONDS))[0]:
+                if (hung := self._hung()) is not None:
+                    log.error("the engine got no further for %.0f s: killing it", hung)
+                    await self.kill()
+                    raise EngineHung(hung, "\n".join(child.tail))
+            return await waiting
+        finally:
+            waiting.cancel()
+
+    def _hung(self) -> float | None:
+        """For how long nothing came, where that is too long."""
+        now = time.monotonic()
+        silent = self.silent_seconds if self._said_something else _STARTING_SECONDS
+        if now - self._heard > silent:
+            return now - self._heard
+        return now - self._got_on if now - self._got_on > self._stuck_seconds else None
+
+    def _note(self, event: Event) -> None:
+        self._said_something = True
+        self._heard = time.monotonic()
+        if event["type"] != "alive":
+            self._got_on = self._heard
+
+    def _log_line(self, line: str) -> None:
+        self._got_on = time.monotonic()  # a download tells its progress there
+        log.info("engine: %s", line)
+
     async def _spawn(self) -> None:
-        self._killed = False
+        self._killed = self._said_something = False
         ours, theirs = socket.socketpair()
         with theirs:
             self._child = await Child.start(
                 [sys.executable, "-P", "-m", "workers.pipeline", str(theirs.fileno())],
-                on_line=_log_line,
+                on_line=self._log_line,
                 env=_environment(self._settings, self._gpu),
                 pass_fds=[theirs.fileno()],
             )
@@ -189,10 +246,6 @@ def _cores() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         cores = min(cores, max(1, int(quota) // int(period)))  # ValueError: "max", no limit
     return cores
-
-
-def _log_line(line: str) -> None:
-    log.info("engine: %s", line)
 
 
 def _cause(returncode: int | None) -> str:

@@ -31,9 +31,11 @@ _SPARE_TICKETS = 20
 
 
 async def reconcile(ctx: dict[str, Any]) -> None:
-    """Every few seconds: jobs of silent workers are freed, and every due row has a ticket."""
+    """Every few seconds: jobs of silent workers are freed, those without their recording are failed, and
+    every due row has a ticket."""
     pool, redis, settings = ctx["pool"], ctx["redis"], ctx["settings"]
     await free_expired(pool, redis, settings)
+    await fail_lost(pool, redis, ctx["storage"])
     await balance_tickets(pool, redis)
 
 
@@ -41,6 +43,17 @@ async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) 
     for job in await jobs.release_expired(pool, max_attempts=settings.max_attempts):
         log.warning("its worker is gone: now %s", job.status, extra={"job": str(job.id)})
         await publish(redis, current(job))
+
+
+async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> None:
+    """Jobs whose recording is gone will never be done: say so now, not after tries."""
+    files = await jobs.waiting_files(pool)
+    lost = set(await asyncio.to_thread(storage.lost, files.values()))
+    for job_id in [job_id for job_id, key in files.items() if key in lost]:
+        job = await jobs.fail_waiting(pool, job_id, code=jobs.FILE_GONE, message=jobs.FILE_GONE_MESSAGE)
+        if job:
+            log.error("its recording is gone", extra={"job": str(job_id)})
+            await publish(redis, current(job))
 
 
 async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:

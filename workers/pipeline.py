@@ -45,6 +45,11 @@ log = logging.getLogger("workers.pipeline")  # it runs as __main__
 WINDOW_SECONDS = 30  # what Whisper hears at once
 BATCH = {"cpu": 8, "cuda": 16}
 BEAM = 5
+# What a try that follows one without enough memory computes with, where it may be less exact.
+SMALLER = {
+    "float32": "int8", "float16": "int8_float16", "bfloat16": "int8_bfloat16", "int16": "int8",
+    "default": "int8",
+}  # fmt: skip
 # Whisper's own rule for "nobody speaks here": both must hold.
 NO_SPEECH = 0.6
 LOGPROB_FLOOR = -1.0
@@ -330,25 +335,30 @@ class Engine:
         self.threads = chosen.threads if isinstance(chosen.threads, int) else os.cpu_count() or 1
         self.batch = BATCH[self.device]
         self.aligner = Aligner(self.device, chosen.data_dir / "models" / "align")
-        self._loaded: tuple[str, Recogniser] | None = None
+        self._loaded: tuple[tuple[str, str], Recogniser] | None = None
         torch.set_num_threads(self.threads)
 
-    def recogniser(self, name: str) -> Recogniser:
+    def compute_type_for(self, *, less_memory: bool) -> str:
+        """What to compute with."""
+        return SMALLER.get(self.compute_type, self.compute_type) if less_memory else self.compute_type
+
+    def recogniser(self, name: str, *, less_memory: bool = False) -> Recogniser:
         """The model `name`, loaded if it is not the one that is.
 
         Raises:
             ModelUnavailable: it cannot be had.
         """
-        if self._loaded is None or self._loaded[0] != name:
+        compute_type = self.compute_type_for(less_memory=less_memory)
+        if self._loaded is None or self._loaded[0] != (name, compute_type):
             self._loaded = None  # before the next one is loaded: two may not fit
             folder = models.find(name, self.settings)
             begun = time.monotonic()
-            made = Recogniser.load(folder, self.device, self.compute_type, self.threads)
+            made = Recogniser.load(folder, self.device, compute_type, self.threads)
             log.info(
                 "model %s loaded in %.1f s (%s, %s)",
-                name, time.monotonic() - begun, self.device, self.compute_type,
+                name, time.monotonic() - begun, self.device, compute_type,
             )  # fmt: skip
-            self._loaded = name, made
+            self._loaded = (name, compute_type), made
         return self._loaded[1]
 
 
@@ -359,6 +369,7 @@ class Job:
         self._engine, self._send = engine, send
         self._path = Path(request["path"])
         self._model = request["model"]
+        self._less_memory = bool(request.get("less_memory"))
         self._asked = _asked(request, engine.settings)
         resume = request.get("resume") or {}
         self._number, self._start = resume.get("spans", 0), round(resume.get("end", 0) * RATE)
@@ -408,11 +419,21 @@ class Job:
         """The segments of a span."""
         if not span.speech:
             return []
-        recogniser = self._engine.recogniser(self._model)
+        recogniser = self._recogniser()
         windows = recogniser.vad_model.windows(span.speech)
         said = [one for one in self._hear(recogniser, span, windows) if one.text.strip()]
         placed = [word for one in said for word in self._place(one, span)]
         return words.segments(placed, with_words=self._asked.with_words)
+
+    def _recogniser(self) -> Recogniser:
+        chosen = self._engine.compute_type_for(less_memory=self._less_memory)
+        if chosen != self._engine.compute_type:
+            self._warn(
+                "smaller_compute_type",
+                f"For want of memory it was recognised with {chosen} instead of "
+                f"{self._engine.compute_type}: a little less exact.",
+            )
+        return self._engine.recogniser(self._model, less_memory=self._less_memory)
 
     def _hear(self, recogniser: Recogniser, span: spans.Span, windows: list[Window]) -> Iterator[Heard]:
         """All windows in batches, which get smaller when memory does not suffice."""

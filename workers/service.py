@@ -79,3 +79,16 @@ async def _loop(worker: Worker) -> None:
             failures += 1
             log.warning("Redis is away (%s); trying again in %.1f s", error, pause)
             await asyncio.sleep(pause)
+            await _count_slots(worker)
+
+
+async def _count_slots(worker: Worker) -> None:
+    """Give a slot back that arq had taken for a ticket when Redis went away.
+
+    It would be counted for ever, and a worker of one slot would never take a ticket again.
+    """
+    running = [task for task in worker.tasks.values() if not task.done()]
+    worker.job_counter = len(running)
+    worker.sem = asyncio.BoundedSemaphore(worker.max_jobs + 1)
+    for _ in running:
+        await worker.sem.acquire()

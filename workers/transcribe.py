@@ -23,7 +23,7 @@ from stt.jobs import Job
 from stt.progress import current, publish
 from stt.settings import Settings
 from stt.storage import Storage
-from workers.engine import Engine, EngineDied
+from workers.engine import Engine, EngineDied, EngineHung
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ T = TypeVar("T")
 _HEARTBEAT_SECONDS = 1.0
 _PUBLISH_SECONDS = 0.25
 _RETRY_SECONDS = 0.5
+
+# The engine's error, and the warning in the row by which a later try knows of it.
+OUT_OF_MEMORY, LESS_MEMORY = "out_of_memory", "less_memory"
 
 
 class Stop(Enum):
@@ -56,6 +59,10 @@ class PermanentError(Exception):
 
 class TransientError(PermanentError):
     """It may pass: the job is tried again."""
+
+
+class StorageError(TransientError):
+    """The result cannot be written just now, through no fault of the job: that spends no attempt."""
 
 
 @dataclass
@@ -121,12 +128,13 @@ class Attempt:
             self._why = Stop.SHUTDOWN
         log.info("attempt %d begins", self.job.attempt, extra=self.about)
         await self._publish(current(self.job))
-        keeper = asyncio.create_task(self._keep_lease(), name=f"lease {self.job.id}")
+        keepers = [asyncio.create_task(keep) for keep in (self._keep_lease(), self._guard_lease())]
         try:
             await self._try()
         finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
         log.info("attempt %d ends", self.job.attempt, extra=self.about)
 
     async def stop(self, why: Stop) -> None:
@@ -144,12 +152,14 @@ class Attempt:
             await self.context.engine.kill()
         except EngineDied as error:
             if self._why is None:
-                await self._fail(TransientError("engine_died", str(error)))
+                log.warning("the engine's last lines:\n%s", error.stderr_tail, extra=self.about)
+                code = "engine_hung" if isinstance(error, EngineHung) else "engine_died"
+                await self._fail(TransientError(code, str(error)))
         except PermanentError as error:
             await self._fail(error)
         except OSError as error:  # storage: full, read-only, gone
             log.exception("storage failed", extra=self.about)
-            await self._fail(TransientError("storage_failed", f"The storage failed: {error.strerror}."))
+            await self._fail(StorageError("storage_failed", f"The storage failed: {error.strerror}."))
         except asyncio.CancelledError:
             self._why = self._why or Stop.SHUTDOWN
             await self.context.engine.kill()
@@ -173,6 +183,8 @@ class Attempt:
     # The engine's events
 
     async def _recognise(self) -> None:
+        if await asyncio.to_thread(self.context.storage.lost, [self.job.file_path]):
+            raise PermanentError(jobs.FILE_GONE, jobs.FILE_GONE_MESSAGE)
         request = await self._request()
         async with aclosing(self.context.engine.ask(request)) as events:
             async for event in events:
@@ -193,6 +205,7 @@ class Attempt:
             "language": job.requested_language or "",
             "task": job.task,
             "options": job.options,
+            "less_memory": any(warning["code"] == LESS_MEMORY for warning in self.warnings),
             "resume": {
                 "spans": len(spans),
                 "end": spans[-1]["end"] if spans else 0.0,
@@ -271,10 +284,7 @@ class Attempt:
     # Lease
 
     async def _keep_lease(self) -> None:
-        """Renew the lease and keep the progress about once a second; see there whether to stop.
-
-        By our own clock the engine is ended before another worker could have the job.
-        """
+        """Renew the lease and keep the progress about once a second; see there whether to stop."""
         lease = self.settings.lease_seconds
         pause = min(_HEARTBEAT_SECONDS, lease / 5)
         while self._why is None:
@@ -284,11 +294,20 @@ class Attempt:
                 self._renewed = began if self._why is None else self._renewed
             except UNAVAILABLE as error:
                 log.warning("the lease was not renewed: %s", error, extra=self.about)
-            except Exception:  # a lease that is not kept ends the attempt, below
+            except Exception:  # a lease that is not kept ends the attempt
                 log.exception("the lease was not renewed", extra=self.about)
-            if time.monotonic() - self._renewed > lease * 0.8:
-                await self.stop(Stop.LOST)
             await asyncio.sleep(pause)
+
+    async def _guard_lease(self) -> None:
+        """By our own clock, end the engine before another worker could have the job.
+
+        Apart from the renewal, which may hang for as long as it likes.
+        """
+        while self._why is None:
+            left = self._renewed + self.settings.lease_seconds * 0.8 - time.monotonic()
+            if left <= 0:
+                await self.stop(Stop.LOST)
+            await asyncio.sleep(left)
 
     async def _beat(self) -> None:
         job = self.job
@@ -333,16 +352,30 @@ class Attempt:
                 warnings=self.warnings,
             )
         )
-        if job is None:
-            await self.context.storage.delete(key)
+        if job is None and not await self._is_committed(key):
+            await self.context.storage.delete_result(key)
             await self._cancelled()
-        else:
+        elif job is not None:
             await self._publish(current(job))
+
+    async def _is_committed(self, key: str) -> bool:
+        """Whether a commit went through though PostgreSQL went away before it said so."""
+        job = await self._patiently(lambda: jobs.get(self.pool, self.job.id))
+        if job is None or job.transcription_file_path != key:
+            return False
+        await self._publish(current(job))
+        return True
 
     async def _fail(self, error: PermanentError) -> None:
         job = self.job
         log.warning("%s: %s", error.code, error, extra=self.about)
-        final = not isinstance(error, TransientError) or job.attempt >= self.settings.max_attempts
+        if error.code == OUT_OF_MEMORY:
+            self._warn(
+                LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers, if it can."
+            )
+        given_back = isinstance(error, StorageError)
+        spent = job.attempt >= self.settings.max_attempts and not given_back
+        final = not isinstance(error, TransientError) or spent
         if final:
             message = str(error)
             if isinstance(error, TransientError):
@@ -359,6 +392,7 @@ class Attempt:
                     code=error.code,
                     message=str(error),
                     warnings=self.warnings,
+                    given_back=given_back,
                 )
             )
         if ended is None:
