@@ -10,18 +10,14 @@ values (:id, :owner, :original_filename, :file_path, :file_type, :file_size, :du
 returning *;
 
 -- name: get_job^
-select jobs.*, queue.position as queue_position
-from jobs left join queue on queue.id = jobs.id and jobs.status = 'pending'
-where jobs.id = :id;
+select * from jobs where id = :id;
+
+-- name: queue_position$
+select position from queue where id = :id;
 
 -- name: list_jobs
--- A page of jobs, newest first, after the cursor (created_at, id). The long text is left out.
-select id, owner, original_filename, file_path, file_type, file_size, duration_seconds, status, priority, model,
-    task, requested_language, language, options, options_hash, null::text as transcription_text,
-    transcription_file_path, stage, progress, eta_seconds, attempt, claim, worker, claimed_at, lease_expires_at,
-    not_before, cancel_requested, warnings, error_code, error_message, created_at, updated_at, started_at,
-    completed_at
-from jobs
+-- A page of jobs, newest first, after the cursor (created_at, id).
+select * from jobs_without_text
 where (:status::job_status is null or status = :status)
     and (:q::text is null or strpos(lower(original_filename), lower(:q)) > 0)
     and (:before_created::timestamptz is null or (created_at, id) < (:before_created, :before_id::uuid))
@@ -30,10 +26,11 @@ limit :limit;
 
 -- name: jobs_changed_since
 -- What a listener that was away has to be told, oldest change first.
-select * from jobs where updated_at >= :since order by updated_at limit :limit;
+select * from jobs_without_text where (updated_at, id) > (:since, :after::uuid)
+order by updated_at, id limit :limit;
 
 -- name: active_jobs
-select * from jobs where status in ('pending', 'processing') order by created_at limit :limit;
+select * from jobs_without_text where status in ('pending', 'processing') order by created_at, id;
 
 -- name: server_time$
 -- PostgreSQL's clock: the only one that leases and events go by.
@@ -157,19 +154,23 @@ where id = :id and claim = :claim and status = 'processing' and cancel_requested
 returning *;
 
 -- name: restart_job^
--- A finished job is to be done again, perhaps with other options. Spans of unchanged options are kept.
+-- An ended job is to be done again, perhaps with other options. What a failed or cancelled one has recognised for
+-- the same options is kept; a completed one is recognised anew.
+with old as (
+    select id, status from jobs where id = :id and status in ('failed', 'cancelled', 'completed') for update
+), forgotten as (
+    delete from spans using old
+    where spans.job_id = old.id and old.status = 'completed' and options_hash = :options_hash
+)
 update jobs
 set status = 'pending', stage = null, progress = 0, eta_seconds = null, attempt = 0, cancel_requested = false,
     not_before = clock_timestamp(), started_at = null, completed_at = null, error_code = null,
     error_message = null, warnings = '[]', updated_at = clock_timestamp(),
     model = :model, task = :task, requested_language = :requested_language, language = :requested_language,
     priority = :priority, options = :options, options_hash = :options_hash
-where id = :id and status in ('failed', 'cancelled', 'completed')
-returning *;
-
--- name: forget_spans!
--- What was recognised for these options is to be recognised anew.
-delete from spans where job_id = :id and options_hash = :options_hash;
+from old
+where jobs.id = old.id
+returning jobs.*;
 
 -- name: delete_job^
 delete from jobs where id = :id returning file_path;

@@ -18,6 +18,7 @@ from stt.progress import current, publish
 
 log = logging.getLogger(__name__)
 
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 # A worker hears of a cancel at its next heartbeat, a second away, and then ends its engine.
 _STOP_SECONDS = 10
 
@@ -27,7 +28,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     page, next_cursor = await jobs.list_page(
         request.app[POOL],
         status=params.status(request),
-        q=request.query.get("q") or None,
+        q=request.query.get("q", "").replace("\0", "") or None,
         limit=params.limit(request),
         cursor=request.query.get("cursor"),
     )
@@ -35,7 +36,7 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 async def get_job(request: web.Request) -> web.Response:
-    job = await jobs.estimate_start(request.app[POOL], await job_or_404(request))
+    job = await jobs.with_place(request.app[POOL], await job_or_404(request))
     return web.json_response(job.public())
 
 
@@ -54,14 +55,19 @@ async def retry_job(request: web.Request) -> web.Response:
 async def _fields(request: web.Request) -> dict[str, Any]:
     if not request.can_read_body:
         return {}
-    if request.content_type != "application/json":
-        return dict(await request.post())
     try:
-        fields = await request.json()
-    except ValueError:
-        fields = None
+        if request.content_type in _FORMS:
+            return dict(await request.post())
+        fields = await request.json() if request.content_type == "application/json" else None
+    except (ValueError, LookupError, RecursionError, RuntimeError, AssertionError):
+        fields = None  # whatever a parser makes of a body that is none
     if not isinstance(fields, dict):
-        raise Problem(400, "bad_json", "Not a JSON object", "Send the options as one JSON object.")
+        raise Problem(
+            400,
+            "bad_body",
+            "Not a form, nor a JSON object",
+            "Send the options as a form, or one JSON object.",
+        )
     return fields
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 MIGRATIONS = SQL / "migrations"
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 queries: Any = aiosql.from_path(SQL / "queries.sql", "asyncpg", mandatory_parameters=False)
 
 
@@ -44,9 +46,10 @@ async def create_pool(url: str, *, min_size: int = 1, max_size: int = 10) -> asy
 async def _connect(*args: Any, **kwargs: Any) -> asyncpg.Connection:
     try:
         return await asyncpg.connect(*args, **kwargs)
-    except FileNotFoundError as error:
-        # A Unix socket is gone while its server restarts: that is no file of a recording that is missing.
-        raise ConnectionRefusedError(error.errno, "PostgreSQL does not listen") from error
+    except OSError as error:
+        # A Unix socket is gone while its server restarts, a name is not resolved, a network is away: for
+        # callers that is one thing, and never a file of a recording that is missing.
+        raise ConnectionRefusedError(error.errno, f"PostgreSQL does not answer: {error}") from error
 
 
 async def _init_connection(connection: asyncpg.Connection) -> None:
@@ -55,8 +58,8 @@ async def _init_connection(connection: asyncpg.Connection) -> None:
 
 
 def _to_json(value: Any) -> str:
-    # PostgreSQL's text holds no NUL, and jsonb refuses its escape.
-    return json.dumps(value, ensure_ascii=False).replace("\\u0000", "")
+    # PostgreSQL's text holds no NUL, and jsonb refuses its escape. An escaped backslash before u0000 is text.
+    return _NUL.sub(r"\1", json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def migrations() -> list[tuple[int, Path]]:

@@ -23,7 +23,12 @@ UNAVAILABLE = (
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
+    asyncpg.DiskFullError,
+    asyncpg.OutOfMemoryError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg makes of a connection that ends at a bad moment
     RedisError,
     ConnectionError,
     TimeoutError,
@@ -77,7 +82,7 @@ def middleware(render_page: Renderer) -> Any:
                 raise
             return _answer(request, _from_http(error), render_page)
         except UNAVAILABLE as error:
-            if request.transport is None or isinstance(error, ConnectionResetError):
+            if request.transport is None or request.transport.is_closing():
                 raise  # the client has gone: nobody is left to answer
             log.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
             return _answer(request, _unavailable(), render_page)

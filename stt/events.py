@@ -17,6 +17,8 @@ from stt.params import job_or_404
 from stt.progress import TERMINAL, Message
 from stt.streams import RECONNECT_MS, heard, stream
 
+_FURTHEST_BACK = dt.timedelta(days=1)
+
 
 async def of_job(request: web.Request) -> web.StreamResponse:
     """`GET /api/jobs/{id}/events`: `segment`s, `progress`, then the end.
@@ -27,7 +29,7 @@ async def of_job(request: web.Request) -> web.StreamResponse:
     last = request.headers.get("Last-Event-ID", "")
     if job.ended and last == end_id(job):
         return web.Response(status=204)  # stops an EventSource from connecting again
-    after = int(last) if last.isdecimal() else -1
+    after = int(last) if last.isdecimal() and len(last) <= 9 else -1
     async with request.app[HUB].listen(str(job.id)) as listener, stream(request) as sse:
         async for message in feed.of_job(request.app[POOL], heard(sse, listener), job.id, after=after):
             await sse.send(
@@ -76,7 +78,9 @@ def _since(value: str | None) -> dt.datetime | None:
     if not value:
         return None
     try:
-        return dt.datetime.fromtimestamp(float(value), dt.UTC)
+        since = dt.datetime.fromtimestamp(float(value), dt.UTC)
+        # Further back, a client has a list to read.
+        return max(since, dt.datetime.now(dt.UTC) - _FURTHEST_BACK)
     except (ValueError, OverflowError, OSError):
         raise Problem(
             422, "bad_event_id", "Bad Last-Event-ID", "Last-Event-ID: take it from the last event"

@@ -67,6 +67,8 @@ class _Teller:
     async def live(self, message: Message) -> AsyncGenerator[Message, None]:
         event = message["event"]
         missed = event == "segments" and message["first"] > self.last + 1
+        if event == "idle":
+            missed = await self._has_ended_unheard()
         if event in TERMINAL | {"resync"} or missed:
             # At the end the rows are read once more: a message may have been lost, a segment never is.
             async for item in self.snapshot():
@@ -75,9 +77,13 @@ class _Teller:
             for number, segment in enumerate(message["segments"], message["first"]):
                 if number > self.last:
                     yield self._segment({"id": number, **segment})
-        else:
+        elif event != "idle":
             self.ended = event == "deleted"
             yield message
+
+    async def _has_ended_unheard(self) -> bool:
+        job = await jobs.get(self.pool, self.job_id)
+        return job is None or job.ended
 
     def _segment(self, segment: dict[str, object]) -> Message:
         self.last = int(str(segment["id"]))
@@ -95,33 +101,33 @@ async def of_all(
 
     Told at least once: what happened around `since` may come again.
     """
-    seen = since
-    async for message in _what_changed(pool, since):
+    seen = await jobs.server_time(pool)
+    told = _active(pool) if since is None else _changed(pool, since)
+    async for message in told:
         yield message
     async for message in messages:
-        if message["event"] == "resync":
-            async for item in _what_changed(pool, seen):
+        if message["event"] in ("resync", "idle"):
+            since, seen = seen, await jobs.server_time(pool)
+            async for item in _changed(pool, since):
                 yield item
         elif message["event"] == "segments":
             for number, segment in enumerate(message["segments"], message["first"]):
                 yield _segment(message["job"], {"id": number, **segment})
         else:
-            if "at" in message:
-                seen = dt.datetime.fromtimestamp(message["at"], dt.UTC)
+            seen = dt.datetime.fromtimestamp(message["at"], dt.UTC) if "at" in message else seen
             yield message
 
 
-async def _what_changed(pool: asyncpg.Pool, since: dt.datetime | None) -> AsyncGenerator[Message, None]:
-    if since is None:
-        for job in await jobs.active(pool):
-            yield current(job)
-        return
+async def _active(pool: asyncpg.Pool) -> AsyncGenerator[Message, None]:
+    for job in await jobs.active(pool):
+        yield current(job)
+
+
+async def _changed(pool: asyncpg.Pool, since: dt.datetime) -> AsyncGenerator[Message, None]:
     since -= _OVERLAP
-    changed = await jobs.changed_since(pool, since)
-    for job in changed:
+    async for job in jobs.changed_since(pool, since):
         for segment in await _segments_since(pool, job, since):
             yield _segment(str(job.id), segment)
-    for job in changed:
         yield current(job)
 
 

@@ -61,10 +61,17 @@ def _hostname(host: str) -> str:
 def _check_origin(request: web.Request) -> None:
     """A browser says where a request comes from; a program says nothing, and is let through."""
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+    if origin is not None and _netloc(origin) != request.host.lower():
         raise _cross_site()
     if origin is None and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise _cross_site()
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _cross_site() -> Problem:

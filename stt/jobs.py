@@ -6,7 +6,7 @@ import base64
 import binascii
 import datetime as dt
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -23,6 +23,7 @@ from stt.options import JobOptions
 Connection = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy
 
 _RETRY_FIRST, _RETRY_MAX = 5.0, 300.0
+_PAGE = 500
 
 FILE_GONE = "file_gone"
 FILE_GONE_MESSAGE = "The recording is no longer in the storage: somebody removed it, or a disk lost it."
@@ -166,12 +167,13 @@ async def get(pool: Connection, job_id: UUID) -> Job | None:
     return Job.of(await queries.get_job(pool, id=job_id))
 
 
-async def estimate_start(pool: Connection, job: Job) -> Job:
-    """The job with the time at which it will start, where it waits in the queue and that can be told."""
-    if job.queue_position is None:
+async def with_place(pool: Connection, job: Job) -> Job:
+    """The job with its place in the queue, 1 being next, and when it will start, where that can be told."""
+    if job.status is not Status.PENDING:
         return job
-    start = await queries.estimated_start(pool, position=job.queue_position)
-    return replace(job, estimated_start_at=start)
+    position = await queries.queue_position(pool, id=job.id)
+    start = position and await queries.estimated_start(pool, position=position)
+    return replace(job, queue_position=position, estimated_start_at=start)
 
 
 async def list_page(
@@ -211,20 +213,27 @@ def _read_cursor(cursor: str | None) -> tuple[dt.datetime | None, UUID | None]:
         return None, None
     try:
         created, _, job_id = base64.urlsafe_b64decode(cursor).decode().partition("|")
-        return dt.datetime.fromisoformat(created), UUID(job_id)
-    except (binascii.Error, ValueError):
+        # asyncpg takes years from 1 to 9999 in UTC, whatever the zone: no real cursor comes near.
+        when = dt.datetime.fromisoformat(created).astimezone(dt.UTC)
+        return when, UUID(job_id)
+    except (binascii.Error, ValueError, OverflowError):
         raise Problem(
             422, "bad_cursor", "Bad cursor", "cursor: take it from next_cursor of the page before"
         ) from None
 
 
-async def changed_since(pool: Connection, since: dt.datetime, *, limit: int = 1000) -> list[Job]:
-    return await _all(queries.jobs_changed_since(pool, since=since, limit=limit))
+async def changed_since(pool: Connection, since: dt.datetime) -> AsyncGenerator[Job, None]:
+    """Every job that has changed since then, oldest change first."""
+    after = UUID(int=0)
+    while page := await _all(queries.jobs_changed_since(pool, since=since, after=after, limit=_PAGE)):
+        for job in page:
+            yield job
+        since, after = page[-1].updated_at, page[-1].id
 
 
-async def active(pool: Connection, *, limit: int = 1000) -> list[Job]:
+async def active(pool: Connection) -> list[Job]:
     """Jobs that wait or run, oldest first."""
-    return await _all(queries.active_jobs(pool, limit=limit))
+    return await _all(queries.active_jobs(pool))
 
 
 async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
@@ -368,7 +377,7 @@ async def fail(
         id=job.id,
         claim=job.claim,
         code=code,
-        message=message,
+        message=message.replace("\0", ""),
         warnings=job.warnings if warnings is None else warnings,
     )
     return Job.of(row)
@@ -385,7 +394,7 @@ async def retry_later(
         claim=job.claim,
         delay=delay,
         code=code,
-        message=message,
+        message=message.replace("\0", ""),
         warnings=job.warnings if warnings is None else warnings,
         given_back=int(given_back),
     )
@@ -415,17 +424,14 @@ async def request_cancel(pool: Connection, job_id: UUID) -> Job | None:
     return Job.of(await queries.request_cancel(pool, id=job_id))
 
 
-async def restart(pool: asyncpg.Pool, job: Job, options: JobOptions) -> Job | None:
+async def restart(pool: Connection, job: Job, options: JobOptions) -> Job | None:
     """Do an ended job again; None where it has not ended.
 
     What a failed or cancelled job has recognised for the same options is kept; a completed one, whose
     transcript stays until there is a new one, is recognised anew.
     """
-    async with pool.acquire() as connection, connection.transaction():
-        if job.status is Status.COMPLETED:
-            await queries.forget_spans(connection, id=job.id, options_hash=options.hash)
-        row = await queries.restart_job(connection, id=job.id, priority=options.priority, **_asked(options))
-        return Job.of(row)
+    row = await queries.restart_job(pool, id=job.id, priority=options.priority, **_asked(options))
+    return Job.of(row)
 
 
 async def delete(pool: Connection, job_id: UUID) -> str | None:

@@ -24,7 +24,7 @@ from stt.errors import Problem
 from stt.jobs import Job
 from stt.keys import HUB, POOL, SETTINGS
 from stt.languages import LANGUAGES
-from stt.progress import TERMINAL, Message
+from stt.progress import TERMINAL, Message, current
 from stt.streams import RECONNECT_MS, heard
 from stt.streams import stream as events_of
 
@@ -264,6 +264,8 @@ class _ListStream:
         event = message["event"]
         if event == "resync":
             return await self.catch_up()
+        if event == "idle":
+            return await self._ended_unheard()
         if event == "segments":
             return None
         if event == "deleted":
@@ -289,6 +291,12 @@ class _ListStream:
             row += _said(f"{job['original_filename']}: {wording.doing(job)}")
         return row
 
+    async def _ended_unheard(self) -> Fragment | None:
+        """What has ended without our hearing of it."""
+        found = [await jobs.get(self._request.app[POOL], UUID(job_id)) for job_id in list(self._shown)]
+        told = [await self.tell(current(job)) for job in found if job and job.ended]
+        return Markup("").join(filter(None, told)) or None
+
 
 async def job_stream(request: web.Request) -> web.StreamResponse:
     """`GET /jobs/{id}/stream?from=&state=`: one recording's changes, until it has ended.
@@ -303,7 +311,7 @@ async def job_stream(request: web.Request) -> web.StreamResponse:
         recording = _JobStream(request, job_id, stream)
         known = last or request.query.get("from", "")
         await recording.catch_up(
-            int(known) if known.isdecimal() else None,
+            int(known) if known.isdecimal() and len(known) <= 9 else None,
             state=None if last else request.query.get("state"),
         )
         messages = heard(stream, listener)
@@ -355,8 +363,12 @@ class _JobStream:
 
     async def tell(self, message: Message) -> None:
         event = message["event"]
+        if event == "idle":
+            found = await jobs.get(self._request.app[POOL], self._id)
+            if found and not found.ended:
+                return
         missed = event == "segments" and message["first"] > self._sent
-        if event in TERMINAL or event in ("deleted", "resync") or missed:
+        if event in TERMINAL | {"idle"} or event in ("deleted", "resync") or missed:
             await self.catch_up(self._sent)
         elif event == "segments":
             await self._tell_segments(message)

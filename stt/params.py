@@ -40,7 +40,7 @@ def status(request: web.Request) -> Status | None:
 
 def limit(request: web.Request, default: int = 50) -> int:
     value = request.query.get("limit") or str(default)
-    if not value.isdecimal() or not 1 <= int(value) <= _MAX_LIMIT:
+    if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= _MAX_LIMIT:
         raise _bad("limit", f"must be a number from 1 to {_MAX_LIMIT}")
     return int(value)
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import resource
+import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stt import launch
 from stt.errors import Problem
+from stt.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +25,9 @@ log = logging.getLogger(__name__)
 _CPU_SECONDS, _WALL_SECONDS, _MEMORY = 20, 60, 4 * 2**30
 # Enough packets to get past a damaged start, few enough to answer at once.
 _PACKETS = 500
+
+# As many at once as there are cores to run them.
+_slots = asyncio.Semaphore(os.cpu_count() or 1)
 
 _TITLES = {415: "Not a recording we can read", 422: "Nothing to transcribe"}
 
@@ -39,12 +46,20 @@ async def probe(path: Path) -> Media:
     Raises:
         Problem: 415 not media or no audio track, 422 media without any sound in it.
     """
+    async with _slots:
+        return await _ask_child(path)
+
+
+async def _ask_child(path: Path) -> Media:
+    program = [sys.executable, "-m", "stt.probe", str(path)]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "stt.probe", str(path),
+        *launch.command(program, death_signal=signal.SIGKILL, user=None),
+        # Our settings hold passwords, which are not for a process that parses other people's files.
+        env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    )
     try:
         out, err = await asyncio.wait_for(process.communicate(), _WALL_SECONDS)
     except TimeoutError:
@@ -55,7 +70,8 @@ async def probe(path: Path) -> Media:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        log.warning("the probe of %s ended with %s: %s", path.name, process.returncode, err.decode())
+        words = err.decode(errors="replace")
+        log.warning("the probe of %s ended with %s: %s", path.name, process.returncode, words)
         raise _problem(415, "not_media", "Looking into the file failed: it is damaged or hostile.")
     answer = json.loads(out)
     if "code" in answer:

@@ -6,6 +6,7 @@ A message is a dict with `event`, `job` (uuid) and `at` (seconds, PostgreSQL's c
 - `segments`: `segments`, numbered from `first`
 - `deleted`: `data` has the id
 - `resync` (made here, without a job): messages may have been missed, read the rows again
+- `idle` (made by a stream, without a job): nothing came for a while
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ Message = dict[str, Any]
 CHANNEL = "stt:events"
 TERMINAL = {"completed", "failed", "cancelled"}
 RESYNC: Message = {"event": "resync"}
+IDLE: Message = {"event": "idle"}
 # A listener that is this far behind reads the rows again instead.
 _QUEUE_LIMIT = 1000
 _RECONNECT_SECONDS = 0.5
@@ -137,7 +139,9 @@ class Hub:
                 await self._listen()
             except (RedisError, OSError) as error:
                 log.warning("lost the subscription to Redis: %s", error)
-                await asyncio.sleep(_RECONNECT_SECONDS)
+            except Exception:  # without it every page of this process would stand still
+                log.exception("the subscription to Redis failed")
+            await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as pubsub:
@@ -146,7 +150,17 @@ class Hub:
                 if raw["type"] == "subscribe":
                     self._on_subscribed()
                 elif raw["type"] == "message":
-                    self._spread(json.loads(raw["data"]))
+                    self._on_message(raw["data"])
+
+    def _on_message(self, data: bytes) -> None:
+        try:
+            message = json.loads(data)
+            event, job = message["event"], message["job"]
+        except (ValueError, TypeError, KeyError):
+            log.error("what was published is no message of ours: %r", data[:200])
+            return
+        log.debug("%s", event, extra={"job": job})
+        self._spread(message)
 
     def _on_subscribed(self) -> None:
         if self._subscribed.is_set():  # not for the first time: something may have been missed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -24,7 +25,6 @@ from stt.jobs import Job
 log = logging.getLogger(__name__)
 
 TRANSCRIBE_QUEUE, TRANSCRIBE = "stt:queue:transcribe", "transcribe"
-MAINTENANCE_QUEUE = "stt:queue:maintenance"
 # Longer than any recording takes: what ends a job is its lease in the row, never arq.
 TICKET_SECONDS = 30 * 24 * 3600
 _ANNOUNCE_SECONDS = 2.0
@@ -86,8 +86,9 @@ async def announce(redis: ArqRedis, job: Job) -> None:
 
 
 async def waiting(redis: ArqRedis) -> list[str]:
-    """The ids of tickets that some worker will still take, oldest first."""
-    ids = [member.decode() for member in await redis.zrange(TRANSCRIBE_QUEUE, 0, -1)]
+    """The ids of tickets that a worker would take now, oldest first."""
+    now = time.time() * 1000 + 1  # arq rounds; a ticket for later is nobody's yet
+    ids = [member.decode() for member in await redis.zrangebyscore(TRANSCRIBE_QUEUE, "-inf", now)]
     if not ids:
         return []
     async with redis.pipeline(transaction=False) as pipe:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,6 +25,8 @@ UPLOADS, RESULTS, INCOMING = "uploads", "results", "incoming"
 _BUFFER = 2**20
 # Pages are handed to the disk as we go, so that the fsync at the end has little left to do.
 _FLUSH_EVERY = 64 * 2**20
+# Never filled by uploads: the database and the results need room while they come in.
+_RESERVE = 256 * 2**20
 
 
 class Incoming:
@@ -47,11 +49,14 @@ class Incoming:
         self._buffer = bytearray()
         if self.size - self._flushed >= _FLUSH_EVERY:
             self._flushed = self.size
+            check_room(self.path.parent)
+            await self._file.flush()
             await asyncio.to_thread(os.fdatasync, self._file.fileno())
 
     async def sync(self) -> None:
         """Make all bytes durable."""
         await self._write_out()
+        await self._file.flush()
         await asyncio.to_thread(os.fsync, self._file.fileno())
 
 
@@ -85,15 +90,16 @@ class Storage:
         missing = [key for key in keys if not self.path(key).exists()]
         return missing if (self.root / UPLOADS).is_dir() else []
 
-    def free_bytes(self) -> int:
-        return shutil.disk_usage(self.root).free
+    def check_room(self, size: int) -> None:
+        """Raise OSError (ENOSPC) where `size` bytes more would not leave room for what else is stored."""
+        check_room(self.root, size)
 
     @contextlib.asynccontextmanager
     async def incoming(self) -> AsyncIterator[Incoming]:
         """A file to receive into; unless it is published it is gone at the end."""
         path = self.root / INCOMING / str(uuid4())
         try:
-            async with aiofiles.open(path, "wb", buffering=0, opener=_private) as file:
+            async with aiofiles.open(path, "wb", opener=_private) as file:
                 yield Incoming(path, file)
         finally:
             path.unlink(missing_ok=True)
@@ -114,32 +120,37 @@ class Storage:
 
     async def delete_result(self, key: str) -> None:
         """Remove a result, and the folder of its job's results if it was the only one."""
-        await self.delete(key)
-        with contextlib.suppress(OSError):  # there are others
-            self.path(key).parent.rmdir()
+        await asyncio.to_thread(self.remove, self.path(key))
 
     async def delete_job(self, job_id: UUID, file_path: str) -> None:
         """Remove a recording and every result of it."""
         await self.delete(file_path)
         await asyncio.to_thread(shutil.rmtree, self.root / RESULTS / str(job_id), ignore_errors=True)
 
-    def abandoned(self, older_than: float) -> Iterator[Path]:
-        """Unfinished uploads that nothing has been written to for `older_than` seconds."""
-        return _untouched((self.root / INCOMING).iterdir(), older_than)
+    def key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
-    def orphans(self, named: set[str], older_than: float) -> Iterator[Path]:
-        """Stored files that no row names, once they are `older_than` seconds old."""
-        stored = [*(self.root / UPLOADS).iterdir(), *(self.root / RESULTS).glob("*/*")]
-        unnamed = (path for path in stored if path.relative_to(self.root).as_posix() not in named)
-        return _untouched(unnamed, older_than)
+    def files(self) -> dict[Path, float]:
+        """Everything stored or being received, and when it was last written to."""
+        found: dict[Path, float] = {}
+        for pattern in (f"{INCOMING}/*", f"{UPLOADS}/*", f"{RESULTS}/*/*"):
+            for path in self.root.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                    found[path] = path.stat().st_mtime
+        return found
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, and the folder of a job's results with its last."""
+        path.unlink(missing_ok=True)
+        if path.parent.parent == self.root / RESULTS:
+            with contextlib.suppress(OSError):  # there are others
+                path.parent.rmdir()
 
 
-def _untouched(paths: Any, older_than: float) -> Iterator[Path]:
-    limit = time.time() - older_than
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # gone meanwhile: just what is wanted
-            if path.stat().st_mtime < limit:
-                yield path
+def check_room(folder: Path, size: int = 0) -> None:
+    """Raise OSError (ENOSPC) where `size` bytes more would fill the disk of `folder`."""
+    if shutil.disk_usage(folder).free < size + _RESERVE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _private(path: str, flags: int) -> int:

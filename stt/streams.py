@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from aiohttp import ClientConnectionResetError, web
 from aiohttp_sse import EventSourceResponse, sse_response
 
-from stt.progress import Listener, Message
+from stt.errors import UNAVAILABLE
+from stt.progress import IDLE, Listener, Message
+
+log = logging.getLogger(__name__)
 
 # How long a client waits before it connects again, in milliseconds.
 RECONNECT_MS = 2000
-# A stream that says nothing learns so late (seconds) that its client has left.
-_LISTEN_SECONDS = 15
+# How long nothing may come before it is asked whether something was missed.
+LISTEN_SECONDS = 15
 
 
 @asynccontextmanager
 async def stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
-    """A stream of events; a client that leaves ends it."""
+    """A stream of events; a client that leaves ends it.
+
+    So does an error, which is logged: the answer has begun, so it cannot become another one. The client
+    connects again and is told what it missed.
+    """
     with suppress(ClientConnectionResetError):
         async with sse_response(request) as events:
-            yield events
+            try:
+                yield events
+            except ClientConnectionResetError:
+                raise
+            except UNAVAILABLE as error:
+                log.warning("%s ended: %s: %s", request.path, type(error).__name__, error)
+            except Exception:
+                log.exception("%s ended", request.path)
 
 
 async def heard(events: EventSourceResponse, listener: Listener) -> AsyncGenerator[Message, None]:
-    """The listener's messages, until it is closed or the client has left."""
+    """The listener's messages, until it is closed or the client has left.
+
+    When there was none for a while, `IDLE`: a message may never have been published (whoever should have was
+    killed just then), so that the rows are worth a look.
+    """
     while events.is_connected():
         try:
-            async with asyncio.timeout(_LISTEN_SECONDS):
+            async with asyncio.timeout(LISTEN_SECONDS):
                 message = await anext(listener)
         except TimeoutError:
-            continue  # nothing to tell; the stream's pings have found out whether anybody listens
+            message = IDLE
         except StopAsyncIteration:
             return
         yield message

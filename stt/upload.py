@@ -6,6 +6,7 @@ import errno
 import logging
 import unicodedata
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from aiohttp import BodyPartReader, MultipartReader, web
@@ -26,8 +27,6 @@ _FIELD_BYTES, _FIELDS = 64 * 2**10, 50
 _NAME_CHARACTERS = 255
 # Room for part headers and option fields around a file of the largest size.
 _ENVELOPE = 4 * 2**20
-# Never filled: the database and the results need room while uploads come in.
-_DISK_RESERVE = 256 * 2**20
 
 
 async def upload(request: web.Request) -> web.Response:
@@ -51,9 +50,9 @@ async def receive(request: web.Request) -> Job:
     Raises:
         Problem: 400, 413, 415, 422 or 507 with what to do.
     """
-    _check_size(request)
     app = request.app
     try:
+        _check_size(request)
         async with app[STORAGE].incoming() as incoming:
             filename, asked = await _read_parts(request, incoming)
             job_options = options.parse(asked, app[SETTINGS])
@@ -97,15 +96,15 @@ def _check_size(request: web.Request) -> None:
     limit = request.app[SETTINGS].max_upload_bytes
     if length > limit + _ENVELOPE:
         raise _too_large(limit)
-    if length + _DISK_RESERVE > request.app[STORAGE].free_bytes():
-        raise _disk_full()
+    request.app[STORAGE].check_room(length)
 
 
 async def _read_parts(request: web.Request, incoming: Incoming) -> tuple[str, dict[str, str]]:
     filename: str | None = None
     asked: dict[str, str] = {}
     try:
-        async for part in _multipart(request):
+        parts = _multipart(request)
+        while (part := await _next(parts)) is not None:
             if not isinstance(part, BodyPartReader):
                 raise _malformed("a part holds parts of its own")
             if part.name == "file":
@@ -141,6 +140,14 @@ def _multipart(request: web.Request) -> MultipartReader:
     return MultipartReader(request.headers, request.content)
 
 
+async def _next(parts: MultipartReader) -> Any:
+    try:
+        return await parts.next()
+    except (RuntimeError, AssertionError, LookupError) as error:
+        # How aiohttp's reader meets a form that misuses the `_charset_` field or a part's charset.
+        raise _malformed(str(error) or "its parts cannot be told apart") from error
+
+
 async def _read_file(part: BodyPartReader, incoming: Incoming, limit: int) -> None:
     while chunk := await part.read_chunk(_CHUNK):
         if incoming.size + len(chunk) > limit:
@@ -154,7 +161,10 @@ async def _read_field(part: BodyPartReader) -> tuple[str, str]:
         value += chunk
         if len(value) > _FIELD_BYTES:
             raise _malformed(f"field {part.name} is longer than {_FIELD_BYTES} bytes")
-    return part.name or "", value.decode(part.get_charset("utf-8"))
+    return (
+        part.name or "",
+        value.decode(),
+    )  # browsers and curl send UTF-8; a charset named otherwise is not asked
 
 
 def _clean_name(filename: str | None) -> str:

@@ -62,7 +62,7 @@ async def expire(pool: asyncpg.Pool, job: Job) -> None:
 async def again(pool: asyncpg.Pool, job: Job) -> Job:
     found = await jobs.get(pool, job.id)
     assert found
-    return found
+    return await jobs.with_place(pool, found)
 
 
 async def test_a_job_is_claimed_once(pool: asyncpg.Pool) -> None:
@@ -212,6 +212,36 @@ async def test_waiting_raises_a_low_job_above_newer_normal_ones(pool: asyncpg.Po
     first = await claim(pool)
     assert first
     assert first.id == low.id
+
+
+async def test_a_stream_of_normal_jobs_of_one_owner_does_not_starve_its_low_one(
+    pool: asyncpg.Pool,
+) -> None:
+    low = await new(pool, priority="low")
+    await pool.execute("update jobs set created_at = created_at - interval '1 day'")
+    for _ in range(3):
+        await new(pool)
+        job = await claim(pool)
+        assert job
+        await complete(pool, job)
+        if job.id == low.id:
+            return
+    raise AssertionError("the low job starves")
+
+
+async def test_an_owner_with_a_long_queue_does_not_keep_others_waiting_by_its_age(
+    pool: asyncpg.Pool,
+) -> None:
+    for _ in range(20):
+        await new(pool, "many")
+    await pool.execute("update jobs set created_at = created_at - interval '1 day'")
+    first = await claim(pool)
+    assert first
+    await new(pool, "single")
+    await complete(pool, first)
+    second = await claim(pool)
+    assert second
+    assert second.owner == "single"
 
 
 async def test_pages_of_the_list_hold_every_job_once_newest_first(pool: asyncpg.Pool) -> None:

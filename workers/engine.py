@@ -131,13 +131,14 @@ class Engine:
 
     async def close(self) -> None:
         """End the process when it has nothing to do; one that does not end by itself is killed."""
-        if self._writer is not None:
-            self._writer.close()
-        if self._child is not None and self.running:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._child.process.wait(), _CLOSE_SECONDS)
-        await self.kill()
-        await self._forget()
+        async with self._starting:  # whoever asks meanwhile gets a new one
+            if self._writer is not None:
+                self._writer.close()
+            if self._child is not None and self.running:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._child.process.wait(), _CLOSE_SECONDS)
+            await self.kill()
+            await self._forget()
 
     async def _events(self, request: dict[str, Any]) -> AsyncGenerator[Event, None]:
         reader, writer, child = self._reader, self._writer, self._child

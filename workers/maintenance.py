@@ -1,4 +1,4 @@
-"""A small worker of its own queue that mends what crashes leave behind. ``python -m workers.maintenance``
+"""Mends what crashes leave behind: tickets, leases, files. ``python -m workers.maintenance``
 
 Two of them at once do no harm: every step is a conditional statement, or is the same when done twice.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 from arq import ArqRedis
-from arq.cron import cron
 from setproctitle import setproctitle
 
 from stt import jobs, logs, queue
+from stt.errors import UNAVAILABLE
 from stt.progress import current, publish
 from stt.settings import Settings, load
 from stt.storage import Storage
@@ -28,15 +29,7 @@ log = logging.getLogger(__name__)
 _ABANDONED_SECONDS = 3600
 # More tickets than due rows do no harm until they pile up.
 _SPARE_TICKETS = 20
-
-
-async def reconcile(ctx: dict[str, Any]) -> None:
-    """Every few seconds: jobs of silent workers are freed, those without their recording are failed, and
-    every due row has a ticket."""
-    pool, redis, settings = ctx["pool"], ctx["redis"], ctx["settings"]
-    await free_expired(pool, redis, settings)
-    await fail_lost(pool, redis, ctx["storage"])
-    await balance_tickets(pool, redis)
+_RECONCILE_SECONDS, _SWEEP_SECONDS, _STEP_SECONDS = 5.0, 600.0, 300.0
 
 
 async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) -> None:
@@ -68,44 +61,65 @@ async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
         await queue.discard(redis, spare)
 
 
-async def sweep(ctx: dict[str, Any]) -> None:
-    """Now and then: unfinished uploads and files that no row names are removed."""
-    storage: Storage = ctx["storage"]
-    named = await jobs.stored_keys(ctx["pool"])
-    removed = await asyncio.to_thread(_remove_unnamed, storage, named)
-    for path in removed:
-        log.info("removed %s, which no job names", path)
+class Sweeper:
+    """Removes unfinished uploads and files that no row names.
 
+    Only what it has itself seen for an hour, by a clock that nobody sets, unnamed and untouched: a step of
+    the wall clock must not make an upload look abandoned.
+    """
 
-def _remove_unnamed(storage: Storage, named: set[str]) -> list[Path]:
-    paths = [
-        *storage.abandoned(_ABANDONED_SECONDS),
-        *storage.orphans(named, _ABANDONED_SECONDS),
-    ]
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return paths
+    def __init__(self, storage: Storage, seconds: float = _ABANDONED_SECONDS) -> None:
+        self.storage, self.seconds = storage, seconds
+        self._seen: dict[tuple[Path, float], float] = {}
+
+    async def sweep(self, pool: asyncpg.Pool) -> None:
+        # The files first: a row that comes meanwhile then names its file in time.
+        files = await asyncio.to_thread(self.storage.files)
+        named = await jobs.stored_keys(pool)
+        await asyncio.to_thread(self._remove_old, files, named)
+
+    def _remove_old(self, files: dict[Path, float], named: set[str]) -> None:
+        now = time.monotonic()
+        unnamed = {
+            (path, touched): self._seen.get((path, touched), now)
+            for path, touched in files.items()
+            if self.storage.key(path) not in named
+        }
+        self._seen = {file: since for file, since in unnamed.items() if now - since < self.seconds}
+        for path, _ in unnamed.keys() - self._seen.keys():
+            log.info("removing %s, which no job names", path)
+            self.storage.remove(path)
 
 
 async def run(settings: Settings) -> None:
-    """Reconcile and sweep until asked to stop."""
+    """Reconcile and sweep until asked to stop.
+
+    Loops by the monotonic clock, not arq's cron jobs: those go by the wall clock and through Redis, and what
+    is mended here must be mended most of all while Redis is away.
+    """
     async with service.connections(settings) as (pool, redis):
-        every_five = set(range(0, 60, 5))
-        worker = service.arq_worker(
-            redis,
-            cron_jobs=[
-                cron(reconcile, second=every_five, run_at_startup=True),
-                cron(sweep, minute={0, 15, 30, 45}, run_at_startup=True),
-            ],
-            queue_name=queue.MAINTENANCE_QUEUE,
-            ctx={"pool": pool, "settings": settings, "storage": Storage(settings.storage_dir)},
-            health_check_key="stt:maintenance",
+        storage = Storage(settings.storage_dir)
+        sweeper = Sweeper(storage)
+        loops = (
+            (_RECONCILE_SECONDS, lambda: free_expired(pool, redis, settings)),
+            (_RECONCILE_SECONDS, lambda: fail_lost(pool, redis, storage)),
+            (_RECONCILE_SECONDS, lambda: balance_tickets(pool, redis)),
+            (_SWEEP_SECONDS, lambda: sweeper.sweep(pool)),
         )
-        await service.serve(worker, _nothing)
+        await service.until_stopped(*(_repeat(seconds, step) for seconds, step in loops))
 
 
-async def _nothing() -> None:
-    """Every step is short: there is nothing to hand back."""
+async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+    """Do a step again and again; one that fails is logged, and done again the next time."""
+    while True:
+        try:
+            async with asyncio.timeout(_STEP_SECONDS):
+                await step()
+        except UNAVAILABLE as error:
+            log.warning("the database or Redis is away: %s: %s", type(error).__name__, error)
+        except Exception:
+            log.exception("a step failed")
+        await asyncio.sleep(seconds)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -51,21 +51,41 @@ def arq_worker(redis: ArqRedis, **kwargs: Any) -> Worker:
 
 
 async def serve(worker: Worker, shut_down: Callable[[], Awaitable[None]]) -> None:
-    """Run until SIGTERM or SIGINT, then `shut_down`, then end."""
+    """Take tickets until SIGTERM or SIGINT, then `shut_down`, then end."""
+
+    async def orderly() -> None:
+        try:
+            await _loop(worker)
+        finally:
+            worker.allow_pick_jobs = False
+            await shut_down()
+            tasks = list(worker.tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    await until_stopped(orderly())
+
+
+async def until_stopped(*forever: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines that do not end by themselves until SIGTERM or SIGINT.
+
+    Raises:
+        Exception: what one of them ended with.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    looping = asyncio.create_task(_loop(worker), name="arq")
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        await asyncio.wait((looping, stopping), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        worker.allow_pick_jobs = False
-        await shut_down()
-        for task in (looping, stopping, *worker.tasks.values()):
-            task.cancel()
-        await asyncio.gather(looping, stopping, *worker.tasks.values(), return_exceptions=True)
+    tasks = [asyncio.create_task(coroutine) for coroutine in forever]
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((*tasks, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for task in (*tasks, stopping):
+        task.cancel()
+    results = await asyncio.gather(*tasks, stopping, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
 
 
 async def _loop(worker: Worker) -> None:

@@ -78,20 +78,26 @@ class Context:
     attempt: Attempt | None = field(default=None, init=False)
     stopping: bool = field(default=False, init=False)
     idle_since: float = field(default_factory=time.monotonic, init=False)
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def shut_down(self) -> None:
         """Hand the running job back and take no other."""
         self.stopping = True
         if self.attempt:
             await self.attempt.stop(Stop.SHUTDOWN)
-            await self.attempt.ended.wait()
+        async with self.busy:  # a claim on its way is waited for: cut off, nobody would know who has the job
+            pass
 
 
 async def transcribe(ctx: dict[str, Any]) -> None:
     """A ticket says that there is work, not which: the claim decides. No row, no work."""
     context: Context = ctx["context"]
-    if context.stopping:
-        return
+    async with context.busy:
+        if not context.stopping:
+            await _claim_and_try(context)
+
+
+async def _claim_and_try(context: Context) -> None:
     job = await jobs.claim_next(context.pool, worker=context.name, lease=context.settings.lease_seconds)
     if job is None:
         return
@@ -99,7 +105,6 @@ async def transcribe(ctx: dict[str, Any]) -> None:
     try:
         await context.attempt.run()
     finally:
-        context.attempt.ended.set()
         context.attempt = None
         context.idle_since = time.monotonic()
 
@@ -110,9 +115,8 @@ class Attempt:
     def __init__(self, context: Context, job: Job) -> None:
         self.context, self.job = context, job
         self.pool, self.settings = context.pool, context.settings
-        self.ended = asyncio.Event()
         self.warnings = list(job.warnings)
-        self.segments = 0
+        self.spans = self.segments = 0
         self._why: Stop | None = None
         self._renewed = self._began = time.monotonic()
         self._first_progress: float | None = None
@@ -157,6 +161,8 @@ class Attempt:
                 await self._fail(TransientError(code, str(error)))
         except PermanentError as error:
             await self._fail(error)
+        except UNAVAILABLE as error:  # and the lease ran out meanwhile
+            log.warning("given up: %s", error, extra=self.about)
         except OSError as error:  # storage: full, read-only, gone
             log.exception("storage failed", extra=self.about)
             await self._fail(StorageError("storage_failed", f"The storage failed: {error.strerror}."))
@@ -165,8 +171,6 @@ class Attempt:
             await self.context.engine.kill()
             await asyncio.shield(self._end())
             raise
-        except UNAVAILABLE as error:  # and the lease ran out meanwhile
-            log.warning("given up: %s", error, extra=self.about)
         except Exception as error:  # a fault of ours must not leave the job to its lease
             log.exception("the attempt failed", extra=self.about)
             await self.context.engine.kill()
@@ -186,6 +190,9 @@ class Attempt:
         if await asyncio.to_thread(self.context.storage.lost, [self.job.file_path]):
             raise PermanentError(jobs.FILE_GONE, jobs.FILE_GONE_MESSAGE)
         request = await self._request()
+        await self.context.engine.start()
+        if self._why:  # there was nothing to kill when it was stopped
+            raise Stopped
         async with aclosing(self.context.engine.ask(request)) as events:
             async for event in events:
                 if self._why:
@@ -196,7 +203,7 @@ class Attempt:
         """What the engine is asked: a retry begins after the last saved span."""
         job = self.job
         spans = await self._patiently(lambda: jobs.spans(self.pool, job))
-        self.segments = sum(len(span["segments"]) for span in spans)
+        self.spans, self.segments = len(spans), sum(len(span["segments"]) for span in spans)
         return {
             "type": "transcribe",
             "job": str(job.id),
@@ -270,6 +277,7 @@ class Attempt:
         if not saved:
             await self.stop(Stop.LOST)
             return
+        self.spans += 1
         first, self.segments = self.segments, self.segments + len(event["segments"])
         if event["segments"]:
             told = {"event": "segments", "first": first, "segments": event["segments"]}
@@ -287,16 +295,20 @@ class Attempt:
         """Renew the lease and keep the progress about once a second; see there whether to stop."""
         lease = self.settings.lease_seconds
         pause = min(_HEARTBEAT_SECONDS, lease / 5)
-        while self._why is None:
+        while not self._has_lost():  # also while what was stopped comes to its end
             began = time.monotonic()
             try:
                 await asyncio.wait_for(self._beat(), lease / 2)
-                self._renewed = began if self._why is None else self._renewed
+                if not self._has_lost():
+                    self._renewed = began
             except UNAVAILABLE as error:
                 log.warning("the lease was not renewed: %s", error, extra=self.about)
             except Exception:  # a lease that is not kept ends the attempt
                 log.exception("the lease was not renewed", extra=self.about)
             await asyncio.sleep(pause)
+
+    def _has_lost(self) -> bool:
+        return self._why is Stop.LOST
 
     async def _guard_lease(self) -> None:
         """By our own clock, end the engine before another worker could have the job.
@@ -335,6 +347,8 @@ class Attempt:
         """Publish the file, then commit the row: a crash in between leaves a file that no row names."""
         self.job = replace(self.job, stage="finish")
         spans = await self._patiently(lambda: jobs.spans(self.pool, self.job))
+        if len(spans) != self.spans:
+            raise TransientError("spans_missing", "Parts of the transcript are missing from the database.")
         segments = [segment for span in spans for segment in span["segments"]]
         document = formats.document(segments, language=self.job.language, duration=self.job.duration_seconds)
         key = self.context.storage.result_key(self.job.id, self.job.claim)

@@ -47,10 +47,13 @@ create table jobs (
 );
 
 create index jobs_newest on jobs (created_at desc, id desc);
-create index jobs_changed on jobs (updated_at);
+create index jobs_by_status on jobs (status, created_at desc, id desc);
+create index jobs_changed on jobs (updated_at, id);
+create index jobs_completed on jobs (completed_at desc) where status = 'completed';
 create index jobs_pending on jobs (not_before) where status = 'pending';
 create index jobs_leased on jobs (lease_expires_at) where status = 'processing';
 create index jobs_served on jobs (owner, claimed_at desc);
+create index jobs_running on jobs (owner) where status = 'processing';
 
 create table spans (
     job_id uuid not null references jobs on delete cascade,
@@ -62,7 +65,6 @@ create table spans (
     created_at timestamptz not null default clock_timestamp(),
     primary key (job_id, options_hash, number)
 );
-create index spans_recent on spans (created_at);
 
 create table transcripts (
     job_id uuid not null references jobs on delete cascade,
@@ -83,26 +85,39 @@ language sql stable as $$
         + floor(extract(epoch from now() - waiting_since) / 14400)::integer)
 $$;
 
--- The order in which pending jobs that are due will start. An owner's jobs take turns with the other owners'
--- jobs; between owners a wait counts from when the owner was last served, or a long queue would age past everyone.
+-- The order in which pending jobs that are due will start. An owner's jobs take turns with other owners'.
+-- Among an owner's own, a wait counts from the beginning; between owners it counts from when the owner was last
+-- served, or a long queue would age past everyone. A job that comes before others of its owner is as urgent as they.
 create view queue as
-with served as (
+with owners as (
     select owner,
-        count(*) filter (where status = 'processing') as running,
-        max(claimed_at) as last_served
-    from jobs
-    where owner in (select owner from jobs where status = 'pending')
-    group by owner
-), waiting as (
-    select id, owner, priority, created_at, running, last_served,
+        (select count(*) from jobs where jobs.owner = waiting.owner and status = 'processing') as running,
+        (select claimed_at from jobs
+            where jobs.owner = waiting.owner and claimed_at is not null
+            order by claimed_at desc limit 1) as last_served
+    from (select distinct owner from jobs where status = 'pending') as waiting
+), turns as (
+    select id, owner, created_at, running, last_served,
         job_level(priority, greatest(created_at, last_served)) as level,
         row_number() over (
             partition by owner order by job_level(priority, created_at) desc, created_at, id
         ) as turn
-    from jobs join served using (owner)
+    from jobs join owners using (owner)
     where status = 'pending' and not_before <= now()
+), waiting as (
+    select id, created_at, running, last_served, turn,
+        max(level) over (partition by owner order by turn desc) as level
+    from turns
 )
 select id, row_number() over (
     order by level desc, running + turn, last_served nulls first, created_at, id
 ) as position
 from waiting;
+
+create view jobs_without_text as
+select id, owner, original_filename, file_path, file_type, file_size, duration_seconds, status, priority, model,
+    task, requested_language, language, options, options_hash, null::text as transcription_text,
+    transcription_file_path, stage, progress, eta_seconds, attempt, claim, worker, claimed_at, lease_expires_at,
+    not_before, cancel_requested, warnings, error_code, error_message, created_at, updated_at, started_at,
+    completed_at
+from jobs;
