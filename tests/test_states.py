@@ -129,8 +129,8 @@ class Jobs(RuleBasedStateMachine):
             lambda: beat(pool, job, 0.5),
             lambda: jobs.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}]),
             lambda: complete(pool, job),
+            lambda: fail_as_workers_do(pool, job),
             lambda: jobs.fail(pool, job, code="x", message="x"),
-            lambda: jobs.retry_later(pool, job, delay=0, code="x", message="x"),
             lambda: jobs.hand_back(pool, job),
             lambda: jobs.cancelled_as_asked(pool, job),
         ]
@@ -151,7 +151,7 @@ class Jobs(RuleBasedStateMachine):
 
     def _check(self, row: asyncpg.Record) -> None:
         status = Status(row["status"])
-        assert 0 <= row["attempt"] <= MAX_ATTEMPTS + 1
+        assert 0 <= row["attempt"] <= MAX_ATTEMPTS
         assert (row["worker"] is not None) == (status is Status.PROCESSING)
         if status is Status.COMPLETED:
             assert row["transcription_text"] == "hello"
@@ -163,6 +163,12 @@ class Jobs(RuleBasedStateMachine):
         if hasattr(self, "pool"):
             self.do(self.pool.close())
         self.loop.close()
+
+
+async def fail_as_workers_do(pool: asyncpg.Pool, job: Job) -> Job | None:
+    if job.attempt < MAX_ATTEMPTS:
+        return await jobs.retry_later(pool, job, delay=0, code="x", message="x")
+    return await jobs.fail(pool, job, code="x", message="x")
 
 
 async def as_holder(job: Job, act: Callable[[], Awaitable[Any]]) -> None:
