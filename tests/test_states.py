@@ -35,6 +35,7 @@ ALLOWED = {
     ("completed", "pending"), ("failed", "pending"), ("cancelled", "pending"),
 }  # fmt: skip
 MAX_ATTEMPTS = 3
+NUMBER = st.integers(0, 999)
 WATCH = """
 create table seen (id uuid, before text, after text, old_claim bigint, claim bigint, asked boolean);
 create function watch() returns trigger language plpgsql as $$ begin
@@ -78,52 +79,56 @@ class Jobs(RuleBasedStateMachine):
         if job := self.do(claim(self.pool)):
             self.held.append(job)
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
+    # What is drawn must not depend on who won a race in the database: numbers are, to index what is there.
+
+    @rule(which=NUMBER)
+    def lose(self, which: int) -> None:
         """A worker goes silent, and another one takes its job."""
-        self.do(expire_if_leased(self.pool, data.draw(st.sampled_from(self.held))))
+        if self.held:
+            self.do(expire_if_leased(self.pool, self.held[which % len(self.held)]))
         self.do(jobs.release_expired(self.pool, max_attempts=MAX_ATTEMPTS))
         self.take()
 
-    @precondition(lambda self: len(self.held) > 1)
-    @rule(data=st.data())
-    def write_late(self, data: st.DataObject) -> None:
+    @rule(which=NUMBER, what=NUMBER)
+    def write_late(self, which: int, what: int) -> None:
         """A worker that was thought dead comes back and writes."""
-        job = data.draw(st.sampled_from(self.held[:-1]))
-        self.do(as_holder(job, data.draw(st.sampled_from(self._writes(job)))))
+        if len(self.held) > 1:
+            job = self.held[which % (len(self.held) - 1)]
+            writes = self._writes(job)
+            self.do(as_holder(job, writes[what % len(writes)]))
 
-    @rule(data=st.data())
-    def act(self, data: st.DataObject) -> None:
+    @rule(choices=st.lists(st.tuples(st.booleans(), NUMBER, NUMBER), min_size=1, max_size=3))
+    def act(self, choices: list[tuple[bool, int, int]]) -> None:
         """One to three of the things that can happen to a job, at once, from several connections."""
-        actions = [self._choose(data) for _ in range(data.draw(st.integers(1, 3)))]
+        actions = [self._choose(*choice) for choice in choices]
 
         async def together() -> None:
             await asyncio.gather(*(action() for action in actions))
 
         self.do(together())
 
-    def _choose(self, data: st.DataObject) -> Callable[[], Awaitable[Any]]:
+    def _choose(self, by_worker: bool, which: int, what: int) -> Callable[[], Awaitable[Any]]:
+        if by_worker and self.held:
+            job = self.held[which % len(self.held)]
+            writes = self._writes(job)
+            return lambda: as_holder(job, writes[what % len(writes)])
+        deeds = self._deeds(self.made[which % len(self.made)], language="de" if which % 2 else "")
+        return deeds[what % len(deeds)]
+
+    def _deeds(self, job: Job, language: str) -> list[Callable[[], Awaitable[Any]]]:
+        """What people and maintenance do."""
         pool = self.pool
-        made = data.draw(st.sampled_from(self.made))
-        asked = options.parse({"language": data.draw(st.sampled_from(["", "de"]))}, SETTINGS)
-        anybody: list[Callable[[], Awaitable[Any]]] = [
-            lambda: jobs.request_cancel(pool, made.id),
-            lambda: jobs.restart(pool, made, asked),
-            lambda: jobs.delete(pool, made.id),
-            lambda: jobs.fail_waiting(pool, made.id, code="file_gone", message="x"),
-            lambda: expire_if_leased(pool, made),
+        asked = options.parse({"language": language}, SETTINGS)
+        return [
+            lambda: jobs.request_cancel(pool, job.id),
+            lambda: jobs.restart(pool, job, asked),
+            lambda: jobs.delete(pool, job.id),
+            lambda: expire_if_leased(pool, job),
             lambda: jobs.release_expired(pool, max_attempts=MAX_ATTEMPTS),
         ]
-        if not self.held:
-            return data.draw(st.sampled_from(anybody))
-        if data.draw(st.booleans()):
-            return data.draw(st.sampled_from(anybody))
-        job = data.draw(st.sampled_from(self.held))
-        act = data.draw(st.sampled_from(self._writes(job)))
-        return lambda: as_holder(job, act)
 
     def _writes(self, job: Job) -> list[Callable[[], Awaitable[Any]]]:
+        """What the worker with this claim does."""
         pool = self.pool
         return [
             lambda: beat(pool, job, 0.5),
