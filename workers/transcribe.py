@@ -371,7 +371,7 @@ class Attempt:
         log.warning("%s: %s", error.code, error, extra=self.about)
         if error.code == OUT_OF_MEMORY:
             self._warn(
-                LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers, if it can."
+                LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers."
             )
         given_back = isinstance(error, StorageError)
         spent = job.attempt >= self.settings.max_attempts and not given_back
