@@ -133,6 +133,12 @@ class Storage:
         unnamed = (path for path in stored if path.relative_to(self.root).as_posix() not in named)
         return _untouched(unnamed, older_than)
 
+    def remove_empty(self, older_than: float) -> None:
+        """Remove the folders of results that have been empty for `older_than` seconds."""
+        for folder in _untouched((self.root / RESULTS).iterdir(), older_than):
+            with contextlib.suppress(OSError):  # it holds some
+                folder.rmdir()
+
 
 def _untouched(paths: Any, older_than: float) -> Iterator[Path]:
     limit = time.time() - older_than

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _ABANDONED_SECONDS = 3600
 # More tickets than due rows do no harm until they pile up.
 _SPARE_TICKETS = 20
+_STEP_SECONDS = 300
 
 
 async def reconcile(ctx: dict[str, Any]) -> None:
@@ -64,8 +65,9 @@ async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
         await queue.enqueue(redis)
     if due > len(tickets):
         log.info("made up for %d missing tickets", due - len(tickets))
-    if spare := tickets[due + _SPARE_TICKETS :]:
-        await queue.discard(redis, spare)
+    dead = await queue.taken_long_ago(redis)
+    if useless := tickets[due + _SPARE_TICKETS :] + dead:
+        await queue.discard(redis, useless)
 
 
 async def sweep(ctx: dict[str, Any]) -> None:
@@ -84,6 +86,7 @@ def _remove_unnamed(storage: Storage, named: set[str]) -> list[Path]:
     ]
     for path in paths:
         path.unlink(missing_ok=True)
+    storage.remove_empty(_ABANDONED_SECONDS)
     return paths
 
 
@@ -98,6 +101,7 @@ async def run(settings: Settings) -> None:
                 cron(sweep, minute={0, 15, 30, 45}, run_at_startup=True),
             ],
             queue_name=queue.MAINTENANCE_QUEUE,
+            job_timeout=_STEP_SECONDS,
             ctx={"pool": pool, "settings": settings, "storage": Storage(settings.storage_dir)},
             health_check_key="stt:maintenance",
         )

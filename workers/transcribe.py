@@ -92,6 +92,7 @@ async def transcribe(ctx: dict[str, Any]) -> None:
     context: Context = ctx["context"]
     if context.stopping:
         return
+    await queue.tear_up(context.redis, ctx["job_id"])
     job = await jobs.claim_next(context.pool, worker=context.name, lease=context.settings.lease_seconds)
     if job is None:
         return
@@ -370,9 +371,7 @@ class Attempt:
         job = self.job
         log.warning("%s: %s", error.code, error, extra=self.about)
         if error.code == OUT_OF_MEMORY:
-            self._warn(
-                LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers."
-            )
+            self._warn(LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers.")
         given_back = isinstance(error, StorageError)
         spent = job.attempt >= self.settings.max_attempts and not given_back
         final = not isinstance(error, TransientError) or spent
