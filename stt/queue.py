@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from arq import ArqRedis, create_pool
 from arq.connections import RedisSettings
-from arq.constants import in_progress_key_prefix, job_key_prefix
+from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from redis.exceptions import RedisError
 
 from stt.jobs import Job
@@ -28,6 +28,8 @@ TRANSCRIBE_QUEUE, TRANSCRIBE = "stt:queue:transcribe", "transcribe"
 # Longer than any recording takes: what ends a job is its lease in the row, never arq.
 TICKET_SECONDS = 30 * 24 * 3600
 _ANNOUNCE_SECONDS = 2.0
+# A ticket is torn up as soon as it is taken: one taken longer ago belongs to a worker that died just then.
+_TAKEN_SECONDS = 60
 
 
 def serialize(value: dict[str, Any]) -> bytes:
@@ -101,9 +103,35 @@ async def waiting(redis: ArqRedis) -> list[str]:
     return [ticket for ticket, busy, body in zip(ids, taken, whole, strict=True) if body and not busy]
 
 
+async def taken_long_ago(redis: ArqRedis) -> list[str]:
+    """The ids of tickets whose worker died in the moment it took them."""
+    ids = [member.decode() for member in await redis.zrange(TRANSCRIBE_QUEUE, 0, -1)]
+    async with redis.pipeline(transaction=False) as pipe:
+        for ticket in ids:
+            pipe.ttl(in_progress_key_prefix + ticket)
+        left = await pipe.execute()
+    return [
+        ticket for ticket, ttl in zip(ids, left, strict=True) if 0 <= ttl < TICKET_SECONDS - _TAKEN_SECONDS
+    ]
+
+
+async def tear_up(redis: ArqRedis, ticket: str) -> None:
+    """A ticket that was taken has said what it had to say.
+
+    Kept until its job is done, those of workers that died would stand at the head of the queue, where arq
+    looks only at the first hundred.
+    """
+    try:
+        async with asyncio.timeout(_ANNOUNCE_SECONDS):
+            await discard(redis, [ticket])
+    except (RedisError, OSError) as error:
+        log.warning("a ticket was not torn up: %s", error)
+
+
 async def discard(redis: ArqRedis, tickets: list[str]) -> None:
-    """Throw tickets away that there is no work for."""
+    """Throw tickets away, with all that arq keeps of them."""
+    prefixes = (job_key_prefix, in_progress_key_prefix, retry_key_prefix)
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zrem(TRANSCRIBE_QUEUE, *tickets)
-        pipe.delete(*(job_key_prefix + ticket for ticket in tickets))
+        pipe.delete(*(prefix + ticket for prefix in prefixes for ticket in tickets))
         await pipe.execute()

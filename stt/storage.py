@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,14 @@ class Storage:
         if path.parent.parent == self.root / RESULTS:
             with contextlib.suppress(OSError):  # there are others
                 path.parent.rmdir()
+
+    def remove_empty(self, older_than: float) -> None:
+        """Remove the folders of results that have been empty for `older_than` seconds."""
+        limit = time.time() - older_than
+        for folder in (self.root / RESULTS).iterdir():
+            with contextlib.suppress(OSError):  # it holds some, or is gone meanwhile
+                if folder.stat().st_mtime < limit:
+                    folder.rmdir()
 
 
 def check_room(folder: Path, size: int = 0) -> None:

@@ -27,6 +27,8 @@ _FIELD_BYTES, _FIELDS = 64 * 2**10, 50
 _NAME_CHARACTERS = 255
 # Room for part headers and option fields around a file of the largest size.
 _ENVELOPE = 4 * 2**20
+# What a storage answers that is read-only, broken, not mounted or not ours.
+_STORAGE_AWAY = {errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EACCES, errno.EPERM}
 
 
 async def upload(request: web.Request) -> web.Response:
@@ -48,7 +50,7 @@ async def receive(request: web.Request) -> Job:
     a file that is swept, or a row without a ticket, which is mended; never a row without its bytes.
 
     Raises:
-        Problem: 400, 413, 415, 422 or 507 with what to do.
+        Problem: 400, 413, 415, 422, 503 or 507 with what to do.
     """
     app = request.app
     try:
@@ -64,6 +66,9 @@ async def receive(request: web.Request) -> Job:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full() from error
+        if error.errno in _STORAGE_AWAY:
+            log.exception("the storage cannot be written to")
+            raise _storage_away() from error
         raise
     new = NewJob(
         id=job_id,
@@ -188,6 +193,16 @@ def _disk_full() -> Problem:
         "disk_full",
         "No room",
         "The server's disk has no room for this file; free some space and send it again.",
+    )
+
+
+def _storage_away() -> Problem:
+    return Problem(
+        503,
+        "storage_unavailable",
+        "Service unavailable",
+        "The server cannot write to its storage just now; send the file again in a while.",
+        headers={"Retry-After": "30"},
     )
 
 

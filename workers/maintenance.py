@@ -57,8 +57,9 @@ async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
         await queue.enqueue(redis)
     if due > len(tickets):
         log.info("made up for %d missing tickets", due - len(tickets))
-    if spare := tickets[due + _SPARE_TICKETS :]:
-        await queue.discard(redis, spare)
+    dead = await queue.taken_long_ago(redis)
+    if useless := tickets[due + _SPARE_TICKETS :] + dead:
+        await queue.discard(redis, useless)
 
 
 class Sweeper:
@@ -77,6 +78,7 @@ class Sweeper:
         files = await asyncio.to_thread(self.storage.files)
         named = await jobs.stored_keys(pool)
         await asyncio.to_thread(self._remove_old, files, named)
+        await asyncio.to_thread(self.storage.remove_empty, self.seconds)
 
     def _remove_old(self, files: dict[Path, float], named: set[str]) -> None:
         now = time.monotonic()

@@ -19,6 +19,7 @@ from stt.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_HEALTH_SECONDS = 10
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -33,7 +34,7 @@ async def connections(settings: Settings) -> Any:
         yield pool, redis
 
 
-def arq_worker(redis: ArqRedis, **kwargs: Any) -> Worker:
+def arq_worker(redis: ArqRedis, *, job_timeout: int = queue.TICKET_SECONDS, **kwargs: Any) -> Worker:
     """An arq worker that leaves attempts, results and signals to us."""
     return Worker(
         redis_pool=redis,
@@ -41,11 +42,12 @@ def arq_worker(redis: ArqRedis, **kwargs: Any) -> Worker:
         poll_delay=0.1,
         keep_result=0,
         max_tries=2**31,
-        job_timeout=queue.TICKET_SECONDS,
         job_serializer=queue.serialize,
         job_deserializer=queue.deserialize,
         expires_extra_ms=queue.TICKET_SECONDS * 1000,
         log_results=False,
+        job_timeout=job_timeout,
+        health_check_interval=_HEALTH_SECONDS,  # the key of a dead one is gone a second later
         **kwargs,
     )
 

@@ -94,10 +94,11 @@ async def transcribe(ctx: dict[str, Any]) -> None:
     context: Context = ctx["context"]
     async with context.busy:
         if not context.stopping:
-            await _claim_and_try(context)
+            await _claim_and_try(context, ctx["job_id"])
 
 
-async def _claim_and_try(context: Context) -> None:
+async def _claim_and_try(context: Context, ticket: str) -> None:
+    await queue.tear_up(context.redis, ticket)
     job = await jobs.claim_next(context.pool, worker=context.name, lease=context.settings.lease_seconds)
     if job is None:
         return
@@ -384,9 +385,7 @@ class Attempt:
         job = self.job
         log.warning("%s: %s", error.code, error, extra=self.about)
         if error.code == OUT_OF_MEMORY:
-            self._warn(
-                LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers, if it can."
-            )
+            self._warn(LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers.")
         given_back = isinstance(error, StorageError)
         spent = job.attempt >= self.settings.max_attempts and not given_back
         final = not isinstance(error, TransientError) or spent

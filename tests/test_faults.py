@@ -1,0 +1,665 @@
+"""What breaks under a job costs it a wait, never its recording: one test for each way of breaking."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import wave
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import aiohttp
+import asyncpg
+import psutil
+import pytest
+from aiohttp.test_utils import TestClient
+from arq import ArqRedis
+
+from stt import db, jobs, options, queue
+from stt.embedded import Postgres, Server, Valkey
+from stt.jobs import Job, NewJob, Status
+from stt.settings import Settings, load
+from stt.storage import Storage
+from tests.conftest import ROOT, SAMPLES
+from tests.test_jobs import again, claim, expire, new
+from tests.test_journey import long_recording as long_recording  # noqa: PLC0414  a fixture
+from tests.test_upload import form, stored
+from tests.up import private_folder
+from workers import maintenance, models
+from workers.engine import Engine
+from workers.transcribe import Context, transcribe
+
+[SHORT] = SAMPLES.glob("en*.flac")
+SECONDS = 90.0  # for an engine to load and a span to be done on a busy machine
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+
+Environ = dict[str, str]
+
+
+async def until(true: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """Wait for an effect that has no event of its own; what it came to."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = true()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of the model, joined once for all of these tests."""
+    folder = tmp_path_factory.mktemp("model")
+    return str(models.find("base", load({"STT_DATA_DIR": str(folder)}, Path("/nonexistent"))))
+
+
+@pytest.fixture
+def environ(environ: Environ, model: str) -> Environ:
+    return environ | {
+        "STT_MODEL": model, "STT_SPAN_SECONDS": "10", "STT_THREADS": "1", "STT_MAX_ATTEMPTS": "2",
+        "STT_LEASE_SECONDS": "3",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def recording(long_recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough speech for four spans."""
+    path = tmp_path_factory.mktemp("recording") / "recording.wav"
+    with wave.open(str(long_recording)) as source, wave.open(str(path), "wb") as target:
+        target.setparams(source.getparams())
+        target.writeframes(source.readframes(40 * source.getframerate()))
+    return path
+
+
+async def waiting(pool: asyncpg.Pool, storage: Storage, path: Path, model: str) -> Job:
+    """A job for a real recording, as an upload leaves it."""
+    job_id = uuid4()
+    key = storage.upload_key(job_id)
+    shutil.copyfile(path, storage.path(key))
+    asked = options.parse(
+        {"language": "en", "model": model}, load({"STT_MODEL": model}, Path("/nonexistent"))
+    )
+    made = NewJob(
+        id=job_id, original_filename=path.name, file_path=key, file_type="audio",
+        file_size=path.stat().st_size, duration_seconds=None, options=asked,
+    )  # fmt: skip
+    return await jobs.create(pool, made)
+
+
+async def spans(pool: asyncpg.Pool, job: Job) -> int:
+    count: int = await pool.fetchval("select count(*) from spans where job_id = $1", job.id)
+    return count
+
+
+async def released(pool: asyncpg.Pool, job: Job) -> bool:
+    """Maintenance has found its lease expired."""
+    freed = await jobs.release_expired(pool, max_attempts=3)
+    return job.id in [one.id for one in freed]
+
+
+async def due(pool: asyncpg.Pool, job: Job) -> None:
+    """The wait before its next try is over."""
+    await pool.execute("update jobs set not_before = clock_timestamp() where id = $1", job.id)
+
+
+async def in_status(pool: asyncpg.Pool, job: Job, status: Status) -> Job | None:
+    found = await again(pool, job)
+    return found if found.status is status else None
+
+
+async def completed(pool: asyncpg.Pool, job: Job) -> Job:
+    done: Job = await until(lambda: in_status(pool, job, Status.COMPLETED))
+    assert done.transcription_text
+    assert await pool.fetchval("select count(*) from transcripts where job_id = $1", job.id) == 1
+    return done
+
+
+class Process:
+    """One role of the service in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.log: list[str] = []
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stderr
+        async for line in self.process.stderr:
+            self.log.append(line.decode().rstrip())
+
+    def logged(self, text: str) -> bool:
+        return any(text in line for line in self.log)
+
+    def engine(self) -> psutil.Process:
+        [engine] = psutil.Process(self.process.pid).children()
+        return engine
+
+    async def ended(self, seconds: float = 10) -> int:
+        async with asyncio.timeout(seconds):
+            code = await self.process.wait()
+        await self._reader
+        return code
+
+
+@contextlib.asynccontextmanager
+async def role(environ: Environ, *module: str, **more: Any) -> AsyncIterator[Process]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("STT_")}
+    running = Process(
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", *module, env=inherited | environ, cwd=ROOT,
+            stderr=asyncio.subprocess.PIPE, **more,
+        )
+    )  # fmt: skip
+    try:
+        yield running
+    finally:
+        if running.process.returncode is None:
+            running.process.kill()
+        await running.ended()
+
+
+@pytest.fixture
+async def context(
+    settings: Settings, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage
+) -> AsyncIterator[Context]:
+    """A worker's inside, with the real engine."""
+    engine = Engine(settings)
+    yield Context(settings=settings, pool=pool, redis=redis, storage=storage, engine=engine, name="inside")
+    await engine.kill()
+    await engine.close()
+
+
+def attempt(context: Context) -> asyncio.Task[None]:
+    return asyncio.create_task(transcribe({"context": context, "job_id": uuid4().hex}))
+
+
+def pid(context: Context) -> int:
+    assert context.engine.pid
+    return context.engine.pid
+
+
+# Leases
+
+
+async def test_a_frozen_workers_job_goes_on_elsewhere_and_the_thawed_one_writes_nothing(
+    environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str, recording: Path
+) -> None:
+    job = await waiting(pool, storage, recording, model)
+    await queue.enqueue(redis)
+    async with role(environ, "workers.gpu") as frozen, role(environ, "workers.gpu") as other:
+        await until(lambda: spans(pool, job))
+        first, second = frozen, other
+        if str(first.process.pid) not in str((await again(pool, job)).worker):
+            first, second = second, first
+        first.process.send_signal(signal.SIGSTOP)
+        await until(lambda: released(pool, job))
+        saved = await spans(pool, job)
+        kept = await pool.fetch("select * from spans where job_id = $1 order by number", job.id)
+        await queue.enqueue(redis)
+        await until(lambda: in_status(pool, job, Status.PROCESSING))
+        await until(lambda: spans_beyond(pool, job, saved))
+        first.process.send_signal(signal.SIGCONT)
+        await until(lambda: first.logged("the claim is gone"))
+        done = await completed(pool, job)
+        assert second.logged(str(job.id))
+    assert done.attempt == 2
+    rows = await pool.fetch("select * from spans where job_id = $1 order by number", job.id)
+    assert rows[:saved] == kept  # none of them was done again
+
+
+async def spans_beyond(pool: asyncpg.Pool, job: Job, count: int) -> bool:
+    return await spans(pool, job) > count
+
+
+class Proxy:
+    """Stands between a worker and PostgreSQL, and can fall silent: neither answers nor refuses."""
+
+    def __init__(self, database_url: str, folder: Path) -> None:
+        [host] = parse_qs(urlsplit(database_url).query)["host"]
+        self._real = f"{host}/.s.PGSQL.5432"
+        self._folder = folder
+        self.url = database_url.replace(f"host={host}", f"host={folder}")
+        self.open = asyncio.Event()
+        self.open.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_unix_server(self._connect, self._folder / ".s.PGSQL.5432")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _connect(self, reader: StreamReader, writer: StreamWriter) -> None:
+        there, back = await asyncio.open_unix_connection(self._real)
+        for pair in ((reader, back), (there, writer)):
+            task = asyncio.create_task(self._pass_on(*pair))
+            self._tasks.add(task)
+
+    async def _pass_on(self, reader: StreamReader, writer: StreamWriter) -> None:
+        try:
+            while data := await reader.read(2**16):
+                await self.open.wait()
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+
+async def test_a_worker_cut_off_from_postgresql_ends_its_engine_before_its_lease(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, recording: Path
+) -> None:
+    job = await waiting(pool, storage, recording, model)
+    with private_folder() as folder:
+        async with Proxy(context.settings.database_url, folder) as proxy:
+            context.pool = await db.create_pool(proxy.url)
+            running = attempt(context)
+            await until(lambda: spans(pool, job))
+            proxy.open.clear()
+            await until(lambda: not context.engine.running, 10)
+            assert await pool.fetchval(
+                "select clock_timestamp() < lease_expires_at from jobs where id = $1", job.id
+            )
+            await until(lambda: released(pool, job))
+            proxy.open.set()
+            await asyncio.wait_for(running, 30)
+            context.pool.terminate()
+    waits = await again(pool, job)
+    assert (waits.status, waits.attempt, waits.error_code) == (Status.PENDING, 1, "worker_lost")
+
+
+async def test_a_process_frozen_in_the_middle_of_a_claim_keeps_nobody_from_claiming(
+    pool: asyncpg.Pool,
+) -> None:
+    setting = await pool.fetchval("show idle_in_transaction_session_timeout")
+    assert setting == "10s"
+    await new(pool)
+    async with pool.acquire() as frozen:
+        await frozen.execute("set idle_in_transaction_session_timeout = '200ms'")
+        transaction = frozen.transaction()
+        await transaction.start()
+        await db.queries.lock_claims(frozen)
+        assert await asyncio.wait_for(claim(pool), 10)
+
+
+async def test_a_commit_whose_answer_was_lost_keeps_its_result(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await waiting(pool, storage, SHORT, model)
+    commit = jobs.complete
+
+    async def lose_the_answer(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(jobs, "complete", commit)
+        await commit(*args, **kwargs)
+        raise ConnectionResetError
+
+    monkeypatch.setattr(jobs, "complete", lose_the_answer)
+    await attempt(context)
+    done = await completed(pool, job)
+    assert storage.path(str(done.transcription_file_path)).exists()
+
+
+# Servers that go and come back
+
+
+@pytest.fixture(scope="module")
+async def own() -> AsyncIterator[tuple[Postgres, Valkey, Path]]:
+    """A PostgreSQL and a Valkey that a test may kill."""
+    with private_folder() as folder:
+        postgres, valkey = Postgres(folder / "postgres"), Valkey(folder / "valkey")
+        await asyncio.gather(postgres.start(), valkey.start())
+        await db.migrate(postgres.url)
+        yield postgres, valkey, folder
+        await asyncio.gather(postgres.stop(), valkey.stop())
+
+
+async def away(server: Server, number: signal.Signals) -> None:
+    assert server.child
+    server.child.process.send_signal(number)
+    await server.child.wait()
+
+
+@pytest.fixture(scope="module")
+async def worker(own: tuple[Postgres, Valkey, Path], model: str) -> AsyncIterator[Process]:
+    postgres, valkey, folder = own
+    environ = {
+        "STT_DATA_DIR": str(folder / "data"), "STT_DATABASE_URL": postgres.url, "STT_REDIS_URL": valkey.url,
+        "STT_MODEL": model, "STT_SPAN_SECONDS": "10", "STT_THREADS": "1", "STT_LEASE_SECONDS": "15",
+    }  # fmt: skip
+    async with role(environ, "workers.gpu") as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def connected(own: tuple[Postgres, Valkey, Path]) -> AsyncIterator[tuple[asyncpg.Pool, ArqRedis]]:
+    postgres, valkey, _ = own
+    async with await db.create_pool(postgres.url) as pool:
+        redis = await queue.connect(valkey.url)
+        yield pool, redis
+        await redis.aclose()
+
+
+async def test_a_job_runs_on_and_commits_while_redis_is_away_and_tickets_are_taken_again(
+    own: tuple[Postgres, Valkey, Path], worker: Process, model: str, recording: Path
+) -> None:
+    storage = Storage(own[2] / "data")
+    async with connected(own) as (pool, redis):
+        job = await waiting(pool, storage, recording, model)
+        await queue.enqueue(redis)
+        await until(lambda: spans(pool, job))
+        await away(own[1], signal.SIGKILL)
+        assert (await completed(pool, job)).attempt == 1
+        following = await waiting(pool, storage, SHORT, model)
+        await own[1].start()
+        await queue.enqueue(redis)
+        assert (await completed(pool, following)).attempt == 1
+    assert worker.process.returncode is None
+
+
+async def test_a_job_survives_that_redis_is_emptied_and_so_do_those_that_wait(
+    own: tuple[Postgres, Valkey, Path], worker: Process, model: str, recording: Path
+) -> None:
+    storage = Storage(own[2] / "data")
+    async with connected(own) as (pool, redis):
+        job = await waiting(pool, storage, recording, model)
+        following = await waiting(pool, storage, SHORT, model)
+        await queue.enqueue(redis)
+        await queue.enqueue(redis)
+        await until(lambda: spans(pool, job))
+        await redis.flushall()
+        await maintenance.balance_tickets(pool, redis)
+        assert (await completed(pool, job)).attempt == 1
+        assert (await completed(pool, following)).attempt == 1
+
+
+async def test_a_job_runs_on_and_commits_when_postgresql_crashes_and_comes_back(
+    own: tuple[Postgres, Valkey, Path], worker: Process, model: str, recording: Path
+) -> None:
+    storage = Storage(own[2] / "data")
+    async with connected(own) as (pool, redis):
+        job = await waiting(pool, storage, recording, model)
+        await queue.enqueue(redis)
+        await until(lambda: spans(pool, job))
+        await away(own[0], signal.SIGQUIT)  # as pg_ctl's `-m immediate`
+        await own[0].start()
+        assert (await completed(pool, job)).attempt == 1
+    assert worker.process.returncode is None
+
+
+# The engine dies
+
+
+async def test_a_file_that_kills_its_engine_each_time_is_failed_and_the_next_one_goes_on(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, recording: Path
+) -> None:
+    job = await waiting(pool, storage, recording, model)
+    for number in (1, 2):
+        await due(pool, job)
+        running = attempt(context)
+        await until(lambda before=number: spans_beyond(pool, job, before - 1))
+        os.kill(pid(context), signal.SIGKILL)
+        await running
+    failed = await again(pool, job)
+    assert (failed.status, failed.attempt, failed.error_code) == (Status.FAILED, 2, "engine_died")
+    assert failed.error_message
+    assert "killed" in failed.error_message
+    assert "2 attempts" in failed.error_message
+    following = await waiting(pool, storage, SHORT, model)
+    await attempt(context)
+    await completed(pool, following)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "sentence"),
+    [(signal.SIGSEGV, "engine_died", "SIGSEGV"), (signal.SIGSTOP, "engine_hung", "got no further")],
+)
+async def test_an_engine_that_crashes_or_hangs_is_told_in_a_sentence_and_replaced(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, recording: Path,
+    number: signal.Signals, code: str, sentence: str,
+) -> None:  # fmt: skip
+    job = await waiting(pool, storage, recording, model)
+    context.engine.silent_seconds = 6  # three beats
+    running = attempt(context)
+    await until(lambda: spans(pool, job))
+    old = pid(context)
+    os.kill(old, number)
+    await asyncio.wait_for(running, 30)
+    waits = await again(pool, job)
+    assert (waits.status, waits.attempt, waits.error_code) == (Status.PENDING, 1, code)
+    assert sentence in str(waits.error_message)
+    assert not psutil.pid_exists(old)
+    await due(pool, job)
+    await attempt(context)
+    assert (await completed(pool, job)).attempt == 2
+
+
+async def test_an_engine_that_cannot_import_its_libraries_says_which(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "ctranslate2.py").write_text("raise ImportError('libcublas.so.12 is missing')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    job = await waiting(pool, storage, SHORT, model)
+    await attempt(context)
+    waits = await again(pool, job)
+    assert (waits.status, waits.error_code) == (Status.PENDING, "engine_died")
+    assert "ImportError: libcublas.so.12 is missing" in str(waits.error_message)
+    assert "\n" not in str(waits.error_message)
+
+
+# Shutdown
+
+
+async def test_a_worker_asked_to_stop_hands_its_job_back_at_once_with_no_attempt_spent(
+    environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str, recording: Path
+) -> None:
+    job = await waiting(pool, storage, recording, model)
+    await queue.enqueue(redis)
+    async with role(environ, "workers.gpu") as worker:
+        await until(lambda: spans(pool, job))
+        engine = worker.engine()
+        worker.process.terminate()
+        assert await worker.ended(5) == 0
+        waits = await again(pool, job)
+        assert (waits.status, waits.attempt, waits.lease_expires_at) == (Status.PENDING, 0, None)
+        assert waits.error_code is None
+        await until(lambda: not engine.is_running(), 5)
+    assert len(await queue.waiting(redis)) == 1
+
+
+async def test_a_web_app_asked_to_stop_ends_its_streams_with_a_hint_and_finishes_an_upload(
+    environ: Environ, pool: asyncpg.Pool, redis: ArqRedis
+) -> None:
+    reading, writing = os.pipe()
+    more = {"STT_PORT": "0", "STT_READY_FD": str(writing)}
+    async with role(environ | more, "stt", "web", pass_fds=[writing]) as web:
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            url = (await asyncio.to_thread(pipe.readline)).strip()
+        job = await new(pool)
+        half, rest = asyncio.Event(), asyncio.Event()
+        async with aiohttp.ClientSession(url) as session, session.get(f"/api/jobs/{job.id}/events") as stream:
+            heard = await stream.content.readuntil(b"\r\n\r\n")
+            sending = asyncio.create_task(slow_upload(session, half, rest))
+            await half.wait()
+            web.process.terminate()
+            assert b"retry: 2000" in heard + await asyncio.wait_for(stream.content.read(), 5)
+            rest.set()
+            assert await sending == 201
+        assert await web.ended() == 0
+
+
+async def slow_upload(session: aiohttp.ClientSession, half: asyncio.Event, rest: asyncio.Event) -> int:
+    content = SHORT.read_bytes()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.flac"\r\n\r\n'
+        yield content[: len(content) // 2]
+        half.set()
+        await rest.wait()
+        yield content[len(content) // 2 :]
+        yield b"\r\n--b--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with session.post("/api/jobs/upload", data=body(), headers=headers) as response:
+        return response.status
+
+
+# Storage
+
+
+@pytest.fixture
+def small_disk(environ: Environ, tmp_path: Path) -> Iterator[Path]:
+    """A storage with room for 4 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    environ["STT_STORAGE_URL"] = f"file://{folder}"
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def too_much(path: Path) -> aiohttp.FormData:
+    path.write_bytes(SHORT.read_bytes() + bytes(8 * 2**20))
+    return form(path, "big.flac")
+
+
+@root_only
+async def test_a_disk_that_fills_up_during_an_upload_is_507_and_the_service_lives(
+    small_disk: Path, client: TestClient, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stt.upload._check_size", lambda _: None)  # else it is refused before
+    async with client.post("/api/jobs/upload", data=too_much(tmp_path / "big")) as response:
+        assert response.status == 507
+        assert (await response.json(content_type=None))["code"] == "disk_full"
+    assert stored(storage) == []
+    async with client.post("/api/jobs/upload", data=form(SHORT)) as response:
+        assert response.status == 201
+
+
+@root_only
+async def test_an_upload_for_which_there_is_no_room_is_507_at_once(
+    small_disk: Path, client: TestClient, storage: Storage
+) -> None:
+    async with client.post("/api/jobs/upload", data=form(SHORT)) as response:
+        assert response.status == 507
+    assert stored(storage) == []
+
+
+@root_only
+async def test_a_read_only_storage_is_503_with_a_time_to_come_back(
+    small_disk: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stt.upload._check_size", lambda _: None)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    async with client.post("/api/jobs/upload", data=form(SHORT)) as response:
+        assert response.status == 503
+        assert int(response.headers["Retry-After"]) > 0
+    async with client.get("/health/ready") as response:
+        assert response.status == 503
+        assert "Read-only" in (await response.json())["checks"]["storage"]
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    async with client.post("/api/jobs/upload", data=form(SHORT)) as response:
+        assert response.status == 201
+
+
+async def test_a_result_that_finds_no_room_waits_and_spends_no_attempt(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await waiting(pool, storage, SHORT, model)
+    write = context.storage.write
+
+    async def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(context.storage, "write", full)
+    for _ in range(3):  # more than there are attempts
+        await due(pool, job)
+        await attempt(context)
+        waits = await again(pool, job)
+        assert (waits.status, waits.attempt, waits.error_code) == (Status.PENDING, 0, "storage_failed")
+        assert waits.retry_at
+    monkeypatch.setattr(context.storage, "write", write)
+    await due(pool, job)
+    await attempt(context)
+    assert (await completed(pool, job)).attempt == 1
+
+
+async def test_a_waiting_job_whose_recording_is_gone_is_failed_with_that_reason(
+    pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
+) -> None:
+    kept = await waiting(pool, storage, SHORT, model)
+    lost = await waiting(pool, storage, SHORT, model)
+    storage.path(lost.file_path).unlink()
+    await asyncio.gather(*(maintenance.fail_lost(pool, redis, storage) for _ in range(2)))
+    failed = await again(pool, lost)
+    assert (failed.status, failed.error_code) == (Status.FAILED, "file_gone")
+    assert (await again(pool, kept)).status is Status.PENDING
+
+
+async def test_no_job_is_failed_while_the_whole_storage_is_away(
+    pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
+) -> None:
+    job = await waiting(pool, storage, SHORT, model)
+    storage.root.rename(storage.root.with_name("unmounted"))
+    await maintenance.fail_lost(pool, redis, storage)
+    assert (await again(pool, job)).status is Status.PENDING
+
+
+async def test_a_worker_that_finds_no_recording_fails_the_job_at_once(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str
+) -> None:
+    job = await waiting(pool, storage, SHORT, model)
+    storage.path(job.file_path).unlink()
+    await attempt(context)
+    failed = await again(pool, job)
+    assert (failed.status, failed.error_code) == (Status.FAILED, "file_gone")
+
+
+# Tickets
+
+
+async def test_a_ticket_is_torn_up_when_it_is_taken(context: Context, redis: ArqRedis) -> None:
+    await queue.enqueue(redis)
+    [ticket] = await queue.waiting(redis)
+    await redis.psetex(f"arq:in-progress:{ticket}", queue.TICKET_SECONDS * 1000, b"1")
+    await transcribe({"context": context, "job_id": ticket})
+    assert await redis.keys("*") == []
+
+
+async def test_a_ticket_whose_worker_died_taking_it_is_removed(pool: asyncpg.Pool, redis: ArqRedis) -> None:
+    await new(pool)
+    await queue.enqueue(redis)
+    [ticket] = await queue.waiting(redis)
+    await redis.psetex(f"arq:in-progress:{ticket}", (queue.TICKET_SECONDS - 120) * 1000, b"1")
+    await maintenance.balance_tickets(pool, redis)
+    assert ticket not in [member.decode() for member in await redis.zrange(queue.TRANSCRIBE_QUEUE, 0, -1)]
+    assert len(await queue.waiting(redis)) == 1
+
+
+async def test_an_expired_lease_is_not_renewed_by_the_worker_that_let_it_expire(pool: asyncpg.Pool) -> None:
+    job = await new(pool)
+    held = await claim(pool)
+    assert held
+    await expire(pool, held)
+    assert await released(pool, job)
+    assert not await released(pool, job)
