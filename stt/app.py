@@ -23,8 +23,8 @@ from stt.storage import Storage
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
-# What running requests get to finish once the app is asked to stop.
-_SHUTDOWN_SECONDS = 4
+# What running requests get to finish once the app is asked to stop; `stt up` waits less long for it.
+_SHUTDOWN_SECONDS = 25
 
 
 def create_app(settings: Settings) -> web.Application:
