@@ -642,6 +642,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="keep the service's log here")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # everything is ended then too
     with tempfile.TemporaryDirectory(prefix="stt-chaos-") as folder:
         try:
             counts = asyncio.run(run(Path(folder), given.seconds, given.seed))
