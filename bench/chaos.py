@@ -341,9 +341,9 @@ class Load:
         kept = [
             upload for upload in self.uploads[-OUTSTANDING * 2 :] if not upload.cancel and not upload.delete
         ]
-        if kept and self.rng.random() < 0.15:
+        if kept and self.rng.random() < 0.08:
             await self._cancel(session, self.rng.choice(kept))
-        elif kept and self.rng.random() < 0.15:
+        elif kept and self.rng.random() < 0.08:
             await self._delete(session, self.rng.choice(kept))
 
     async def _outstanding(self, session: aiohttp.ClientSession) -> int | None:
