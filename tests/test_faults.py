@@ -40,7 +40,7 @@ from workers.engine import Engine
 from workers.transcribe import Context, transcribe
 
 [SHORT] = SAMPLES.glob("en*.flac")
-SECONDS = 90.0  # for an engine to load and a span to be done on a busy machine
+SECONDS = 180.0  # for an engine to load and a span to be done on a busy machine
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
 
 Environ = dict[str, str]
