@@ -341,9 +341,9 @@ class Load:
         kept = [
             upload for upload in self.uploads[-OUTSTANDING * 2 :] if not upload.cancel and not upload.delete
         ]
-        if kept and self.rng.random() < 0.15:
+        if kept and self.rng.random() < 0.08:
             await self._cancel(session, self.rng.choice(kept))
-        elif kept and self.rng.random() < 0.15:
+        elif kept and self.rng.random() < 0.08:
             await self._delete(session, self.rng.choice(kept))
 
     async def _outstanding(self, session: aiohttp.ClientSession) -> int | None:
@@ -642,6 +642,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="keep the service's log here")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # everything is ended then too
     with tempfile.TemporaryDirectory(prefix="stt-chaos-") as folder:
         try:
             counts = asyncio.run(run(Path(folder), given.seconds, given.seed))

@@ -15,7 +15,7 @@ from aiohttp import web
 from setproctitle import setproctitle
 
 from stt import api, db, download, errors, events, guard, pages, queue, upload
-from stt.keys import HUB, POOL, REDIS, SETTINGS, STORAGE
+from stt.keys import HUB, POOL, REDIS, RUNNING, SETTINGS, STORAGE
 from stt.progress import Hub
 from stt.settings import Settings
 from stt.storage import Storage
@@ -25,11 +25,15 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 # What running requests get to finish once the app is asked to stop; `stt up` waits less long for it.
 _SHUTDOWN_SECONDS = 25
+_CLOSE_SECONDS = 0.5
 
 
 def create_app(settings: Settings) -> web.Application:
     """The whole app; nothing is shared but through its keys."""
-    app = web.Application(middlewares=[errors.middleware(pages.render_error), guard.middleware(settings)])
+    app = web.Application(
+        middlewares=[_note_running, errors.middleware(pages.render_error), guard.middleware(settings)]
+    )
+    app[RUNNING] = set()
     app[SETTINGS] = settings
     app[STORAGE] = Storage(settings.storage_dir)
     app.cleanup_ctx.extend((_database, _redis, _hub))
@@ -102,6 +106,25 @@ async def _end_streams(app: web.Application) -> None:
     app[HUB].end_listeners()
 
 
+@web.middleware
+async def _note_running(request: web.Request, handler: errors.Handler) -> web.StreamResponse:
+    running = request.app[RUNNING]
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    running.add(ended)
+    try:
+        return await handler(request)
+    finally:
+        running.discard(ended)
+        ended.set_result(None)
+
+
+async def _finish_requests(app: web.Application) -> None:
+    """Let running requests end. aiohttp would, too, but not hear the rest of an upload any more."""
+    await _end_streams(app)
+    if app[RUNNING]:
+        await asyncio.wait([*app[RUNNING]], timeout=_SHUTDOWN_SECONDS)
+
+
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     setproctitle("stt web")
@@ -113,13 +136,16 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+    app = create_app(settings)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port)
         await site.start()
         _announce(_url(settings, runner))
         await stop.wait()
+        await site.stop()
+        await _finish_requests(app)
     finally:
         await runner.cleanup()
 

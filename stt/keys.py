@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 from aiohttp import web
 from arq import ArqRedis
@@ -15,3 +17,4 @@ POOL: web.AppKey[asyncpg.Pool] = web.AppKey("pool", asyncpg.Pool)
 REDIS: web.AppKey[ArqRedis] = web.AppKey("redis", ArqRedis)
 HUB = web.AppKey("hub", Hub)
 STORAGE = web.AppKey("storage", Storage)
+RUNNING: web.AppKey[set[asyncio.Future[None]]] = web.AppKey("running", set)  # an end for each request

@@ -628,7 +628,8 @@ def _on_hub(name: str) -> bool:
 
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "alloc_failed" in text
+    said = ("out of memory", "alloc_failed", "failed to allocate", "bad_alloc")  # CUDA, cuBLAS, MKL, C++
+    return isinstance(error, MemoryError) or any(words in text for words in said)
 
 
 def _asked(request: dict[str, Any], chosen: Settings) -> Asked:
