@@ -39,6 +39,7 @@ from workers import models, spans, vad, words
 from workers.audio import RATE, Recording, Samples
 from workers.meter import Meter
 from workers.models import ModelUnavailable
+from workers.speakers import Speakers, SpeakersFailed
 
 log = logging.getLogger("workers.pipeline")  # it runs as __main__
 
@@ -365,6 +366,7 @@ class Job:
         self._spoken = resume.get("segments", 0) > 0
         self._language = self._asked.language or resume.get("language") or None
         self._meter = Meter(self._stage)
+        self._speakers = _speakers(request, engine)
         self._warned: set[str] = set()
         self._begun = self._start  # the sample at which the span in work begins
 
@@ -373,9 +375,15 @@ class Job:
         recording = Recording(self._path)
         try:
             self._meter.duration = recording.duration
+            if self._speakers:
+                self._meter.speakers_cost = self._speakers.cost
+                if self._speakers.beside:
+                    self._speakers.start()
             self._run(recording)
         finally:
             recording.close()
+            if self._speakers:
+                self._speakers.close()
 
     def _run(self, recording: Recording) -> None:
         seconds = self._engine.settings.span_seconds
@@ -388,6 +396,7 @@ class Job:
             self._begun = span.end
         self._warn_of(recording)
         self._meter.duration = recording.decoded / RATE
+        self._tell_speakers()
         self._meter.finish()
         self._send(
             {
@@ -396,6 +405,20 @@ class Job:
                 "duration": round(recording.decoded / RATE, 3),
             }
         )
+
+    def _tell_speakers(self) -> None:
+        """Who spoke when. A failure costs the names, never the text."""
+        if self._speakers is None or not self._spoken:
+            return
+        try:
+            turns = self._speakers.turns(self._meter.speakers, self._warn)
+        except (SpeakersFailed, OSError) as error:
+            log.warning("speakers: %s", error)
+            self._warn(
+                "speakers_failed", "Speakers could not be told apart; the text is complete without them."
+            )
+        else:
+            self._send({"type": "speakers", "turns": turns})
 
     def _event(self, span: spans.Span, found: list[dict[str, Any]]) -> Event:
         self._spoken = self._spoken or bool(found)
@@ -608,6 +631,14 @@ def _on_hub(name: str) -> bool:
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "alloc_failed" in text
+
+
+def _speakers(request: dict[str, Any], engine: Engine) -> Speakers | None:
+    options = request.get("options") or {}
+    if not options.get("diarize"):
+        return None
+    path = Path(request["path"])
+    return Speakers(path, options, engine.settings, device=engine.device, threads=engine.threads)
 
 
 def _asked(request: dict[str, Any], chosen: Settings) -> Asked:
