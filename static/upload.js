@@ -265,6 +265,7 @@ function tellChosen() {
     if (select.name === "model") words.push(option.text);
     else if (!option.defaultSelected) words.push(select.name === "priority" ? `${option.text} priority` : option.text);
   }
+  for (const tick of form.querySelectorAll("[data-chosen]:checked")) words.push(tick.dataset.chosen);
   document.getElementById("chosen").textContent = words.join(" · ");
 }
 

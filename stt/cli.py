@@ -27,6 +27,10 @@ HELP = {
     "initial_prompt": "Text that sets style and spelling.",
     "hotwords": "Words to expect, such as names.",
     "suppress_numerals": "Write numbers as words.",
+    "multilingual": "Detect the language again and again, for recordings that switch it.",
+    "diarize": "Tell the speakers apart.",
+    "min_speakers": "With --diarize: this many speakers at least.",
+    "max_speakers": "With --diarize: this many speakers at most.",
 }
 
 

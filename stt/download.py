@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ async def download(request: web.Request) -> web.Response:
     if name not in formats.FORMATS:
         known = ", ".join(formats.FORMATS)
         raise Problem(422, "bad_format", "Unknown format", f"format: must be one of {known}")
+    highlight = _highlight(request, name)
     job = await job_or_404(request)
     found = await jobs.latest_transcript(request.app[POOL], job)
     if found is None:
@@ -28,14 +30,30 @@ async def download(request: web.Request) -> web.Response:
     transcript = formats.document(
         found["segments"], language=found["language"], duration=job.duration_seconds
     )
-    write, content_type = formats.FORMATS[name]
-    text = await asyncio.to_thread(write, transcript)
-    return web.Response(
-        text=text,
-        content_type=content_type,
-        charset="utf-8",
-        headers={"Content-Disposition": attachment(job.original_filename, name)},
-    )
+    write = _writer(name, highlight, job)
+    content = await asyncio.to_thread(write, transcript)
+    headers = {"Content-Disposition": attachment(job.original_filename, name)}
+    content_type = formats.FORMATS[name][1]
+    if isinstance(content, bytes):
+        return web.Response(body=content, content_type=content_type, headers=headers)
+    return web.Response(text=content, content_type=content_type, charset="utf-8", headers=headers)
+
+
+def _writer(name: str, highlight: bool, job: Job) -> formats.Writer:
+    if name == "docx":
+        return partial(formats.to_docx, title=PurePosixPath(job.original_filename).stem)
+    if highlight:
+        return partial(formats.to_vtt, highlight=True)
+    return formats.FORMATS[name][0]
+
+
+def _highlight(request: web.Request, name: str) -> bool:
+    """`highlight=words`: WebVTT with the time of each word inside its cues."""
+    asked = request.query.get("highlight")
+    if asked and (asked != "words" or name != "vtt"):
+        detail = "highlight: can only be words, with format=vtt"
+        raise Problem(422, "bad_format", "Unknown highlighting", detail)
+    return bool(asked)
 
 
 def no_transcript(job: Job) -> Problem:

@@ -1,4 +1,4 @@
-"""A transcript in, the bytes of a txt, srt, vtt, tsv or json file out. Pure."""
+"""A transcript in, the bytes of a txt, srt, vtt, tsv, json or docx file out. Pure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from stt import scripts, subtitles
+from stt.subtitles import Cue
+
 Segment = dict[str, Any]
+Paragraph = dict[str, Any]
 
 # A longer silence begins a new paragraph, in seconds.
 PARAGRAPH_PAUSE = 2.0
+# So much text ends a paragraph, after a sentence and at the latest.
+PARAGRAPH_CHARACTERS = 480
+PARAGRAPH_CHARACTERS_AT_MOST = 960
+RIGHT_TO_LEFT_MARK = "\u200f"
 
 
 def plain_text(segments: Iterable[Segment]) -> str:
@@ -24,30 +32,8 @@ def _joined(texts: Iterable[str]) -> str:
     """
     out = ""
     for text in texts:
-        glue = " " if out and text and _needs_space(out[-1], text[0]) else ""
-        out += glue + text
+        out += " " + text if out and text and scripts.needs_space(out[-1], text[0]) else text
     return out.strip()
-
-
-def _needs_space(left: str, right: str) -> bool:
-    if left.isspace() or right.isspace():
-        return False
-    return not (_unspaced(left) or _unspaced(right))
-
-
-def _unspaced(char: str) -> bool:
-    """Is it of a script that is written without spaces (CJK, Thai, Lao, Khmer, Burmese)?"""
-    code = ord(char)
-    return (
-        0x0E00 <= code <= 0x0EFF
-        or 0x1000 <= code <= 0x109F
-        or 0x1780 <= code <= 0x17FF
-        or 0x2E80 <= code <= 0x9FFF
-        or 0xAC00 > code >= 0xA000
-        or 0xF900 <= code <= 0xFAFF
-        or 0xFF00 <= code <= 0xFF65
-        or 0x20000 <= code <= 0x3FFFF
-    )
 
 
 def document(segments: list[Segment], *, language: str | None, duration: float | None) -> dict[str, Any]:
@@ -69,64 +55,125 @@ def to_json(transcript: dict[str, Any]) -> str:
 
 
 def to_txt(transcript: dict[str, Any]) -> str:
-    """Paragraphs, parted where nobody speaks for a while."""
-    return "".join(_joined(part) + "\n\n" for part in _paragraphs(transcript["segments"]))[:-1]
+    """Paragraphs with an empty line between, each with its speaker where speakers are known."""
+    return "\n".join(f"{_spoken(part)}\n" for part in paragraphs(transcript["segments"]))
 
 
-def _paragraphs(segments: list[Segment]) -> list[list[str]]:
-    parts: list[list[str]] = []
-    end = float("-inf")
+def _spoken(part: Paragraph) -> str:
+    text = " ".join(part["text"].split())
+    return f"{part['speaker']}: {text}" if part["speaker"] else text
+
+
+def paragraphs(segments: Iterable[Segment]) -> list[Paragraph]:
+    """Segments grouped for reading: at a long pause, another speaker, or after enough text.
+
+    Returns:
+        For each paragraph the ``id`` of its first segment (if it has one), ``start`` (seconds),
+        ``speaker`` (or None), ``text``, and its ``segments``, whose texts put together are the paragraph's.
+    """
+    grouped: list[Paragraph] = []
     for segment in segments:
-        if segment["start"] - end > PARAGRAPH_PAUSE or not parts:
-            parts.append([])
-        parts[-1].append(segment["text"])
-        end = segment["end"]
-    return parts
+        if not segment["text"].strip():
+            continue
+        if not grouped or _starts_paragraph(grouped[-1], segment):
+            begun = {"id": segment.get("id"), "start": segment["start"], "text": "", "segments": []}
+            grouped.append({**begun, "speaker": segment.get("speaker")})
+        _append(grouped[-1], segment)
+    return grouped
+
+
+def _append(paragraph: Paragraph, segment: Segment) -> None:
+    before = paragraph["text"]
+    paragraph["text"] = plain_text([{"text": before}, segment])
+    paragraph["segments"].append({**segment, "text": paragraph["text"][len(before) :]})
+
+
+def _starts_paragraph(last: Paragraph, segment: Segment) -> bool:
+    if segment.get("speaker") != last["speaker"]:
+        return True
+    if segment["start"] - last["segments"][-1]["end"] > PARAGRAPH_PAUSE:
+        return True
+    length = len(last["text"])
+    ended = scripts.ends_sentence(last["text"])
+    return length >= PARAGRAPH_CHARACTERS_AT_MOST or (length >= PARAGRAPH_CHARACTERS and ended)
 
 
 def to_srt(transcript: dict[str, Any]) -> str:
+    """SubRip; a speaker stands before the text, as WhisperX writes it."""
+    longest = max((len(_mark(segment)) for segment in transcript["segments"]), default=0)
+    found = subtitles.cues(transcript["segments"], label=longest)
     return "".join(
-        f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text}\n\n"
-        for number, (start, end, text) in enumerate(_cues(transcript), 1)
+        f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{_labelled(cue)}\n\n"
+        for number, cue in enumerate(found, 1)
     )
 
 
-def to_vtt(transcript: dict[str, Any]) -> str:
-    """WebVTT; its text has `&`, `<` and `>` escaped, as its grammar asks."""
-    cues = (
-        f"{_time(start, '.')} --> {_time(end, '.')}\n{_escaped(text)}\n\n"
-        for start, end, text in _cues(transcript)
+def _mark(segment: Segment) -> str:
+    return f"[{segment['speaker']}]: " if segment.get("speaker") else ""
+
+
+def _labelled(cue: Cue) -> str:
+    text = "\n".join(cue.texts)
+    mark = _mark({"speaker": cue.speaker})
+    # Without the mark before it, the Latin label would turn an Arabic or Hebrew line around.
+    return (RIGHT_TO_LEFT_MARK if mark and scripts.right_to_left(text) else "") + mark + text
+
+
+def to_vtt(transcript: dict[str, Any], *, highlight: bool = False) -> str:
+    """WebVTT with speakers as voices; with `highlight`, the time of each word for players that show it."""
+    found = subtitles.cues(transcript["segments"])
+    return "WEBVTT\n\n" + "".join(
+        f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{_voiced(cue, highlight)}\n\n" for cue in found
     )
-    return "WEBVTT\n\n" + "".join(cues)
+
+
+def _voiced(cue: Cue, highlight: bool) -> str:
+    voice = f"<v {_escaped(cue.speaker)}>" if cue.speaker else ""
+    if not highlight:
+        return voice + "\n".join(map(_escaped, cue.texts))
+    return voice + "\n".join(
+        "".join(
+            _escaped(text) if time is None else f"<{_time(time, '.')}>{_escaped(text)}" for time, text in line
+        )
+        for line in subtitles.stamped(cue)
+    )
 
 
 def _escaped(text: str) -> str:
+    """`&`, `<` and `>` escaped, as WebVTT's grammar asks."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def to_tsv(transcript: dict[str, Any]) -> str:
-    """Start and end in milliseconds and the text, as Whisper's command line writes it."""
-    rows = (f"{round(start * 1000)}\t{round(end * 1000)}\t{text}\n" for start, end, text in _cues(transcript))
-    return "start\tend\ttext\n" + "".join(rows)
+    """Start and end in milliseconds and the text, as Whisper's command line writes it.
+
+    A fourth column holds the speaker, where speakers are known at all.
+    """
+    segments = [segment for segment in transcript["segments"] if segment["text"].strip()]
+    named = any(segment.get("speaker") for segment in segments)
+    lines = ["start\tend\ttext\tspeaker" if named else "start\tend\ttext"]
+    for segment in segments:
+        columns = [str(round(segment["start"] * 1000)), str(round(segment["end"] * 1000))]
+        columns.append(" ".join(segment["text"].split()))
+        lines.append("\t".join([*columns, segment.get("speaker") or ""] if named else columns))
+    return "\n".join(lines) + "\n"
 
 
-def _cues(transcript: dict[str, Any]) -> Iterable[tuple[float, float, str]]:
-    for segment in transcript["segments"]:
-        # A line break or an arrow within a text would end the cue early.
-        text = " ".join(segment["text"].split()).replace("-->", "->")
-        if text:
-            yield segment["start"], segment["end"], text
-
-
-def _time(seconds: float, mark: str) -> str:
-    total = round(max(seconds, 0) * 1000)
-    hours, rest = divmod(total, 3_600_000)
+def _time(milliseconds: int, mark: str) -> str:
+    hours, rest = divmod(milliseconds, 3_600_000)
     minutes, rest = divmod(rest, 60_000)
-    whole, milliseconds = divmod(rest, 1000)
-    return f"{hours:02d}:{minutes:02d}:{whole:02d}{mark}{milliseconds:03d}"
+    whole, rest = divmod(rest, 1000)
+    return f"{hours:02d}:{minutes:02d}:{whole:02d}{mark}{rest:03d}"
 
 
-Writer = Callable[[dict[str, Any]], str]
+def to_docx(transcript: dict[str, Any], *, title: str = "") -> bytes:
+    """A Word document: title, then paragraphs with their time and speaker."""
+    from stt import docx  # noqa: PLC0415  its library takes a while to load and few need it
+
+    return docx.write(transcript, paragraphs(transcript["segments"]), title=title)
+
+
+Writer = Callable[[dict[str, Any]], str | bytes]
 # By the name a download asks for: how it is written, and its media type.
 FORMATS: dict[str, tuple[Writer, str]] = {
     "txt": (to_txt, "text/plain"),
@@ -134,4 +181,5 @@ FORMATS: dict[str, tuple[Writer, str]] = {
     "vtt": (to_vtt, "text/vtt"),
     "tsv": (to_tsv, "text/tab-separated-values"),
     "json": (to_json, "application/json"),
+    "docx": (to_docx, "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
 }

@@ -242,11 +242,18 @@ async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
     Returns:
         WhisperX segments, each with its number in the recording as ``id``.
     """
-    if job.status is Status.COMPLETED:
-        row = await latest_transcript(pool, job)
-        found = row["segments"] if row else []
-    else:
-        found = [segment for span in await spans(pool, job) for segment in span["segments"]]
+    if job.status is not Status.COMPLETED:
+        return await recognised(pool, job)
+    row = await latest_transcript(pool, job)
+    return _numbered(row["segments"] if row else [])
+
+
+async def recognised(pool: Connection, job: Job) -> list[dict[str, Any]]:
+    """The segments as they were told while they were recognised: speakers may since have parted some."""
+    return _numbered([segment for span in await spans(pool, job) for segment in span["segments"]])
+
+
+def _numbered(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"id": number, **segment} for number, segment in enumerate(found)]
 
 

@@ -6,7 +6,15 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from stt.errors import Problem
 from stt.languages import LANGUAGES
@@ -14,6 +22,8 @@ from stt.settings import Settings
 
 # Kept in columns of their own; the rest is the job's `options`.
 COLUMNS = {"model", "language", "task", "priority"}
+# What spans do not depend on: speakers are told apart when all spans are known.
+SPEAKERS = {"diarize", "min_speakers", "max_speakers"}
 
 
 class JobOptions(BaseModel):
@@ -29,6 +39,10 @@ class JobOptions(BaseModel):
     initial_prompt: str | None = Field(None, max_length=2000)
     hotwords: str | None = Field(None, max_length=2000)
     suppress_numerals: bool = False
+    multilingual: bool = False
+    diarize: bool = False
+    min_speakers: int | None = Field(None, ge=1, le=20)
+    max_speakers: int | None = Field(None, ge=1, le=20)
 
     @field_validator("language")
     @classmethod
@@ -41,6 +55,16 @@ class JobOptions(BaseModel):
                 "must be an ISO 639-1 code that Whisper knows, such as en, or empty to detect it"
             )
         return code
+
+    @field_validator("min_speakers", "max_speakers")
+    @classmethod
+    def _of_speakers(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("diarize"):
+            raise ValueError("needs diarize=true")
+        fewest = info.data.get("min_speakers")
+        if info.field_name == "max_speakers" and value is not None and fewest is not None and value < fewest:
+            raise ValueError(f"must not be less than min_speakers, which is {fewest}")
+        return value
 
     @model_validator(mode="after")
     def _english_model(self) -> JobOptions:
@@ -61,7 +85,7 @@ class JobOptions(BaseModel):
     @property
     def hash(self) -> str:
         """A name for what was asked: spans made for other options are not reused."""
-        asked = self.model_dump(exclude={"priority"})
+        asked = self.model_dump(exclude={"priority", *SPEAKERS})
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
-from stt.formats import PARAGRAPH_PAUSE, plain_text
+from stt.formats import paragraphs
 from stt.languages import LANGUAGES
 
 STAGES = {
     "decode": "Reading the recording",
     "transcribe": "Transcribing",
     "align": "Timing the words",
-    "diarize": "Telling the speakers apart",
+    "speakers": "Telling the speakers apart",
     "finish": "Saving the text",
 }
 STATUSES = {
@@ -24,10 +24,6 @@ STATUSES = {
     "failed": "Failed",
     "cancelled": "Cancelled",
 }
-# So much text ends a paragraph, after a sentence and at the latest.
-PARAGRAPH_CHARACTERS = 480
-PARAGRAPH_CHARACTERS_AT_MOST = 960
-SENTENCE_ENDS = tuple(".!?…。！？؟।")  # noqa: RUF001  of several scripts
 
 
 def size(count: int) -> str:
@@ -98,46 +94,17 @@ def model_name(model: str) -> str:
     return PurePath(model).name or model
 
 
+def speaker_name(speaker: str) -> str:
+    """A speaker's label for a person: ``Speaker 1`` for ``SPEAKER_00``; other names as they are."""
+    number = speaker.removeprefix("SPEAKER_")
+    return f"Speaker {int(number) + 1}" if number != speaker and number.isdecimal() else speaker
+
+
 def doing(job: dict[str, Any]) -> str:
     """What happens to a job now, in a word or two."""
     if job["status"] == "processing" and job["stage"]:
         return STAGES.get(job["stage"], STATUSES["processing"])
     return STATUSES[job["status"]]
-
-
-def paragraphs(segments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Group WhisperX segments for reading: at a long pause, another speaker, or after enough text.
-
-    Returns:
-        For each paragraph the ``id`` of its first segment, ``start`` (seconds), ``speaker`` (or
-        None), ``text``, and its ``segments``, whose texts put together are the paragraph's.
-    """
-    grouped: list[dict[str, Any]] = []
-    for segment in segments:
-        if not segment["text"].strip():
-            continue
-        if not grouped or _starts_paragraph(grouped[-1], segment):
-            begun = {"id": segment["id"], "start": segment["start"], "text": "", "segments": []}
-            grouped.append({**begun, "speaker": segment.get("speaker")})
-        _append(grouped[-1], segment)
-    return grouped
-
-
-def _append(paragraph: dict[str, Any], segment: dict[str, Any]) -> None:
-    # Whether a space parts two segments depends on their script, and formats knows.
-    before = paragraph["text"]
-    paragraph["text"] = plain_text([{"text": before}, segment])
-    paragraph["segments"].append({**segment, "text": paragraph["text"][len(before) :]})
-
-
-def _starts_paragraph(last: dict[str, Any], segment: dict[str, Any]) -> bool:
-    if segment.get("speaker") != last["speaker"]:
-        return True
-    if segment["start"] - last["segments"][-1]["end"] > PARAGRAPH_PAUSE:
-        return True
-    length = len(last["text"])
-    ended = last["text"].endswith(SENTENCE_ENDS)
-    return length >= PARAGRAPH_CHARACTERS_AT_MOST or (length >= PARAGRAPH_CHARACTERS and ended)
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -151,5 +118,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "paragraphs": paragraphs,
     "percent": percent,
     "size": size,
+    "speaker_name": speaker_name,
     "when": when,
 }

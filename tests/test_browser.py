@@ -357,7 +357,7 @@ async def test_the_text_appears_while_it_is_transcribed_and_the_end_closes_the_s
     await actor.complete(job)
     await expect(page.locator(".text")).to_have_text(["The first words. <script>alert(1)</script>"])
     await expect(page).to_have_title("talk.mp3 · stt")
-    for name in ("txt", "srt", "vtt", "json"):
+    for name in ("txt", "srt", "vtt", "docx", "json"):
         await expect(page.locator(f"#download-{name}")).to_be_visible()
     await expect(page.locator("#said")).to_have_text("Done")
     # If it still wanted the stream, the browser would connect again after two seconds (pages._RECONNECT_MS).

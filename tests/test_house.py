@@ -18,8 +18,17 @@ EVERY = STT + WORKERS
 
 VIEWS = {"upload", "pages", "events", "download"}
 # Inside the engine's process: workers/pipeline.py, and what it is made of.
-ENGINE = {"pipeline", "audio", "models", "spans", "vad", "words"}
-ENGINE_LIBRARIES = {"torch", "torchaudio", "whisperx", "faster_whisper", "ctranslate2", "pyannote"}
+ENGINE = {"pipeline", "audio", "diarize", "models", "spans", "vad", "words"}
+ENGINE_LIBRARIES = {
+    "torch",
+    "torchaudio",
+    "whisperx",
+    "faster_whisper",
+    "ctranslate2",
+    "pyannote",
+    "senko",
+    "sklearn",
+}
 SQL = re.compile(
     r"^\s*(select\b.+\bfrom\b|insert\s+into\b|update\s+\w+\s+set\b|delete\s+from\b"
     r"|(create|alter|drop)\s+(table|index|type|database)\b)",

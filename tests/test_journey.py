@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import docx
 import pysubs2
 import pytest
 import webvtt
@@ -121,11 +123,34 @@ async def test_jfk_asks_what_he_asked(session: Session, shared_audio: Path) -> N
     assert ASK in words(await download(session, job, "txt"))
 
 
+async def test_speakers_reach_every_format(session: Session, shared_audio: Path) -> None:
+    path = shared_audio / "multispeaker" / "falcon_3spk.wav"
+    job = await ended(session, await upload(session, path, diarize="true"))
+    assert (job["status"], job["warnings"]) == ("completed", [])
+    transcript = json.loads(await download(session, job, "json"))
+    assert {segment["speaker"] for segment in transcript["segments"]} == {f"SPEAKER_0{n}" for n in range(3)}
+    assert transcript["segments"][0]["speaker"] == "SPEAKER_00"
+    assert (await download(session, job, "srt")).splitlines()[2].startswith("[SPEAKER_00]: ")
+    highlighted = await download(session, job, "vtt&highlight=words")
+    assert "<v SPEAKER_02>" in highlighted
+    assert "<00:00:0" in highlighted
+    async with session.get(f"/api/jobs/{job['id']}/download?format=docx") as response:
+        made = docx.Document(io.BytesIO(await response.read()))
+        assert response.headers["Content-Disposition"].startswith('attachment; filename="falcon_3spk.docx"')
+    texts = [paragraph.text for paragraph in made.paragraphs]
+    assert texts[0] == "falcon_3spk"
+    assert any(text.startswith("Speaker 3  0:1") for text in texts)
+    async with session.get(f"/jobs/{job['id']}") as page:
+        assert "Speaker 3</p>" in await page.text()
+    async with session.get(f"/api/jobs/{job['id']}/download?format=srt&highlight=words") as response:
+        assert response.status == 422
+
+
 async def test_every_format_is_what_other_programs_read(session: Session) -> None:
     job = await ended(session, await upload(session, english()))
     text = words(job["transcription_text"])
     srt = pysubs2.SSAFile.from_string(await download(session, job, "srt"), format_="srt")
-    assert words(" ".join(cue.text for cue in srt)) == text
+    assert words(" ".join(cue.plaintext for cue in srt)) == text
     vtt = webvtt.from_string(await download(session, job, "vtt"))
     assert words(" ".join(cue.text for cue in vtt)) == text
     assert all(cue.start < cue.end for cue in srt)

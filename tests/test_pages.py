@@ -186,7 +186,7 @@ async def test_a_finished_recording_has_all_downloads_and_opens_no_stream(
     await actor.complete(job)
     page = await get(client, f"/jobs/{job.id}")
     assert "sse-connect" not in page
-    for name in ("txt", "srt", "vtt", "json"):
+    for name in ("txt", "srt", "vtt", "docx", "json"):
         assert f'href="/api/jobs/{job.id}/download?format={name}"' in page
 
 

@@ -67,6 +67,9 @@ async def test_option_fields_may_come_after_the_file(client: TestClient, tone: P
         ({"task": "sing"}, "task"),
         ({"priority": "9"}, "priority"),
         ({"word_timestamps": "perhaps"}, "word_timestamps"),
+        ({"min_speakers": "2"}, "min_speakers"),
+        ({"diarize": "true", "max_speakers": "21"}, "max_speakers"),
+        ({"max_speakers": "2", "diarize": "true", "min_speakers": "3"}, "max_speakers"),
     ],
 )
 async def test_a_bad_option_is_named_and_nothing_is_left(
@@ -75,6 +78,13 @@ async def test_a_bad_option_is_named_and_nothing_is_left(
     status, problem = await send(client, form(tone, **fields))
     assert (status, problem["code"], problem["field"]) == (422, "bad_option", named)
     assert stored(storage) == []
+
+
+async def test_speakers_may_be_asked_for(client: TestClient, tone: Path) -> None:
+    asked = {"diarize": "true", "min_speakers": "2", "max_speakers": "2", "multilingual": "true"}
+    status, job = await send(client, form(tone, **asked))
+    assert status == 201
+    assert job["options"] == {"diarize": True, "min_speakers": 2, "max_speakers": 2, "multilingual": True}
 
 
 async def test_an_empty_file_is_422(client: TestClient, tmp_path: Path, storage: Storage) -> None:

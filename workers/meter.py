@@ -22,12 +22,18 @@ class Meter:
         self._stage = ""
         self._fraction = 0.0
         self.duration: float | None = None
+        self.speakers_cost = 0.0  # share of the job's time in which speakers are told apart after all spans
 
     def report(self, stage: str, start: float, end: float, share: float) -> None:
         """`share` of `stage` is done of the span from `start` to `end`, in seconds of the recording."""
         done = sum(COSTS[earlier] for earlier in _before(stage)) + COSTS[stage] * min(1.0, share)
         length = max(self.duration or end + _NO_LENGTH, end, 1e-3)
-        self._set(stage, ENGINE_SHARE * (start + done * (end - start)) / length)
+        share = (start + done * (end - start)) / length
+        self._set(stage, ENGINE_SHARE * (1 - self.speakers_cost) * min(1.0, share))
+
+    def speakers(self, share: float) -> None:
+        """All spans are done, and `share` of telling the speakers apart."""
+        self._set("speakers", ENGINE_SHARE * (1 - self.speakers_cost * (1 - min(1.0, share))))
 
     def finish(self) -> None:
         """All spans are done."""

@@ -39,6 +39,7 @@ from workers import models, spans, vad, words
 from workers.audio import RATE, Recording, Samples
 from workers.meter import Meter
 from workers.models import ModelUnavailable
+from workers.speakers import Speakers, SpeakersFailed
 
 log = logging.getLogger("workers.pipeline")  # it runs as __main__
 
@@ -376,6 +377,7 @@ class Job:
         self._spoken = resume.get("segments", 0) > 0
         self._language = self._asked.language or resume.get("language") or None
         self._meter = Meter(self._stage)
+        self._speakers = _speakers(request, engine)
         self._warned: set[str] = set()
         self._begun = self._start  # the sample at which the span in work begins
 
@@ -384,9 +386,15 @@ class Job:
         recording = Recording(self._path)
         try:
             self._meter.duration = recording.duration
+            if self._speakers:
+                self._meter.speakers_cost = self._speakers.cost
+                if self._speakers.beside:
+                    self._speakers.start()
             self._run(recording)
         finally:
             recording.close()
+            if self._speakers:
+                self._speakers.close()
 
     def _run(self, recording: Recording) -> None:
         seconds = self._engine.settings.span_seconds
@@ -399,6 +407,7 @@ class Job:
             self._begun = span.end
         self._warn_of(recording)
         self._meter.duration = recording.decoded / RATE
+        self._tell_speakers()
         self._meter.finish()
         self._send(
             {
@@ -407,6 +416,20 @@ class Job:
                 "duration": round(recording.decoded / RATE, 3),
             }
         )
+
+    def _tell_speakers(self) -> None:
+        """Who spoke when. A failure costs the names, never the text."""
+        if self._speakers is None or not self._spoken:
+            return
+        try:
+            turns = self._speakers.turns(self._meter.speakers, self._warn)
+        except (SpeakersFailed, OSError) as error:
+            log.warning("speakers: %s", error)
+            self._warn(
+                "speakers_failed", "Speakers could not be told apart; the text is complete without them."
+            )
+        else:
+            self._send({"type": "speakers", "turns": turns})
 
     def _event(self, span: spans.Span, found: list[dict[str, Any]]) -> Event:
         self._spoken = self._spoken or bool(found)
@@ -630,6 +653,14 @@ def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     said = ("out of memory", "alloc_failed", "failed to allocate", "bad_alloc")  # CUDA, cuBLAS, MKL, C++
     return isinstance(error, MemoryError) or any(words in text for words in said)
+
+
+def _speakers(request: dict[str, Any], engine: Engine) -> Speakers | None:
+    options = request.get("options") or {}
+    if not options.get("diarize"):
+        return None
+    path = Path(request["path"])
+    return Speakers(path, options, engine.settings, device=engine.device, threads=engine.threads)
 
 
 def _asked(request: dict[str, Any], chosen: Settings) -> Asked:

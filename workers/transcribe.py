@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import asyncpg
 from arq import ArqRedis
 
-from stt import formats, jobs, queue
+from stt import formats, jobs, queue, speakers
 from stt.errors import UNAVAILABLE
 from stt.jobs import Job
 from stt.progress import current, publish
@@ -118,6 +118,7 @@ class Attempt:
         self.pool, self.settings = context.pool, context.settings
         self.warnings = list(job.warnings)
         self.spans = self.segments = 0
+        self.turns: list[speakers.Turn] = []
         self._why: Stop | None = None
         self._renewed = self._began = time.monotonic()
         self._first_progress: float | None = None
@@ -230,6 +231,8 @@ class Attempt:
                 self.job = replace(self.job, language=event["language"])
             case "span":
                 await self._on_span(event)
+            case "speakers":
+                self.turns = event["turns"]
             case "warning":
                 self._warn(event["code"], event["message"])
             case "done":
@@ -351,6 +354,8 @@ class Attempt:
         if len(spans) != self.spans:
             raise TransientError("spans_missing", "Parts of the transcript are missing from the database.")
         segments = [segment for span in spans for segment in span["segments"]]
+        # Only now: spans are saved before speakers are known.
+        segments = speakers.assign(segments, speakers.ordered(self.turns))
         document = formats.document(segments, language=self.job.language, duration=self.job.duration_seconds)
         key = self.context.storage.result_key(self.job.id, self.job.claim)
         text = await asyncio.to_thread(formats.to_json, document)

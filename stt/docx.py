@@ -1,0 +1,72 @@
+"""A transcript as a Word document, by python-docx."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import unicodedata
+from typing import Any
+
+from docx import Document
+from docx.oxml import OxmlElement
+from docx.shared import Pt, RGBColor
+
+from stt import scripts
+from stt.wording import clock, language_name, speaker_name
+
+GREY = RGBColor(0x66, 0x66, 0x66)
+
+
+def write(transcript: dict[str, Any], paragraphs: list[dict[str, Any]], *, title: str) -> bytes:
+    """The document's bytes: its title, what is known of the recording, and the paragraphs."""
+    made = Document()
+    properties = made.core_properties
+    properties.title, properties.author, properties.comments = _xml(title), "", ""
+    properties.language = transcript["language"] or ""
+    properties.created = properties.modified = dt.datetime.now(dt.UTC)
+    if title:
+        _directed(made.add_heading(_xml(title), 0))
+    if facts := _facts(transcript):
+        _grey(made.add_paragraph().add_run(facts))
+    for part in paragraphs:
+        _add(made, part)
+    out = io.BytesIO()
+    made.save(out)
+    return out.getvalue()
+
+
+def _facts(transcript: dict[str, Any]) -> str:
+    language, duration = transcript["language"], transcript["duration"]
+    known = [language_name(language)] if language else []
+    return " · ".join([*known, clock(duration)] if duration is not None else known)
+
+
+def _add(made: Any, part: dict[str, Any]) -> None:
+    """Speaker and time on a line of their own, which keeps with the text below it."""
+    head = made.add_paragraph()
+    head.paragraph_format.keep_with_next = True
+    head.paragraph_format.space_after = Pt(0)
+    if part["speaker"]:
+        head.add_run(_xml(speaker_name(part["speaker"]))).bold = True
+        head.add_run("  ")
+    _grey(head.add_run(clock(part["start"])))
+    _directed(made.add_paragraph(_xml(part["text"])))
+
+
+def _grey(run: Any) -> None:
+    run.font.size = Pt(9)
+    run.font.color.rgb = GREY
+
+
+def _directed(paragraph: Any) -> None:
+    """Word takes the direction from the paragraph and its runs, not from the letters."""
+    if scripts.right_to_left(paragraph.text):
+        paragraph._p.get_or_add_pPr().append(OxmlElement("w:bidi"))
+        for run in paragraph.runs:
+            run.font.rtl = True
+
+
+def _xml(text: str) -> str:
+    """Without the control characters that XML cannot hold, in one line."""
+    kept = (char for char in " ".join(text.split()) if unicodedata.category(char) not in ("Cc", "Cs", "Cn"))
+    return "".join(kept)

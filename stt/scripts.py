@@ -1,0 +1,66 @@
+"""How scripts are written: with spaces or without, wide or narrow, to the left or to the right. Pure."""
+
+from __future__ import annotations
+
+import unicodedata
+
+SENTENCE_ENDS = tuple(".!?…。！？｡؟۔।॥።፧։")  # noqa: RUF001  of several scripts
+CLAUSE_ENDS = tuple(",;:、，；：،؛–—")  # noqa: RUF001
+_CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
+
+
+def unspaced(char: str) -> bool:
+    """Is it of a script that is written without spaces (CJK, Thai, Lao, Khmer, Burmese)?"""
+    code = ord(char)
+    return (
+        0x0E00 <= code <= 0x0EFF
+        or 0x1000 <= code <= 0x109F
+        or 0x1780 <= code <= 0x17FF
+        or 0x2E80 <= code <= 0x9FFF
+        or 0xAC00 > code >= 0xA000
+        or 0xF900 <= code <= 0xFAFF
+        or 0xFF00 <= code <= 0xFF65
+        or 0x20000 <= code <= 0x3FFFF
+    )
+
+
+def needs_space(left: str, right: str) -> bool:
+    """Whether a space belongs between two characters that begin and end words."""
+    return not (left.isspace() or right.isspace() or unspaced(left) or unspaced(right))
+
+
+def wide(char: str) -> bool:
+    """Does it take two columns, as a Chinese character does?"""
+    return unicodedata.east_asian_width(char) in "WF"
+
+
+def width(text: str) -> int:
+    """Columns that a text takes; marks that stand on another character take none."""
+    return sum(0 if unicodedata.category(char) in ("Mn", "Me", "Cf") else 1 + wide(char) for char in text)
+
+
+def right_to_left(text: str) -> bool:
+    """Whether the first letter is of a script that runs to the left."""
+    strong = (unicodedata.bidirectional(char) for char in text)
+    return next((kind for kind in strong if kind in ("L", "R", "AL")), "L") != "L"
+
+
+def may_break(left: str, right: str) -> bool:
+    """May a line end between two characters that no space parts?
+
+    Only in scripts without spaces, and never before a closing mark, after an opening one, or inside a
+    character that is made of several.
+    """
+    if not (unspaced(left) or unspaced(right)):
+        return False
+    return unicodedata.category(left) not in ("Ps", "Pi") and unicodedata.category(right) not in (
+        "Pe", "Pf", "Po", "Mn", "Mc", "Me", "Lm", "Cf",
+    )  # fmt: skip
+
+
+def ends_sentence(text: str) -> bool:
+    return text.rstrip().rstrip(_CLOSERS).endswith(SENTENCE_ENDS)
+
+
+def ends_clause(text: str) -> bool:
+    return text.rstrip().rstrip(_CLOSERS).endswith(CLAUSE_ENDS)

@@ -1,0 +1,231 @@
+"""Whose words are whose: turns laid over a transcript, and the engine that finds them in conversations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stt import speakers
+from stt.settings import Settings
+from stt.speakers import assign, ordered
+from workers.engine import Engine
+
+Event = dict[str, Any]
+
+
+def turn(start: float, end: float, speaker: str) -> speakers.Turn:
+    return {"start": start, "end": end, "speaker": speaker}
+
+
+def said(text: str, *times: tuple[float, float]) -> speakers.Segment:
+    words = [
+        {"word": word, "start": start, "end": end}
+        for word, (start, end) in zip(text.split(), times, strict=True)
+    ]
+    return {"start": times[0][0], "end": times[-1][1], "text": text, "avg_logprob": -0.2, "words": words}
+
+
+def test_the_first_to_speak_is_speaker_00() -> None:
+    turns = ordered([turn(5, 6, "B"), turn(0, 4, "C"), turn(7, 8, "A"), turn(9, 10, "C")])
+    assert [one["speaker"] for one in turns] == ["SPEAKER_00", "SPEAKER_01", "SPEAKER_02", "SPEAKER_00"]
+
+
+def test_a_segment_is_split_where_the_speaker_changes() -> None:
+    segment = said(
+        " Are you there? Yes, I am.", (0, 0.3), (0.3, 0.5), (0.5, 0.9), (1.2, 1.5), (1.5, 1.6), (1.6, 2)
+    )
+    parts = assign([segment], [turn(0, 1, "A"), turn(1, 2, "B")])
+    assert [(part["speaker"], part["text"], part["start"], part["end"]) for part in parts] == [
+        ("A", " Are you there?", 0, 0.9),
+        ("B", " Yes, I am.", 1.2, 2),
+    ]
+    assert [word["speaker"] for part in parts for word in part["words"]] == ["A"] * 3 + ["B"] * 3
+    assert parts[1]["avg_logprob"] == -0.2
+
+
+def test_where_two_speak_at_once_the_one_heard_longer_counts() -> None:
+    (part,) = assign([said(" No!", (1.0, 2.0))], [turn(0, 1.4, "A"), turn(1.2, 3, "B")])
+    assert part["speaker"] == "B"
+
+
+def test_a_word_just_outside_every_turn_is_of_the_nearest_and_a_far_one_of_its_neighbours() -> None:
+    near, far = said(" Hm.", (4.5, 4.6)), said(" Well then.", (7.0, 7.2), (20.0, 20.2))
+    turns = [turn(0, 4, "A"), turn(6, 6.9, "B")]
+    assert [part["speaker"] for part in assign([near, far], turns)] == ["A", "B"]
+    (alone,) = assign([said(" Ghost.", (100, 101))], turns)
+    assert "speaker" not in alone
+
+
+def test_without_word_times_a_segment_is_of_whoever_speaks_most_of_it() -> None:
+    segment = {"start": 0.0, "end": 10.0, "text": " Who knows.", "words": []}
+    assert assign([segment], [turn(0, 3, "A"), turn(3, 10, "B")]) == [{**segment, "speaker": "B"}]
+
+
+def test_no_turns_leave_the_transcript_as_it_is() -> None:
+    segments = [said(" As it was.", (0, 1), (1, 2), (2, 3))]
+    assert assign(segments, []) == segments
+
+
+_times = st.floats(0, 60)
+_turns = st.lists(
+    st.builds(
+        lambda start, length, who: turn(start, start + length, who), _times, _times, st.sampled_from("ABC")
+    )
+)
+
+
+@given(_turns, st.lists(st.tuples(st.sampled_from([" no", " 3", ".5", "の", " why?"]), _times), min_size=1))
+def test_no_word_is_lost_or_moved(turns: list[speakers.Turn], words: list[tuple[str, float]]) -> None:
+    clock, listed = 0.0, []
+    for word, pause in words:
+        listed.append({"word": word.strip(), "start": clock + pause / 10, "end": clock + pause / 10 + 0.2})
+        clock = listed[-1]["end"]
+    segment = {"start": 0.0, "end": clock, "text": "".join(word for word, _ in words), "words": listed}
+    parts = assign([segment], turns)
+    assert "".join(part["text"] for part in parts) == segment["text"]
+    assert [word["word"] for part in parts for word in part["words"]] == [word["word"] for word in listed]
+    bounds = [time for part in parts for time in (part["start"], part["end"])]
+    assert bounds == sorted(bounds)
+
+
+# With the real models
+
+
+@pytest.fixture(scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
+    engine = Engine(Settings(data_dir=tmp_path_factory.mktemp("speakers")))
+    yield engine
+    await engine.close()
+
+
+async def ask(engine: Engine, path: Path, **options: Any) -> list[Event]:
+    return [event async for event in engine.ask(_request(path, options))]
+
+
+def _request(path: Path, options: dict[str, Any]) -> Event:
+    return {
+        "type": "transcribe", "job": "0", "path": str(path), "model": "base", "language": "en",
+        "task": "transcribe", "options": {"diarize": True, **options}, "resume": {},
+    }  # fmt: skip
+
+
+def turns_in(events: list[Event]) -> list[speakers.Turn]:
+    (event,) = [event for event in events if event["type"] == "speakers"]
+    return ordered(event["turns"])
+
+
+def names(turns: list[speakers.Turn]) -> list[str]:
+    return sorted({one["speaker"] for one in turns})
+
+
+def rttm(path: Path) -> list[speakers.Turn]:
+    fields = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [turn(float(f[3]), float(f[3]) + float(f[4]), f[7]) for f in fields if f]
+
+
+def error_rate(reference: list[speakers.Turn], found: list[speakers.Turn], collar: float = 0.25) -> float:
+    """Diarization error rate: missed, invented and confused speech as a share of the speech there is.
+
+    Frames of 10 ms; none are judged so close to a boundary of the reference as `collar`, in seconds.
+    """
+    length = int(max(one["end"] for one in reference + found) * 100) + 100
+    judged = np.ones(length, bool)
+    for edge in (time for one in reference for time in (one["start"], one["end"])):
+        judged[max(0, round((edge - collar) * 100)) : round((edge + collar) * 100)] = False
+
+    def grid(turns: list[speakers.Turn]) -> np.ndarray:
+        made = np.zeros((max(4, len(names(turns))), length), bool)
+        for one in turns:
+            made[names(turns).index(one["speaker"]), round(one["start"] * 100) : round(one["end"] * 100)] = (
+                True
+            )
+        return made[:, judged]
+
+    true, heard = grid(reference), grid(found)
+    shared = true.astype(int) @ heard.T.astype(int)
+    right = max(
+        sum(shared[a, b] for a, b in enumerate(order)) for order in permutations(range(len(heard)), len(true))
+    )
+    return float((np.maximum(true.sum(0), heard.sum(0)).sum() - right) / true.sum())
+
+
+async def test_three_speakers_are_three_and_their_words_theirs(engine: Engine, shared_audio: Path) -> None:
+    folder = shared_audio / "multispeaker"
+    events = await ask(engine, folder / "leopard_3spk.wav")
+    segments = [one for event in events if event["type"] == "span" for one in event["segments"]]
+    parts = assign(segments, turns_in(events))
+    assert parts[0]["speaker"] == "SPEAKER_00"
+    spoken = [(word["word"], word["speaker"]) for part in parts for word in part["words"]]
+    expected = json.loads((folder / "leopard_3spk.words.json").read_text(encoding="utf-8"))
+    assert [int(who[-1]) + 1 for _, who in spoken] == [word["speaker_tag"] for word in expected]
+    assert events[-1]["type"] == "done"
+
+
+async def test_turns_are_where_they_were_taken(engine: Engine, shared_audio: Path) -> None:
+    path = shared_audio / "multispeaker" / "falcon_3spk.wav"
+    events = await ask(engine, path)
+    turns = turns_in(events)
+    assert len(names(turns)) == 3
+    assert error_rate(rttm(path.with_suffix(".rttm")), turns) < 0.1
+    shares = [event["progress"] for event in events if event["type"] == "stage"]
+    assert shares == sorted(shares)
+    assert "speakers" in [event["stage"] for event in events if event["type"] == "stage"]
+
+
+async def test_a_long_conversation_keeps_its_speakers_apart(engine: Engine, shared_audio: Path) -> None:
+    path = shared_audio / "multispeaker" / "constructed_3spk.opus"
+    turns = turns_in(await ask(engine, path))
+    assert len(names(turns)) == 3
+    assert error_rate(rttm(path.with_suffix(".rttm")), turns) < 0.05
+
+
+@pytest.mark.parametrize(("options", "count"), [({"max_speakers": 2}, 2), ({"min_speakers": 4}, 4)])
+async def test_the_number_of_speakers_is_as_asked(
+    engine: Engine, shared_audio: Path, options: Event, count: int
+) -> None:
+    events = await ask(engine, shared_audio / "multispeaker" / "falcon_3spk.wav", **options)
+    assert len(names(turns_in(events))) == count
+
+
+async def test_where_nobody_speaks_nobody_is_named(engine: Engine, shared_audio: Path) -> None:
+    events = await ask(engine, shared_audio / "containers" / "edge" / "digital_silence_30s.flac")
+    assert not [event for event in events if event["type"] == "speakers"]
+    assert events[-1] == {"type": "done", "language": None, "duration": events[-1]["duration"]}
+
+
+async def test_a_failure_costs_the_names_and_not_the_text(engine: Engine, shared_audio: Path) -> None:
+    """The process is killed as the kernel does when memory is short."""
+    path = shared_audio / "multispeaker" / "falcon_3spk.wav"
+    events = []
+    async for event in engine.ask(_request(path, {})):
+        events.append(event)
+        if event.get("stage") == "speakers":
+            assert engine.pid
+            for child in psutil.Process(engine.pid).children():
+                child.kill()
+    (warning,) = [event for event in events if event["type"] == "warning"]
+    assert warning["code"] == "speakers_failed"
+    assert next(event for event in events if event["type"] == "span")["segments"]
+    assert events[-1]["type"] == "done"
+
+
+async def test_the_process_ends_with_the_engine(engine: Engine, shared_audio: Path) -> None:
+    path = shared_audio / "multispeaker" / "falcon_3spk.wav"
+    children: list[psutil.Process] = []
+    with pytest.raises(Exception, match="stopped"):
+        async for event in engine.ask(_request(path, {})):
+            if event.get("stage") == "speakers" and engine.pid:
+                children = psutil.Process(engine.pid).children()
+                asyncio.get_running_loop().create_task(engine.kill())
+    assert children
+    assert psutil.wait_procs(children, timeout=5)[1] == []
