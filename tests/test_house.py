@@ -18,7 +18,7 @@ EVERY = STT + WORKERS
 
 VIEWS = {"upload", "pages", "events", "download"}
 # Inside the engine's process: workers/pipeline.py, and what it is made of.
-ENGINE = {"pipeline", "audio", "models", "spans", "vad", "words"}
+ENGINE = {"pipeline", "audio", "lean", "machine", "models", "recognise", "spans", "vad", "windows", "words"}
 ENGINE_LIBRARIES = {"torch", "torchaudio", "whisperx", "faster_whisper", "ctranslate2", "pyannote"}
 SQL = re.compile(
     r"^\s*(select\b.+\bfrom\b|insert\s+into\b|update\s+\w+\s+set\b|delete\s+from\b"
