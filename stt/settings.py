@@ -62,6 +62,18 @@ class Settings(BaseModel):
     threads: int | Literal["auto"] = Field(
         "auto", description="CPU threads of each worker; `auto`: the cores, shared among workers."
     )
+    replicas: int | Literal["auto"] = Field(
+        "auto", description="Copies of the model that work side by side, the threads shared among them."
+    )
+    batch_size: int | Literal["auto"] = Field(
+        "auto", description="Windows that each copy recognises at once; `auto`: what fits into free memory."
+    )
+    beam_size: int = Field(
+        5, ge=1, le=20, description="Width of the search for the likeliest text; 1 is fastest."
+    )
+    model_memory: int | Literal["auto"] = Field(
+        "auto", description="Bytes that loaded models may take together; `auto`: half of the free memory."
+    )
     max_upload_bytes: int = Field(20 * 2**30, gt=0, description="A larger upload gets 413.")
     lease_seconds: float = Field(
         30, ge=2, description="How long a silent worker keeps its job before another may take it."
@@ -97,7 +109,7 @@ class Settings(BaseModel):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("workers", "threads", mode="before")
+    @field_validator("workers", "threads", "replicas", "batch_size", "model_memory", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
         if value == "auto":

@@ -18,7 +18,19 @@ EVERY = STT + WORKERS
 
 VIEWS = {"upload", "pages", "events", "download"}
 # Inside the engine's process: workers/pipeline.py, and what it is made of.
-ENGINE = {"pipeline", "audio", "diarize", "models", "spans", "vad", "words"}
+ENGINE = {
+    "pipeline",
+    "audio",
+    "diarize",
+    "lean",
+    "machine",
+    "models",
+    "recognise",
+    "spans",
+    "vad",
+    "windows",
+    "words",
+}
 ENGINE_LIBRARIES = {
     "torch",
     "torchaudio",

@@ -26,8 +26,8 @@ Event = dict[str, Any]
 # What the engine needs of the settings. The rest, with the servers' passwords, is not for a process that
 # parses other people's files.
 _SETTINGS = (
-    "data_dir", "model", "device", "compute_type", "threads", "span_seconds", "align", "hf_token",
-    "log_level",
+    "data_dir", "model", "device", "compute_type", "threads", "replicas", "batch_size", "beam_size",
+    "model_memory", "span_seconds", "align", "hf_token", "log_level",
 )  # fmt: skip
 _LONGEST_EVENT = 256 * 2**20  # bytes of one line
 _CLOSE_SECONDS = 5.0

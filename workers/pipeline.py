@@ -9,260 +9,68 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
+import resource
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import ctranslate2
-import huggingface_hub
 import numpy as np
-import torch
-import whisperx.alignment
-import whisperx.asr
-from faster_whisper.tokenizer import Tokenizer
-from faster_whisper.transcribe import merge_punctuations
 from setproctitle import setproctitle
-from whisperx.asr import FasterWhisperPipeline, WhisperModel, find_numeral_symbol_tokens
-from whisperx.diarize import Segment as SegmentX
-from whisperx.vads import Vad
 
 from stt import logs, settings
 from stt.media import MediaError
 from stt.settings import Settings
-from workers import models, spans, vad, words
+from workers import machine, models, spans, vad, words
 from workers.audio import RATE, Recording, Samples
 from workers.meter import Meter
 from workers.models import ModelUnavailable
+from workers.recognise import Asked, Heard, Recogniser, UnsupportedLanguage
 from workers.speakers import Speakers, SpeakersFailed
+from workers.windows import Window, batches
 
 log = logging.getLogger("workers.pipeline")  # it runs as __main__
 
-WINDOW_SECONDS = 30  # what Whisper hears at once
-BATCH = {"cpu": 8, "cuda": 16}
-BEAM = 5
 # What a try that follows one without enough memory computes with, where it may be less exact.
 SMALLER = {
     "float32": "int8", "float16": "int8_float16", "bfloat16": "int8_bfloat16", "int16": "int8",
     "default": "int8",
 }  # fmt: skip
-# Whisper's own rule for "nobody speaks here": both must hold.
-NO_SPEECH = 0.6
-LOGPROB_FLOOR = -1.0
-# Whisper's prompt may fill half of its context; a longer one would be refused.
-PROMPT_TOKENS = 220
 BEAT_SECONDS = 2.0
 HUB_SECONDS = 5.0  # for an answer of the model hub
+VOTES = 3  # windows that tell the language
+STOP_SECONDS = 0.2  # how soon a reader notices that nobody wants its spans any more
 
 Event = dict[str, Any]
 Send = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What is recognised at once: a stretch of at most 30 s of a span, in seconds from the span's start."""
-
-    start: float
-    end: float
-    speech: list[vad.Speech]
-
-    def cut(self, samples: Samples) -> Samples:
-        """The window's own samples."""
-        return samples[int(self.start * RATE) : int(self.end * RATE)]
-
-
 @dataclass(slots=True)
-class Heard:
-    """What was recognised in a window; `timed` is None where words were not timed."""
+class Work:
+    """A span in work: its windows, and the batches of them that lanes have taken or will take."""
 
-    window: Window
-    text: str
-    logprob: float
-    timed: list[words.Word] | None = None
+    span: spans.Span
+    windows: list[Window]
+    batches: list[tuple[list[int], Future[list[Heard]]]]
+    wav2vec2: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request says about recognition."""
-
-    language: str | None
-    task: str
-    prompt: str | None
-    hotwords: str | None
-    suppress_numerals: bool
-    multilingual: bool
-    timed: bool
-    with_words: bool
-
-
-class SileroVad(Vad):  # type: ignore[misc]
-    """WhisperX's interface to voice activity, with the Silero model that needs no download."""
-
-    def __init__(self) -> None:
-        super().__init__(vad.Params().onset)
-
-    def __call__(self, audio: dict[str, Any], **_: Any) -> list[SegmentX]:
-        samples = np.asarray(audio["waveform"], np.float32)
-        return self.segments(vad.speech(vad.probabilities(samples), len(samples) / RATE))
-
-    @staticmethod
-    def segments(speech: Sequence[vad.Speech]) -> list[SegmentX]:
-        """Speech in WhisperX's type."""
-        return [SegmentX(part.start, part.end, "UNKNOWN") for part in speech]
-
-    @staticmethod
-    def preprocess_audio(audio: Samples) -> Samples:
-        """Samples are taken as they are."""
-        return audio
-
-    @staticmethod
-    def merge_chunks(
-        segments: list[SegmentX], chunk_size: float, onset: float = 0.5, offset: float | None = None
-    ) -> list[dict[str, Any]]:
-        """WhisperX's packing of speech into windows; none for none."""
-        chunks: list[dict[str, Any]] = (
-            Vad.merge_chunks(segments, chunk_size, onset, offset) if segments else []
-        )
-        return chunks
-
-    def windows(self, speech: Sequence[vad.Speech]) -> list[Window]:
-        """Windows over the speech of a span."""
-        chunks = self.merge_chunks(self.segments(speech), WINDOW_SECONDS)
-        return [
-            Window(chunk["start"], chunk["end"], [vad.Speech(*part) for part in chunk["segments"]])
-            for chunk in chunks
-        ]
-
-
-class Recogniser(FasterWhisperPipeline):  # type: ignore[misc]
-    """WhisperX's pipeline, window by window: it keeps the encoder's output, for language and word times."""
-
-    @classmethod
-    def load(cls, folder: Path, device: str, compute_type: str, threads: int) -> Recogniser:
-        """Load a model's folder through WhisperX."""
-        model = WhisperModel(str(folder), device=device, compute_type=compute_type, cpu_threads=threads)
-        made = whisperx.asr.load_model(
-            str(folder), device, compute_type=compute_type, model=model, vad_model=SileroVad(),
-            asr_options={"beam_size": BEAM},
-        )  # fmt: skip
-        return cls(model, made.vad_model, made._vad_params, made.options, device=device)
-
-    @property
-    def multilingual(self) -> bool:
-        """Whether the model knows more than English."""
-        return bool(self.model.model.is_multilingual)
-
-    def encode(self, samples: Samples, windows: Sequence[Window]) -> ctranslate2.StorageView:
-        """The encoder's output for some windows."""
-        mels = [self.preprocess({"inputs": window.cut(samples)})["inputs"] for window in windows]
-        return self.model.encode(torch.stack(mels))
-
-    def languages(self, encoded: ctranslate2.StorageView) -> list[dict[str, float]]:
-        """For each window, the probability of each language."""
-        return [
-            {token[2:-2]: probability for token, probability in window}
-            for window in self.model.model.detect_language(encoded)
-        ]
-
-    def recognise(
-        self,
-        encoded: ctranslate2.StorageView,
-        windows: Sequence[Window],
-        asked: Asked,
-        tokenizer: Tokenizer,
-        *,
-        timed: bool,
-    ) -> list[Heard]:
-        """Text of each window that was encoded, with the times of its words if `timed`."""
-        results = self.model.model.generate(
-            encoded,
-            [self._prompt(asked, tokenizer)] * len(windows),
-            beam_size=self.options.beam_size,
-            patience=self.options.patience,
-            length_penalty=self.options.length_penalty,
-            max_length=self.model.max_length,
-            suppress_blank=self.options.suppress_blank,
-            suppress_tokens=self._suppressed(asked),
-            return_scores=True,
-            return_no_speech_prob=True,
-        )
-        tokens = [self._kept(result, tokenizer) for result in results]
-        heard = [
-            Heard(window, tokenizer.decode(said), self._logprob(result))
-            for window, said, result in zip(windows, tokens, results, strict=True)
-        ]
-        if timed and any(tokens):
-            self._time(encoded, tokens, heard, tokenizer)
-        return heard
-
-    def tokenizer_for(self, language: str, task: str) -> Tokenizer:
-        """A tokenizer that prompts for this language and task.
-
-        Raises:
-            UnsupportedLanguage: the model has no token for it.
-        """
-        if self.multilingual and self.model.hf_tokenizer.token_to_id(f"<|{language}|>") is None:
-            raise UnsupportedLanguage(
-                f"This model does not know the language {language!r}. Please choose another model or "
-                "language, or leave the language empty to detect it."
-            )
-        made = Tokenizer(self.model.hf_tokenizer, self.multilingual, task=task, language=language)
-        if task == "translate":
-            made.language_code = "en"  # what comes out is English, and is split into words as English is
-        return made
-
-    def _kept(self, result: Any, tokenizer: Tokenizer) -> list[int]:
-        """The text's tokens; none where Whisper's own rule says that nobody speaks."""
-        if result.no_speech_prob > NO_SPEECH and self._logprob(result) < LOGPROB_FLOOR:
-            return []
-        return [token for token in result.sequences_ids[0] if token < tokenizer.eot]
-
-    def _logprob(self, result: Any) -> float:
-        length = len(result.sequences_ids[0])
-        return float(result.scores[0] * length**self.options.length_penalty / (length + 1))
-
-    def _prompt(self, asked: Asked, tokenizer: Tokenizer) -> list[int]:
-        said = [text for text in (asked.hotwords, asked.prompt) if text and text.strip()]
-        before = [token for text in said for token in tokenizer.encode(" " + text.strip())]
-        prompt: list[int] = self.model.get_prompt(tokenizer, before[-PROMPT_TOKENS:], without_timestamps=True)
-        return prompt
-
-    def _suppressed(self, asked: Asked) -> list[int]:
-        return [-1, *self._numerals] if asked.suppress_numerals else [-1]
-
-    @cached_property
-    def _numerals(self) -> list[int]:
-        """Tokens with a digit or a symbol in them."""
-        found: list[int] = find_numeral_symbol_tokens(self.tokenizer_for("en", "transcribe"))
-        return found
-
-    def _time(
-        self,
-        encoded: ctranslate2.StorageView,
-        tokens: list[list[int]],
-        heard: list[Heard],
-        tokenizer: Tokenizer,
-    ) -> None:
-        """Word times by the model's own cross-attention."""
-        frames = [int((one.window.end - one.window.start) * 100) for one in heard]
-        found = self.model.find_alignment(tokenizer, tokens, encoded, frames)
-        for one, alignment in zip(heard, found, strict=True):
-            merge_punctuations(alignment, self.options.prepend_punctuations, self.options.append_punctuations)
-            timed = [
-                words.Word(
-                    part["word"], one.window.start + float(part["start"]),
-                    one.window.start + float(part["end"]), float(part["probability"]), one.logprob,
-                )
-                for part in alignment
-            ]  # fmt: skip
-            # A text that ends in half a character does not come back whole: then the text counts.
-            if "".join(word.text for word in timed) == one.text:
-                one.timed = words.whole(timed)
+    def heard(self) -> list[Heard]:
+        """What was recognised, in the order of the recording, once all of it is."""
+        found = {
+            number: one
+            for numbers, future in self.batches
+            for number, one in zip(numbers, future.result(), strict=True)
+        }
+        return [found[number] for number in range(len(self.windows))]
 
 
 class Aligner:
@@ -270,8 +78,8 @@ class Aligner:
 
     RETRY_SECONDS = 600.0
 
-    def __init__(self, device: str, folder: Path) -> None:
-        self._device, self._folder = device, folder
+    def __init__(self, device: str, folder: Path, threads: int) -> None:
+        self._device, self._folder, self._threads = device, folder, threads
         self._language = ""
         self._model: tuple[Any, dict[str, Any]] | None = None
         self._failed: dict[str, float] = {}
@@ -294,6 +102,11 @@ class Aligner:
         return self._model is not None
 
     def _load(self, language: str) -> tuple[Any, dict[str, Any]]:
+        # Seconds and hundreds of megabytes that only those who want it should spend.
+        import torch  # noqa: PLC0415
+        import whisperx.alignment  # noqa: PLC0415
+
+        torch.set_num_threads(self._threads)
         name = whisperx.alignment.DEFAULT_ALIGN_MODELS_HF.get(language)
         if name and not _on_hub(name):
             # transformers would try again and again for minutes.
@@ -306,6 +119,8 @@ class Aligner:
 
     def align(self, text: str, samples: Samples, window: Window, logprob: float) -> list[words.Word] | None:
         """Words with times; None where they do not come out as they went in."""
+        import whisperx.alignment  # noqa: PLC0415
+
         assert self._model is not None
         segment = {"start": window.start, "end": window.end, "text": text}
         aligned = whisperx.alignment.align(
@@ -322,10 +137,6 @@ class Aligner:
         ]  # fmt: skip
 
 
-class UnsupportedLanguage(Exception):
-    """The model does not know the language that was asked for."""
-
-
 class Engine:
     """What stays loaded between jobs."""
 
@@ -333,42 +144,64 @@ class Engine:
         self.settings = chosen
         self.device = _device(chosen)
         self.compute_type = _compute_type(chosen, self.device)
-        self.threads = chosen.threads if isinstance(chosen.threads, int) else os.cpu_count() or 1
-        self.batch = BATCH[self.device]
-        self.aligner = Aligner(self.device, chosen.data_dir / "models" / "align")
-        self._loaded: tuple[tuple[str, str], Recogniser] | None = None
-        torch.set_num_threads(self.threads)
+        self.threads = threads = chosen.threads if isinstance(chosen.threads, int) else os.cpu_count() or 1
+        self.plan = machine.plan(chosen, self.device, threads, machine.free_memory())
+        self.batch = self.plan.batch
+        self.lanes = ThreadPoolExecutor(self.plan.lanes, "lane")
+        self.aligner = Aligner(self.device, chosen.data_dir / "models" / "align", threads)
+        self.load_seconds = 0.0  # that loading models took so far
+        self._loaded: OrderedDict[tuple[Path, str], tuple[int, Recogniser]] = OrderedDict()
+        ctranslate2.set_random_seed(0)
+        log.info("%s, %s: %s", self.device, self.compute_type, self.plan)
 
     def compute_type_for(self, *, less_memory: bool) -> str:
         """What to compute with."""
         return SMALLER.get(self.compute_type, self.compute_type) if less_memory else self.compute_type
 
     def recogniser(self, name: str, *, less_memory: bool = False) -> Recogniser:
-        """The model `name`, loaded if it is not the one that is.
+        """The model `name`, loaded if it is not there; those that were not used for longest make room.
 
         Raises:
             ModelUnavailable: it cannot be had.
         """
-        compute_type = self.compute_type_for(less_memory=less_memory)
-        if self._loaded is None or self._loaded[0] != (name, compute_type):
-            self._loaded = None  # before the next one is loaded: two may not fit
-            folder = models.find(name, self.settings)
+        folder, compute_type = (
+            models.find(name, self.settings),
+            self.compute_type_for(less_memory=less_memory),
+        )
+        wanted = folder, compute_type
+        if wanted not in self._loaded:
+            size = (folder / models.MODEL_FILE).stat().st_size
+            self._make_room(size)
             begun = time.monotonic()
-            made = Recogniser.load(folder, self.device, compute_type, self.threads)
-            log.info(
-                "model %s loaded in %.1f s (%s, %s)",
-                name, time.monotonic() - begun, self.device, compute_type,
+            made = Recogniser.load(
+                folder, self.device, compute_type,
+                threads=self.plan.threads, replicas=self.plan.replicas, beam=self.settings.beam_size,
             )  # fmt: skip
-            self._loaded = (name, compute_type), made
-        return self._loaded[1]
+            seconds = time.monotonic() - begun
+            self.load_seconds += seconds
+            log.info("model %s loaded in %.1f s (%s, %s)", name, seconds, self.device, compute_type)
+            self._loaded[wanted] = size, made
+        self._loaded.move_to_end(wanted)
+        return self._loaded[wanted][1]
+
+    def _make_room(self, size: int) -> None:
+        while self._loaded and sum(held for held, _ in self._loaded.values()) + size > self.plan.model_bytes:
+            (folder, _), _ = self._loaded.popitem(last=False)
+            log.info("the model %s makes room for another", folder.name)
 
 
 class Job:
-    """One request, from the file to "done"."""
+    """One request, from the file to "done".
+
+    A thread reads spans ahead and hands their windows to the engine's lanes, batch by batch; this one takes
+    what they heard, span by span in order, times and sends it. So decoding, voice activity and recognition
+    go on at once, and a lane that is done with its part of a span begins with the next.
+    """
 
     def __init__(self, engine: Engine, request: dict[str, Any], send: Send) -> None:
         self._engine, self._send = engine, send
         self._path = Path(request["path"])
+        self._name = str(request.get("job", ""))
         self._model = request["model"]
         self._less_memory = bool(request.get("less_memory"))
         self._asked = _asked(request, engine.settings)
@@ -376,13 +209,14 @@ class Job:
         self._number, self._start = resume.get("spans", 0), round(resume.get("end", 0) * RATE)
         self._spoken = resume.get("segments", 0) > 0
         self._language = self._asked.language or resume.get("language") or None
-        self._meter = Meter(self._stage)
+        self._meter = Meter(self._stage, self._start / RATE)
         self._speakers = _speakers(request, engine)
         self._warned: set[str] = set()
-        self._begun = self._start  # the sample at which the span in work begins
+        self._unfinished: list[Future[list[Heard]]] = []
 
     def run(self) -> None:
         """Do it; every error that has a meaning for a person is raised as what it is."""
+        begun, loading = time.monotonic(), self._engine.load_seconds
         recording = Recording(self._path)
         try:
             self._meter.duration = recording.duration
@@ -395,16 +229,18 @@ class Job:
             recording.close()
             if self._speakers:
                 self._speakers.close()
+            for future in self._unfinished:  # if it failed: the next job wants the lanes
+                future.cancel()
+        seconds, heard = time.monotonic() - begun, recording.decoded / RATE
+        log.info(
+            "job %s: %.1f s of sound in %.1f s (x %.1f), %.1f s of it loading the model; peak memory %.0f MB",
+            self._name, heard, seconds, heard / seconds, self._engine.load_seconds - loading, _peak_memory(),
+        )  # fmt: skip
 
     def _run(self, recording: Recording) -> None:
-        seconds = self._engine.settings.span_seconds
-        for span in spans.read(
-            recording, seconds, number=self._number, start=self._start,
-            heard=lambda sample: self._decoded(recording, sample),
-        ):  # fmt: skip
+        for work in _ahead(self._begun(recording)):
             self._meter.duration = recording.duration
-            self._send(self._event(span, self._work(span)))
-            self._begun = span.end
+            self._send(self._event(work.span, self._finished(work)))
         self._warn_of(recording)
         self._meter.duration = recording.decoded / RATE
         self._tell_speakers()
@@ -438,15 +274,30 @@ class Job:
             "segments": found,
         }  # fmt: skip
 
-    def _work(self, span: spans.Span) -> list[dict[str, Any]]:
-        """The segments of a span."""
-        if not span.speech:
-            return []
+    def _begun(self, recording: Recording) -> Iterator[Work]:
+        """All spans, each with its windows given to the lanes."""
+        for span in spans.read(
+            recording, self._engine.settings.span_seconds, number=self._number, start=self._start,
+            heard=lambda sample: self._meter.decoded(sample / RATE),
+        ):  # fmt: skip
+            if span.speech:
+                yield self._begin(span)
+            else:
+                self._meter.heard((span.end - span.start) / RATE)
+                yield Work(span, [], [])
+
+    def _begin(self, span: spans.Span) -> Work:
         recogniser = self._recogniser()
-        windows = recogniser.vad_model.windows(span.speech)
-        said = [one for one in self._hear(recogniser, span, windows) if one.text.strip()]
-        placed = [word for one in said for word in self._place(one, span)]
-        return words.segments(placed, with_words=self._asked.with_words)
+        windows = recogniser.vad_model.windows(span.speech, span.samples)
+        language = self._language_of(recogniser, span, windows)
+        work = Work(span, windows, [], self._asked.timed and self._wav2vec2(language))
+        for numbers in batches(windows, self._engine.batch, self._engine.plan.lanes):
+            batch = [windows[number] for number in numbers]
+            future = self._engine.lanes.submit(self._hear, recogniser, language, work, batch)
+            work.batches.append((numbers, future))
+        self._unfinished = [one for one in self._unfinished if not one.done()]
+        self._unfinished += [future for _, future in work.batches]
+        return work
 
     def _recogniser(self) -> Recogniser:
         chosen = self._engine.compute_type_for(less_memory=self._less_memory)
@@ -458,57 +309,62 @@ class Job:
             )
         return self._engine.recogniser(self._model, less_memory=self._less_memory)
 
-    def _hear(self, recogniser: Recogniser, span: spans.Span, windows: list[Window]) -> Iterator[Heard]:
-        """All windows in batches, which get smaller when memory does not suffice."""
-        if self._asked.multilingual and self._asked.language is None:
-            self._language = None  # each span for itself
-        done = 0
-        while done < len(windows):
-            batch = windows[done : done + self._engine.batch]
-            try:
-                heard = self._hear_batch(recogniser, span, batch, done, len(windows))
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or self._engine.batch == 1:
-                    raise
-                self._engine.batch = max(1, len(batch) // 2)
-                log.warning("out of memory: going on with batches of %d", self._engine.batch)
-                continue
-            yield from heard
-            done += len(batch)
+    def _hear(self, recogniser: Recogniser, language: str, work: Work, batch: list[Window]) -> list[Heard]:
+        """What a lane does: recognise a batch, in halves where memory does not suffice for all of it."""
+        tokenizer = recogniser.tokenizer_for(language, self._asked.task)
+        timed = self._asked.timed and not work.wav2vec2
+        try:
+            encoded = recogniser.encode(work.span.samples, batch)
+            heard = recogniser.recognise(
+                encoded, work.span.samples, batch, self._asked, tokenizer, timed=timed
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error) or len(batch) == 1:
+                raise
+            half = len(batch) // 2
+            self._engine.batch = min(self._engine.batch, half)
+            log.warning("out of memory: going on with batches of %d", self._engine.batch)
+        else:
+            self._meter.heard((work.span.end - work.span.start) / RATE * len(batch) / len(work.windows))
+            return heard
+        # Outside of the handler, whose error holds on to what filled the memory.
+        return [
+            one
+            for part in (batch[:half], batch[half:])
+            for one in self._hear(recogniser, language, work, part)
+        ]
 
-    def _hear_batch(
-        self, recogniser: Recogniser, span: spans.Span, batch: list[Window], done: int, total: int
-    ) -> list[Heard]:
-        self._report("transcribe", span, done / total)
-        encoded = recogniser.encode(span.samples, batch)
-        if self._language is None:
-            self._detect(recogniser, encoded)
-        assert self._language is not None
-        tokenizer = recogniser.tokenizer_for(self._language, self._asked.task)
-        wav2vec2 = self._asked.timed and self._wav2vec2(self._language)
-        heard = recogniser.recognise(
-            encoded, batch, self._asked, tokenizer, timed=self._asked.timed and not wav2vec2
-        )
-        self._report("align", span, (done + len(batch)) / total)
-        if wav2vec2:
-            for one in heard:
-                if one.text.strip():
-                    one.timed = self._engine.aligner.align(one.text, span.samples, one.window, one.logprob)
-        return heard
+    def _finished(self, work: Work) -> list[dict[str, Any]]:
+        """The segments of a span, once its lanes are done with it."""
+        said = [one for one in work.heard() if one.text.strip()]
+        if work.wav2vec2:
+            for one in said:
+                self._meter.aligning()
+                one.timed = self._engine.aligner.align(one.text, work.span.samples, one.window, one.logprob)
+        placed = [word for one in said for word in self._place(one, work.span)]
+        return words.segments(placed, with_words=self._asked.with_words)
 
-    def _detect(self, recogniser: Recogniser, encoded: ctranslate2.StorageView) -> None:
-        """The language by the vote of all windows of the batch: the mean of their probabilities."""
+    def _language_of(self, recogniser: Recogniser, span: spans.Span, windows: list[Window]) -> str:
+        """The language that was asked for, or is spoken: in the first span with speech, or in each."""
+        if self._language is None or (self._asked.multilingual and self._asked.language is None):
+            self._language = self._detect(recogniser, span, windows)
+        return self._language
+
+    def _detect(self, recogniser: Recogniser, span: spans.Span, windows: list[Window]) -> str:
+        """The language by the vote of the first windows: the mean of their probabilities."""
         if not recogniser.multilingual:
-            self._language = "en"
-            return
+            return "en"
         votes: dict[str, float] = {}
-        found = recogniser.languages(encoded)
-        for window in found:
-            for language, probability in window.items():
-                votes[language] = votes.get(language, 0.0) + probability / len(found)
-        self._language = max(votes, key=lambda language: votes[language])
-        probability = round(votes[self._language], 3)
-        self._send({"type": "language", "language": self._language, "probability": probability})
+        # One by one: their number must not depend on how much memory there is.
+        chosen = sorted(windows, key=lambda window: -window.spoken)[:VOTES]
+        for window in chosen:
+            [found] = recogniser.languages(recogniser.encode(span.samples, [window]))
+            for language, probability in found.items():
+                votes[language] = votes.get(language, 0.0) + probability / len(chosen)
+        language = max(votes, key=lambda language: votes[language])
+        probability = round(votes[language], 3)
+        self._send({"type": "language", "language": language, "probability": probability})
+        return language
 
     def _wav2vec2(self, language: str) -> bool:
         """Whether words are timed by a model of their own; else it is the recogniser's attention."""
@@ -532,16 +388,6 @@ class Job:
         offset = span.start / RATE
         placed = words.place(timed, window.speech, window.start, window.end)
         return [replace(word, start=word.start + offset, end=word.end + offset) for word in placed]
-
-    def _decoded(self, recording: Recording, sample: int) -> None:
-        seconds = self._engine.settings.span_seconds
-        start = self._begun / RATE
-        self._meter.duration = recording.duration
-        end = min(start + seconds, max(recording.duration or 0, sample / RATE))
-        self._meter.report("decode", start, end, (sample / RATE - start) / max(end - start, 1e-3))
-
-    def _report(self, stage: str, span: spans.Span, share: float) -> None:
-        self._meter.report(stage, span.start / RATE, span.end / RATE, share)
 
     def _stage(self, stage: str, progress: float, duration: float | None) -> None:
         self._send({"type": "stage", "stage": stage, "progress": progress, "duration": duration})
@@ -635,12 +481,52 @@ def main() -> None:
             raise
 
 
+def _ahead(made: Iterator[Work]) -> Iterator[Work]:
+    """What `made` makes, in a thread of its own that is one piece ahead; its error is raised here."""
+    ready: queue.Queue[Work | BaseException | None] = queue.Queue(1)
+    stop = threading.Event()
+
+    def put(piece: Work | BaseException | None) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                ready.put(piece, timeout=STOP_SECONDS)
+                return
+
+    def make() -> None:
+        try:
+            for piece in made:
+                put(piece)
+                if stop.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001  it is raised in the other thread
+            put(error)
+
+    maker = threading.Thread(target=make, name="ahead", daemon=True)
+    maker.start()
+    try:
+        while (piece := ready.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        stop.set()
+        maker.join()  # it reads the file, which may then be closed
+
+
+def _peak_memory() -> float:
+    """The most memory this process ever had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def _error(kind: str, code: str, message: str) -> Event:
     return {"type": "error", "kind": kind, "code": code, "message": message}
 
 
 def _on_hub(name: str) -> bool:
     """Whether the model hub answers, and has this repository."""
+    import huggingface_hub  # noqa: PLC0415
+
     try:
         huggingface_hub.model_info(name, timeout=HUB_SECONDS)
     except Exception as error:  # noqa: BLE001  whatever it is, the hub is of no use now

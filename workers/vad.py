@@ -6,7 +6,7 @@ No torch in here: the model is a small ONNX file. Times are in seconds, frames i
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,10 +29,11 @@ Probabilities: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """Somebody speaks from `start` to `end`, in seconds."""
+    """Somebody speaks from `start` to `end`, in seconds; then nobody for `pause`, padding not counted."""
 
     start: float
     end: float
+    pause: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,11 @@ def probabilities(samples: Samples) -> Probabilities:
 def speech(found: Probabilities, length: float, params: Params | None = None) -> list[Speech]:
     """Stretches of speech in `length` seconds; pads of neighbours meet in the middle of a short pause."""
     params = params or Params()
-    stretches = _padded(_stretches(found, params), params.pad, length)
-    return [Speech(*stretch) for stretch in stretches]
+    spoken = _stretches(found, params)
+    starts = [start for start, _ in spoken[1:]] + [length]
+    pauses = [max(0.0, start - end) for start, (_, end) in zip(starts, spoken, strict=False)]
+    padded = _padded(spoken, params.pad, length)
+    return [Speech(*stretch, pause) for stretch, pause in zip(padded, pauses, strict=True)]
 
 
 def quietest(found: Probabilities, first: int, last: int) -> int:

@@ -1,0 +1,172 @@
+"""How windows are cut, what counts as wrong, and what happens when memory does not suffice: no model."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from stt.settings import Settings
+from workers import machine, pipeline
+from workers.recognise import Attempt, Heard, Recogniser
+from workers.spans import Span
+from workers.vad import Speech
+from workers.windows import LONGEST, Window, batches, pack
+
+SILENCE = np.zeros(16_000 * 120, np.float32)
+
+
+def test_windows_are_cut_in_the_longest_pauses_and_hold_all_speech() -> None:
+    # Sentences of 9 s, each of three clauses; a window of 29 s would reach into the fourth.
+    speech = [
+        Speech(10.0 * n + 3 * part, 10.0 * n + 3 * part + 2.8, 1.2 if part == 2 else 0.2)
+        for n in range(9)
+        for part in range(3)
+    ]
+    windows = pack(speech, SILENCE)
+    assert [part for window in windows for part in window.speech] == speech
+    assert all(window.end - window.start <= LONGEST for window in windows)
+    assert all(window.start % 10 == 0 for window in windows)
+
+
+def test_somebody_who_never_pauses_is_cut_where_it_is_quietest() -> None:
+    samples = np.ones(16_000 * 40, np.float32)
+    samples[22 * 16_000 : 22 * 16_000 + 3200] = 0
+    first, second = pack([Speech(0, 40)], samples)
+    assert first.end == second.start == pytest.approx(22.1, abs=0.15)
+
+
+def test_nobody_speaks_no_windows() -> None:
+    assert pack([], SILENCE) == []
+    assert batches([], 4, 2) == []
+
+
+def test_batches_hold_each_window_once_and_share_the_work() -> None:
+    windows = [Window(0, end, []) for end in (5.0, 28.0, 7.0, 27.0, 6.0)]
+    parts = batches(windows, 4, 2)
+    assert sorted(number for part in parts for number in part) == [0, 1, 2, 3, 4]
+    assert len(parts) == 2
+    assert set(parts[0]) == {1, 3, 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "logprob", "wrong"),
+    [
+        (" And so my fellow Americans, ask not what your country can do for you.", -0.2, False),
+        (" No, no, no, I said, I will never do it again.", -0.3, False),
+        (" I am going to the house." * 12, -0.1, True),
+        (" Thank you. Thank you. Thank you. Thank you. Thank you. Thank you. Thank you.", -0.1, True),
+        (" Something unlikely that was said.", -1.4, True),
+        (" Yes.", -0.2, True),
+        (" It said far more than anybody could ever say in ten seconds." * 9, -0.2, True),
+    ],
+)
+def test_what_looks_wrong_is_found(text: str, logprob: float, wrong: bool) -> None:
+    window = Window(0, 10, [Speech(0, 10)])
+    assert Attempt([1], text, logprob, 0.0).doubtful(window) is wrong
+
+
+def test_what_whisper_calls_silence_is_not_tried_again() -> None:
+    one = Attempt([1], " Thank you.", -1.5, 0.9)
+    assert one.silent
+    assert not one.doubtful(Window(0, 10, [Speech(0, 10)]))
+
+
+class Crammed:
+    """A recogniser that has memory for `fits` windows at once."""
+
+    def __init__(self, fits: int) -> None:
+        self.fits, self.sizes = fits, list[int]()
+
+    def tokenizer_for(self, _language: str, _task: str) -> None:
+        """None is needed."""
+
+    def encode(self, _samples: Any, windows: list[Window]) -> int:
+        self.sizes.append(len(windows))
+        if len(windows) > self.fits:
+            raise RuntimeError("CUDA failed with error out of memory")
+        return len(windows)
+
+    def recognise(
+        self, _encoded: Any, _samples: Any, windows: list[Window], *_: Any, **__: Any
+    ) -> list[Heard]:
+        return [Heard(window, f" {window.start:.0f}", -0.1) for window in windows]
+
+
+def crammed(fits: int) -> tuple[pipeline.Job, pipeline.Engine, Crammed]:
+    engine = SimpleNamespace(
+        batch=8, settings=Settings(), device="cpu", lanes=ThreadPoolExecutor(1), load_seconds=0.0
+    )
+    events: list[dict[str, Any]] = []
+    job = pipeline.Job(cast(pipeline.Engine, engine), {"path": "x", "model": "base"}, events.append)
+    return job, cast(pipeline.Engine, engine), Crammed(fits)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
+    job, engine, recogniser = crammed(2)
+    windows = [Window(n, n + 1, [Speech(n, n + 1)]) for n in range(8)]
+    work = pipeline.Work(Span(0, 0, SILENCE, []), windows, [])
+    heard = job._hear(cast(Recogniser, recogniser), "en", work, windows)
+    assert [one.text for one in heard] == [f" {n}" for n in range(8)]
+    assert engine.batch == 2
+    assert recogniser.sizes[0] == 8
+    assert max(recogniser.sizes[3:]) <= 4
+
+
+def test_out_of_memory_at_one_window_is_an_error() -> None:
+    job, _, recogniser = crammed(0)
+    windows = [Window(0, 1, [Speech(0, 1)])]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        job._hear(
+            cast(Recogniser, recogniser), "en", pipeline.Work(Span(0, 0, SILENCE, []), windows, []), windows
+        )
+
+
+def test_models_that_were_not_used_for_longest_make_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.bin").write_bytes(bytes(100))
+    loads: list[str] = []
+    monkeypatch.setattr(Recogniser, "load", lambda folder, *_, **__: loads.append(folder.name) or folder.name)
+    engine = pipeline.Engine(Settings(data_dir=tmp_path, device="cpu", model_memory=200))
+    for name in ("a", "b", "a", "c", "a", "b"):
+        assert engine.recogniser(str(tmp_path / name)) == name
+    assert loads == ["a", "b", "c", "b"]
+
+
+def test_an_error_of_the_reader_is_raised_and_its_thread_ends() -> None:
+    def spans() -> Any:
+        yield "one"
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        list(pipeline._ahead(spans()))
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_who_stops_listening_stops_the_reader() -> None:
+    pieces = pipeline._ahead(cast(Any, iter(range(1000))))
+    assert next(pieces) == 0
+    cast(Any, pieces).close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "free", "replicas", "each", "batch"),
+    [(2, 2**34, 2, 1, 4), (1, 2**34, 1, 1, 4), (8, 2**34, 4, 2, 4), (2, 2**28, 2, 1, 1)],
+)
+def test_the_plan_suits_the_machine(threads: int, free: int, replicas: int, each: int, batch: int) -> None:
+    plan = machine.plan(Settings(), "cpu", threads, free)
+    assert (plan.replicas, plan.threads, plan.batch) == (replicas, each, batch)
+
+
+def test_what_is_set_is_not_chosen() -> None:
+    plan = machine.plan(Settings(replicas=1, batch_size=3, model_memory=5), "cpu", 8, 2**34)
+    assert (plan.replicas, plan.threads, plan.batch, plan.model_bytes) == (1, 8, 3, 5)

@@ -1,0 +1,65 @@
+"""What the machine has to spare, and what the engine therefore takes of it. No torch in here."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stt.settings import Settings
+
+# Windows that one replica recognises at once. On a CPU more gain little; a GPU is filled by them.
+BATCH = {"cpu": 4, "cuda": 16}
+# Replicas of a thread each are faster than one with all of them, as no thread waits for another. But each
+# takes the memory of a batch.
+MOST_REPLICAS = 4
+# What a window takes beside the model's weights: the attention of all heads over 30 s, and what hangs on it.
+WINDOW_BYTES = 80 * 2**20
+# Of the memory that is free at the start: what batches, and what models may fill.
+BATCH_SHARE, MODEL_SHARE = 0.25, 0.5
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the engine works on this machine."""
+
+    replicas: int
+    threads: int  # of each replica
+    lanes: int  # batches in work at once
+    batch: int
+    model_bytes: int  # what loaded models may take
+
+
+def plan(settings: Settings, device: str, threads: int, free: int) -> Plan:
+    """The settings, and where they say `auto` what suits the machine with so much free memory."""
+    replicas = settings.replicas if isinstance(settings.replicas, int) else _replicas(device, threads)
+    # On a GPU a second lane makes the next batch's spectrogram meanwhile.
+    lanes = replicas if device == "cpu" else replicas + 1
+    fits = int(free * BATCH_SHARE / lanes / WINDOW_BYTES)
+    automatic = max(1, min(BATCH[device], fits))
+    return Plan(
+        replicas=replicas,
+        threads=max(1, threads // replicas),
+        lanes=lanes,
+        batch=settings.batch_size if isinstance(settings.batch_size, int) else automatic,
+        model_bytes=settings.model_memory
+        if isinstance(settings.model_memory, int)
+        else int(free * MODEL_SHARE),
+    )
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take: of the machine, or of its container."""
+    free = 2**31
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    with suppress(OSError, ValueError):  # ValueError: "max", no limit
+        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int((_CGROUP / "memory.current").read_text(encoding="ascii")))
+    return max(0, free)
+
+
+def _replicas(device: str, threads: int) -> int:
+    return min(threads, MOST_REPLICAS) if device == "cpu" else 1

@@ -1,0 +1,306 @@
+"""WhisperX's pipeline as the engine uses it: windows in, words out, and a second look at what looks wrong."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import numpy as np
+from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.transcribe import merge_punctuations
+
+from workers import lean, vad, words
+from workers.audio import RATE, Samples
+from workers.windows import Window, pack
+
+asr = lean.recogniser()
+log = logging.getLogger(__name__)
+
+# What the encoder hears. Shorter windows could be encoded shorter, but then the model loses words at their
+# end or whole sentences: with two seconds of silence after a clip of 5 s, beam search found nothing in it.
+FRAMES = 3000
+HOP = 160  # samples of a frame of the spectrogram
+# Whisper's prompt may fill half of its context; a longer one would be refused.
+PROMPT_TOKENS = 220
+
+# Whisper's own rules. "Nobody speaks here" needs both of the first two.
+NO_SPEECH = 0.6
+LOGPROB_FLOOR = -1.0
+REPETITIVE = 2.4  # length of a text over its compressed length
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
+SAMPLES_EACH = 5
+BEAM = 5
+# How a window that looks wrong is decoded again.
+LADDER: tuple[dict[str, Any], ...] = (
+    {"beam_size": BEAM},
+    *(
+        {"beam_size": 1, "num_hypotheses": SAMPLES_EACH, "sampling_topk": 0, "sampling_temperature": each}
+        for each in TEMPERATURES
+    ),
+)
+# More characters a second than anybody says; fewer than anybody who speaks for so many seconds. Bytes of
+# UTF-8, so that scripts with a character a syllable come out alike.
+FASTEST = 40.0
+SLOWEST, SLOWEST_SECONDS = 2.5, 6.0
+# The same few words again and again. Verses and "no, no, no" repeat too, but not so often.
+_LOOP = re.compile(r"(\b.{2,60}?)(?:[\s,.!?-]*\1){5,}", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What was recognised in a window; `timed` is None where words were not timed."""
+
+    window: Window
+    text: str
+    logprob: float
+    timed: list[words.Word] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request says about recognition."""
+
+    language: str | None
+    task: str
+    prompt: str | None
+    hotwords: str | None
+    suppress_numerals: bool
+    multilingual: bool
+    timed: bool
+    with_words: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One decoding of one window."""
+
+    tokens: list[int]
+    text: str
+    logprob: float
+    no_speech: float
+
+    @property
+    def silent(self) -> bool:
+        """Nobody speaks, by Whisper's own rule."""
+        return self.no_speech > NO_SPEECH and self.logprob < LOGPROB_FLOOR
+
+    @property
+    def repetitive(self) -> bool:
+        """Whether it says the same again and again, as the model does when it has lost its way."""
+        raw = self.text.strip().encode()
+        if len(raw) > 40 and len(raw) / len(zlib.compress(raw)) > REPETITIVE:
+            return True
+        return _LOOP.search(self.text) is not None
+
+    def doubtful(self, window: Window) -> bool:
+        """Whether it looks wrong for this window, so that it is worth another look."""
+        if self.silent:
+            return False
+        rate = len(self.text.strip().encode()) / max(window.spoken, 0.5)
+        missing = window.spoken > SLOWEST_SECONDS and rate < SLOWEST
+        return self.logprob < LOGPROB_FLOOR or self.repetitive or missing or rate > FASTEST
+
+
+class UnsupportedLanguage(Exception):
+    """The model does not know the language that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Speech in the shape WhisperX gives it."""
+
+    start: float
+    end: float
+    speaker: str = "UNKNOWN"
+
+
+class SileroVad(asr.Vad):  # type: ignore[misc,name-defined]
+    """WhisperX's interface to voice activity, with the Silero model that needs no download."""
+
+    def __init__(self) -> None:
+        super().__init__(vad.Params().onset)
+
+    def __call__(self, audio: dict[str, Any], **_: Any) -> list[Piece]:
+        samples = np.asarray(audio["waveform"], np.float32)
+        speech = vad.speech(vad.probabilities(samples), len(samples) / RATE)
+        return [Piece(part.start, part.end) for part in speech]
+
+    @staticmethod
+    def preprocess_audio(audio: Samples) -> Samples:
+        """Samples are taken as they are."""
+        return audio
+
+    def windows(self, speech: Sequence[vad.Speech], samples: Samples) -> list[Window]:
+        """Windows over the speech of a span."""
+        return pack(speech, samples)
+
+
+class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
+    """WhisperX's pipeline, window by window: it keeps the encoder's output, for language and word times.
+
+    Several threads may use one: as many work side by side as it has replicas of the model.
+    """
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: str, compute_type: str, *, threads: int, replicas: int, beam: int
+    ) -> Recogniser:
+        """Load a model's folder through WhisperX."""
+        model = asr.WhisperModel(
+            str(folder), device=device, compute_type=compute_type, cpu_threads=threads, num_workers=replicas
+        )
+        made = asr.load_model(
+            str(folder), device, compute_type=compute_type, model=model, vad_model=SileroVad(),
+            asr_options={"beam_size": beam},
+        )  # fmt: skip
+        return cls(model, made.vad_model, made._vad_params, made.options, device=device)
+
+    @property
+    def multilingual(self) -> bool:
+        """Whether the model knows more than English."""
+        return bool(self.model.model.is_multilingual)
+
+    def encode(self, samples: Samples, windows: Sequence[Window]) -> ctranslate2.StorageView:
+        """The encoder's output for some windows."""
+        return self.model.encode(np.stack([self._spectrogram(window.cut(samples)) for window in windows]))
+
+    def languages(self, encoded: ctranslate2.StorageView) -> list[dict[str, float]]:
+        """For each window, the probability of each language."""
+        return [
+            {token[2:-2]: probability for token, probability in window}
+            for window in self.model.model.detect_language(encoded)
+        ]
+
+    def recognise(
+        self,
+        encoded: ctranslate2.StorageView,
+        samples: Samples,
+        windows: Sequence[Window],
+        asked: Asked,
+        tokenizer: Tokenizer,
+        *,
+        timed: bool,
+    ) -> list[Heard]:
+        """Text of each window that was encoded, with the times of its words if `timed`."""
+        attempts = self._decode(encoded, len(windows), asked, tokenizer, beam_size=self.options.beam_size)
+        attempts = [
+            self._again(one, samples, window, asked, tokenizer) if one.doubtful(window) else one
+            for one, window in zip(attempts, windows, strict=True)
+        ]
+        kept = [[] if one.silent else one.tokens for one in attempts]
+        heard = [
+            Heard(window, one.text if tokens else "", one.logprob)
+            for window, one, tokens in zip(windows, attempts, kept, strict=True)
+        ]
+        if timed and any(kept):
+            self._time(encoded, kept, heard, tokenizer)
+        return heard
+
+    def tokenizer_for(self, language: str, task: str) -> Tokenizer:
+        """A tokenizer that prompts for this language and task.
+
+        Raises:
+            UnsupportedLanguage: the model has no token for it.
+        """
+        if self.multilingual and self.model.hf_tokenizer.token_to_id(f"<|{language}|>") is None:
+            raise UnsupportedLanguage(
+                f"This model does not know the language {language!r}. Please choose another model or "
+                "language, or leave the language empty to detect it."
+            )
+        made = Tokenizer(self.model.hf_tokenizer, self.multilingual, task=task, language=language)
+        if task == "translate":
+            made.language_code = "en"  # what comes out is English, and is split into words as English is
+        return made
+
+    def _spectrogram(self, samples: Samples) -> Samples:
+        samples = samples[: FRAMES * HOP]
+        padded = np.pad(samples, (0, FRAMES * HOP - len(samples)))
+        found: Samples = self.model.feature_extractor(padded, padding=HOP)[:, :FRAMES].astype(np.float32)
+        return found
+
+    def _decode(
+        self, encoded: ctranslate2.StorageView, count: int, asked: Asked, tokenizer: Tokenizer, **how: Any
+    ) -> list[Attempt]:
+        results = self.model.model.generate(
+            encoded,
+            [self._prompt(asked, tokenizer)] * count,
+            patience=self.options.patience,
+            length_penalty=self.options.length_penalty,
+            max_length=self.model.max_length,
+            suppress_blank=self.options.suppress_blank,
+            suppress_tokens=self._suppressed(asked),
+            return_scores=True,
+            return_no_speech_prob=True,
+            **how,
+        )
+        return [self._attempt(result, tokenizer) for result in results]
+
+    def _attempt(self, result: Any, tokenizer: Tokenizer) -> Attempt:
+        said = result.sequences_ids[0]
+        logprob = result.scores[0] * len(said) ** self.options.length_penalty / (len(said) + 1)
+        tokens = [token for token in said if token < tokenizer.eot]
+        return Attempt(tokens, tokenizer.decode(tokens), float(logprob), float(result.no_speech_prob))
+
+    def _again(
+        self, first: Attempt, samples: Samples, window: Window, asked: Asked, tokenizer: Tokenizer
+    ) -> Attempt:
+        """What looked wrong once more: with a wider beam, then with more and more chance, as in Whisper.
+
+        The first that looks right is taken. If none does, the likeliest that does not repeat itself.
+        """
+        encoded = self.encode(samples, [window])
+        tried = [first]
+        # Where the first attempt had the beam already, another with it would say the same.
+        for how in LADDER[self.options.beam_size >= BEAM :]:
+            tried += self._decode(encoded, 1, asked, tokenizer, **how)
+            if not tried[-1].doubtful(window):
+                log.debug("a window was decoded again (%s): %r became %r", how, first.text, tried[-1].text)
+                return tried[-1]
+        log.debug("a window stays doubtful: %r", first.text)
+        sound = [one for one in tried if not one.repetitive] or tried
+        return max(sound, key=lambda one: one.logprob)
+
+    def _prompt(self, asked: Asked, tokenizer: Tokenizer) -> list[int]:
+        said = [text for text in (asked.hotwords, asked.prompt) if text and text.strip()]
+        before = [token for text in said for token in tokenizer.encode(" " + text.strip())]
+        prompt: list[int] = self.model.get_prompt(tokenizer, before[-PROMPT_TOKENS:], without_timestamps=True)
+        return prompt
+
+    def _suppressed(self, asked: Asked) -> list[int]:
+        return [-1, *self._numerals] if asked.suppress_numerals else [-1]
+
+    @cached_property
+    def _numerals(self) -> list[int]:
+        """Tokens with a digit or a symbol in them."""
+        found: list[int] = asr.find_numeral_symbol_tokens(self.tokenizer_for("en", "transcribe"))
+        return found
+
+    def _time(
+        self,
+        encoded: ctranslate2.StorageView,
+        tokens: list[list[int]],
+        heard: list[Heard],
+        tokenizer: Tokenizer,
+    ) -> None:
+        """Word times by the model's own cross-attention."""
+        frames = [int((one.window.end - one.window.start) * RATE / HOP) for one in heard]
+        found = self.model.find_alignment(tokenizer, tokens, encoded, frames)
+        for one, alignment in zip(heard, found, strict=True):
+            merge_punctuations(alignment, self.options.prepend_punctuations, self.options.append_punctuations)
+            timed = [
+                words.Word(
+                    part["word"], one.window.start + float(part["start"]),
+                    one.window.start + float(part["end"]), float(part["probability"]), one.logprob,
+                )
+                for part in alignment
+            ]  # fmt: skip
+            # A text that ends in half a character does not come back whole: then the text counts.
+            if "".join(word.text for word in timed) == one.text:
+                one.timed = words.whole(timed)
