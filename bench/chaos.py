@@ -465,7 +465,7 @@ async def check_files(
     before = set(files(house.root))
     for path in house.root.rglob("*"):
         os.utime(path, (1, 1))
-    await maintenance.sweep({"pool": pool, "storage": Storage(house.root)})
+    await maintenance.Sweeper(Storage(house.root), seconds=0).sweep(pool)
     after = set(files(house.root))
     counts.swept = len(before - after)
     named = {row["file_path"] for row in rows.values()}
@@ -483,14 +483,14 @@ def files(root: Path) -> Iterator[str]:
 async def check_keys(house: House, counts: Counts) -> None:
     """Spare tickets may wait; every other key ends by itself, soon."""
     async with connected(house.valkey.url) as redis:
-        tickets = {f"arq:job:{ticket}" for ticket in await queue.waiting(redis)}
+        waiting = await redis.zrange(queue.TRANSCRIBE_QUEUE, 0, -1)
+        tickets = {f"arq:job:{ticket.decode()}" for ticket in waiting}
         if len(tickets) > 30:
             counts.problems.append(f"{len(tickets)} tickets are left over")
         for key in [key.decode() for key in await redis.keys("*")]:
-            known = key in tickets or key in (queue.TRANSCRIBE_QUEUE, queue.MAINTENANCE_QUEUE)
-            cron = ":cron:" in key and not key.startswith("arq:in-progress:")
+            known = key in tickets or key == queue.TRANSCRIBE_QUEUE
             left = await redis.ttl(key)
-            if not known and not cron and (left == -1 or left > 600):  # -2: it has ended by now
+            if not known and (left == -1 or left > 600):  # -2: it has ended by now
                 counts.problems.append(f"the key {key} is left over ({left} s)")
 
 
