@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-# What each stage costs of the time (measured: docs/engine.md).
+# What each stage costs of the time: an estimate.
 DECODE = 0.08
 HEAR = 1 - DECODE
 # The rest is for storing the result, which is not the engine's to report.
