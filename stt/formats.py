@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -113,7 +114,7 @@ def _mark(segment: Segment) -> str:
 
 
 def _labelled(cue: Cue) -> str:
-    text = "\n".join(cue.texts)
+    text = re.sub("--+>", "->", "\n".join(cue.texts))  # an arrow looks like a time line
     mark = _mark({"speaker": cue.speaker})
     # Without the mark before it, the Latin label would turn an Arabic or Hebrew line around.
     return (RIGHT_TO_LEFT_MARK if mark and scripts.right_to_left(text) else "") + mark + text

@@ -242,8 +242,8 @@ def _parted(left: str, right: str) -> bool:
 
 
 def _line(text: str) -> str:
-    """Without line breaks or an arrow, which would end a cue early; a space before it stays."""
-    return " " * text[:1].isspace() + " ".join(text.split()).replace("-->", "->")
+    """Without line breaks, which would end a cue early; a space before it stays."""
+    return " " * text[:1].isspace() + " ".join(text.split())
 
 
 def _ms(seconds: float) -> int:

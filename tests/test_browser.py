@@ -330,6 +330,7 @@ async def test_the_keyboard_reaches_the_upload(open_page: Open) -> None:
     for _ in range(3):  # the skip link, the mark, the file field
         await page.keyboard.press("Tab")
     await expect(page.locator("#file")).to_be_focused()
+    await page.bring_to_front()  # a browser opens a chooser only for the page that is in front
     async with page.expect_file_chooser():
         await page.keyboard.press("Space")
 
