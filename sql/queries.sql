@@ -210,20 +210,10 @@ select count(*) from jobs where status = 'pending' and not_before <= clock_times
 -- The recordings that workers will open.
 select id, file_path as key from jobs where status = 'pending';
 
--- name: count_by_status
-select status, count(*) as jobs from jobs group by status;
-
--- name: running_jobs
-select id, worker, claim, original_filename, stage, progress, eta_seconds, model, started_at, claimed_at
-from jobs where status = 'processing' order by claimed_at;
-
 -- name: stored_keys
 -- Every storage key that a row names.
 select file_path as key from jobs
 union all select transcription_file_path from jobs where transcription_file_path is not null;
-
--- name: ping$
-select 1;
 
 -- name: lock_migrations$
 select pg_advisory_lock(7345000);

@@ -117,10 +117,6 @@ class Storage:
             await self.publish(incoming.path, key)
 
     async def delete(self, key: str) -> None:
-        await asyncio.to_thread(self.path(key).unlink, missing_ok=True)
-
-    async def delete_result(self, key: str) -> None:
-        """Remove a result, and the folder of its job's results if it was the only one."""
         await asyncio.to_thread(self.remove, self.path(key))
 
     async def delete_job(self, job_id: UUID, file_path: str) -> None:

@@ -373,7 +373,7 @@ class Attempt:
             )
         )
         if job is None and not await self._is_committed(key):
-            await self.context.storage.delete_result(key)
+            await self.context.storage.delete(key)
             await self._cancelled()
         elif job is not None:
             await self._publish(current(job))
