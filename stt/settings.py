@@ -69,7 +69,10 @@ class Settings(BaseModel):
         "auto", description="Windows that each copy recognises at once; `auto`: what fits into free memory."
     )
     beam_size: int = Field(
-        5, ge=1, le=20, description="Width of the search for the likeliest text; 1 is fastest."
+        1,
+        ge=1,
+        le=20,
+        description="Width of the search for the likeliest text. What looks wrong is searched with 5 again.",
     )
     model_memory: int | Literal["auto"] = Field(
         "auto", description="Bytes that loaded models may take together; `auto`: half of the free memory."
