@@ -165,6 +165,16 @@ async def test_a_failed_recording_tells_why_and_its_code(client: TestClient, act
     assert "no_audio" in await get(client, f"/jobs/{job.id}")
 
 
+async def test_a_failed_recording_shows_what_the_engine_said_last(
+    client: TestClient, actor: Actor, pool: asyncpg.Pool
+) -> None:
+    job = await actor.running()
+    await jobs.fail(pool, job, code="engine_died", message="It was killed.", log="loading\n<cuda> fault")
+    page = await get(client, f"/jobs/{job.id}")
+    audit(page)
+    assert "loading\n&lt;cuda&gt; fault" in page
+
+
 async def test_a_running_recording_shows_stage_percentage_estimate_and_text(
     client: TestClient, actor: Actor
 ) -> None:
