@@ -52,13 +52,15 @@ DRAIN_SECONDS = 600
 # Notes every change of a status, and what was known of the job when it happened.
 WATCH = """
 create table seen (at timestamptz default clock_timestamp(), id uuid, before text, after text,
-    old_claim bigint, claim bigint, asked boolean, heard timestamptz, due timestamptz, left_over float8);
+    old_claim bigint, claim bigint, asked boolean, heard timestamptz, due timestamptz,
+    unsaved float8, recognised float8);  -- seconds beyond the last saved span, and what was heard of them
 create function watch() returns trigger language plpgsql as $$ begin
     if old.status is distinct from new.status then
-        insert into seen (id, before, after, old_claim, claim, asked, heard, due, left_over) values (
-            new.id, old.status, new.status, old.claim, new.claim, old.cancel_requested, old.updated_at,
-            greatest(new.not_before, clock_timestamp()), old.duration_seconds -
-            (select coalesce(max("end"), 0) from spans where job_id = old.id));
+        insert into seen (id, before, after, old_claim, claim, asked, heard, due, unsaved, recognised)
+        select new.id, old.status, new.status, old.claim, new.claim, old.cancel_requested, old.updated_at,
+            greatest(new.not_before, clock_timestamp()), greatest(old.duration_seconds - saved, 0),
+            greatest(least(old.progress, 1) * old.duration_seconds - saved, 0)
+        from (select coalesce(max("end"), 0) as saved from spans where job_id = old.id) as known;
     end if;
     return new;
 end $$;
@@ -499,24 +501,34 @@ async def report(load: Load, pool: asyncpg.Pool, counts: Counts) -> None:
     lost = await pool.fetchrow(
         """
         select count(*) as jobs, coalesce(max(extract(epoch from at - heard)), 0) as noticed,
-            coalesce(sum(least(greatest(left_over, 0), $1)), 0) as again
+            coalesce(sum(least(unsaved, $1)), 0) as at_most, coalesce(sum(recognised), 0) as again
         from seen where before = 'processing' and after = 'pending'""",
         SPAN * 1.5,
     )
-    resumed = await pool.fetchval("""
-        select coalesce(max(extract(epoch from next.at - lost.due)), 0) from seen as lost
-        cross join lateral (select at from seen where id = lost.id and before = 'pending' and at > lost.at
-            order by at limit 1) as next
+    recovered = await pool.fetchrow("""
+        select coalesce(max(extract(epoch from next.at - lost.heard)), 0) as longest,
+            coalesce(max(extract(epoch from next.at - lost.due)), 0) as waited
+        from seen as lost
+        cross join lateral (select at from seen where id = lost.id and before = 'pending'
+            and after = 'processing' and at > lost.at order by at limit 1) as next
         where lost.before = 'processing' and lost.after = 'pending'""")
     assert lost
+    assert recovered
     print(f"sent {load.sent}, accepted {len(load.uploads)}")
     for title, counter in (("answers", counts.answers), ("faults", counts.faults)):
         print(f"{title}: " + ", ".join(f"{name} {count}" for name, count in sorted(counter.items())))
     print("jobs: " + ", ".join(f"{row['status']} {row['jobs']}" for row in statuses))
-    # What was heard of a span that was not saved; no span is longer than one and a half times the setting.
-    print(f"attempts interrupted: {lost['jobs']}; audio done again: at most {lost['again']:.0f} s")
-    print(f"longest from a job's last sign of life to its release: {lost['noticed']:.1f} s")
-    print(f"longest from when it was due again to its next attempt (others' turns included): {resumed:.1f} s")
+    # What was heard of a span that was not saved, as the rows' progress told it up to a second before; and at
+    # most, as no span is longer than one and a half times the setting.
+    print(
+        f"attempts interrupted: {lost['jobs']}; audio done again: {lost['again']:.0f} s, "
+        f"at most {lost['at_most']:.0f} s"
+    )
+    print(
+        f"longest recovery, from a job's last sign of life to its next attempt: {recovered['longest']:.1f} s"
+    )
+    print(f"  longest until it was released: {lost['noticed']:.1f} s")
+    print(f"  longest wait when it was due again (others' turns included): {recovered['waited']:.1f} s")
     print(f"longest without any web process that is ready: {counts.not_ready:.1f} s")
     print(f"files that a crash had left and the sweep removed: {counts.swept}")
 

@@ -46,7 +46,8 @@ update jobs
 set status = 'processing', claim = nextval('job_claims'), attempt = attempt + 1, worker = :worker,
     claimed_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => :lease),
     started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
-    stage = 'decode', eta_seconds = null, cancel_requested = false, error_code = null, error_message = null
+    stage = 'decode', eta_seconds = null, cancel_requested = false, error_code = null, error_message = null,
+    error_log = null
 where id = (
     select jobs.id from jobs join queue using (id)
     where jobs.status = 'pending'
@@ -71,15 +72,16 @@ returning *;
 with mine as (
     select id, options_hash from jobs where id = :id and claim = :claim and status = 'processing' for update
 )
-insert into spans (job_id, options_hash, number, "start", "end", segments)
-select id, options_hash, :number::integer, :start::float8, :end::float8, :segments::jsonb from mine
+insert into spans (job_id, options_hash, number, "start", "end", segments, last)
+select id, options_hash, :number::integer, :start::float8, :end::float8, :segments::jsonb, :last::boolean
+from mine
 on conflict (job_id, options_hash, number)
 do update set "start" = excluded."start", "end" = excluded."end", segments = excluded.segments,
-    created_at = excluded.created_at
+    last = excluded.last, created_at = excluded.created_at
 returning job_id;
 
 -- name: get_spans
-select number, "start", "end", segments, created_at from spans
+select number, "start", "end", segments, last, created_at from spans
 where job_id = :id and options_hash = :options_hash order by number;
 
 -- name: complete_job^
@@ -104,7 +106,7 @@ where job_id = :id order by version desc limit 1;
 -- name: fail_job^
 update jobs
 set status = 'failed', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
-    error_code = :code, error_message = :message, warnings = :warnings,
+    error_code = :code, error_message = :message, error_log = :log, warnings = :warnings,
     completed_at = clock_timestamp(), updated_at = clock_timestamp()
 where id = :id and claim = :claim and status = 'processing' and not cancel_requested
 returning *;
@@ -116,7 +118,7 @@ update jobs
 set status = 'pending', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
     attempt = attempt - :given_back::integer,
     not_before = clock_timestamp() + make_interval(secs => :delay), warnings = :warnings,
-    error_code = :code, error_message = :message, updated_at = clock_timestamp()
+    error_code = :code, error_message = :message, error_log = :log, updated_at = clock_timestamp()
 where id = :id and claim = :claim and status = 'processing' and not cancel_requested
 returning *;
 
@@ -154,19 +156,29 @@ where id = :id and claim = :claim and status = 'processing' and cancel_requested
 returning *;
 
 -- name: restart_job^
--- An ended job is to be done again, perhaps with other options. What a failed or cancelled one has recognised for
--- the same options is kept; a completed one is recognised anew.
+-- An ended job is to be done again, perhaps with other options. What has been recognised for the same options is
+-- kept, unless that is what should be done again: of a completed job whose speakers were told apart as they are
+-- asked for now, there is nothing else that could be.
 with old as (
-    select id, status from jobs where id = :id and status in ('failed', 'cancelled', 'completed') for update
+    select id, status, options_hash = :options_hash and (
+        status <> 'completed' or options <> :options or warnings @> '[{"code": "speakers_failed"}]'
+    ) as kept
+    from jobs where id = :id and status in ('failed', 'cancelled', 'completed') for update
 ), forgotten as (
     delete from spans using old
-    where spans.job_id = old.id and old.status = 'completed' and options_hash = :options_hash
+    where spans.job_id = old.id and old.status = 'completed' and not old.kept and options_hash = :options_hash
 )
 update jobs
 set status = 'pending', stage = null, progress = 0, eta_seconds = null, attempt = 0, cancel_requested = false,
     not_before = clock_timestamp(), started_at = null, completed_at = null, error_code = null,
-    error_message = null, warnings = '[]', updated_at = clock_timestamp(),
-    model = :model, task = :task, requested_language = :requested_language, language = :requested_language,
+    error_message = null, error_log = null, updated_at = clock_timestamp(),
+    warnings = case when old.kept and old.status = 'completed' then (
+        select coalesce(jsonb_agg(warning order by place), '[]')
+        from jsonb_array_elements(warnings) with ordinality as told (warning, place)
+        where warning ->> 'code' <> all(:of_speakers::text[])
+    ) else '[]' end,
+    model = :model, task = :task, requested_language = :requested_language,
+    language = case when old.kept then language else :requested_language end,
     priority = :priority, options = :options, options_hash = :options_hash
 from old
 where jobs.id = old.id

@@ -16,6 +16,18 @@ function ago(seconds) {
   return "just now";
 }
 
+function until(seconds) {
+  const left = Math.ceil(seconds);
+  if (left < 1) return "now";
+  return left < 100 ? `in ${left} s` : `in ${Math.round(left / 60)} min`;
+}
+
+function countDown() {
+  for (const time of document.querySelectorAll("time[data-until]")) {
+    time.textContent = until((new Date(time.dateTime) - Date.now()) / 1000);
+  }
+}
+
 function tellTimes() {
   for (const time of document.querySelectorAll("time[data-ago]")) {
     const moment = new Date(time.dateTime);
@@ -26,6 +38,7 @@ function tellTimes() {
 
 tellTimes();
 setInterval(tellTimes, 20_000);
+setInterval(countDown, 1000);
 document.addEventListener("htmx:sseMessage", tellTimes);
 document.addEventListener("htmx:afterSettle", tellTimes);
 

@@ -80,7 +80,7 @@ def _set_up_templates(app: web.Application) -> None:
         lstrip_blocks=True,
     )
     environment.filters.update(pages.FILTERS)
-    environment.globals.update(pages.GLOBALS)
+    environment.globals.update(pages.GLOBALS, max_attempts=app[SETTINGS].max_attempts)
 
 
 async def _database(app: web.Application) -> AsyncIterator[None]:

@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from stt import speakers
 from stt.db import queries
 from stt.errors import Problem
 from stt.options import JobOptions
@@ -81,6 +82,7 @@ class Job:
     updated_at: dt.datetime
     started_at: dt.datetime | None
     completed_at: dt.datetime | None
+    error_log: str | None
     queue_position: int | None = None
     estimated_start_at: dt.datetime | None = None
 
@@ -110,7 +112,7 @@ class Job:
 
 PUBLIC = {field.name for field in fields(Job)} - {
     "file_path", "transcription_file_path", "requested_language", "options_hash", "claim", "worker",
-    "claimed_at", "lease_expires_at", "not_before", "cancel_requested",
+    "claimed_at", "lease_expires_at", "not_before", "cancel_requested", "error_log",
 } | {"retry_at"}  # fmt: skip
 
 
@@ -267,7 +269,10 @@ async def latest_transcript(pool: Connection, job: Job) -> asyncpg.Record | None
 
 
 async def spans(pool: Connection, job: Job) -> list[asyncpg.Record]:
-    """The spans already recognised for these options, in order, each with `number, start, end, segments`."""
+    """The spans already recognised for these options, in order.
+
+    Each has `number, start, end, segments, last`; with one that is the last, they are all there.
+    """
     rows = [row async for row in queries.get_spans(pool, id=job.id, options_hash=job.options_hash)]
     return _unbroken(rows)
 
@@ -328,9 +333,11 @@ async def save_span(
     start: float,
     end: float,
     segments: list[dict[str, Any]],
+    last: bool = False,
 ) -> bool:
+    """Keep a finished span; `last` is the one that the recording ends with."""
     row = await queries.save_span(
-        pool, id=job.id, claim=job.claim, number=number, start=start, end=end, segments=segments
+        pool, id=job.id, claim=job.claim, number=number, start=start, end=end, segments=segments, last=last
     )
     return row is not None
 
@@ -377,21 +384,24 @@ async def fail(
     *,
     code: str,
     message: str,
+    log: str | None = None,
     warnings: list[dict[str, str]] | None = None,
 ) -> Job | None:
+    """Give the job up: `message` is for a person, `log` what the engine said last."""
     row = await queries.fail_job(
         pool,
         id=job.id,
         claim=job.claim,
         code=code,
         message=message.replace("\0", ""),
+        log=log and log.replace("\0", ""),
         warnings=job.warnings if warnings is None else warnings,
     )
     return Job.of(row)
 
 
 async def retry_later(
-    pool: Connection, job: Job, *, delay: float, code: str, message: str,
+    pool: Connection, job: Job, *, delay: float, code: str, message: str, log: str | None = None,
     warnings: list[dict[str, str]] | None = None, given_back: bool = False,
 ) -> Job | None:  # fmt: skip
     """A failure that may pass: the job waits `delay` seconds for its next try; this one may be given back."""
@@ -402,6 +412,7 @@ async def retry_later(
         delay=delay,
         code=code,
         message=message.replace("\0", ""),
+        log=log and log.replace("\0", ""),
         warnings=job.warnings if warnings is None else warnings,
         given_back=int(given_back),
     )
@@ -434,10 +445,12 @@ async def request_cancel(pool: Connection, job_id: UUID) -> Job | None:
 async def restart(pool: Connection, job: Job, options: JobOptions) -> Job | None:
     """Do an ended job again; None where it has not ended.
 
-    What a failed or cancelled job has recognised for the same options is kept; a completed one, whose
-    transcript stays until there is a new one, is recognised anew.
+    What was recognised for the same options is kept. A completed job, whose transcript stays until there is a
+    new one, is recognised anew all the same, unless only its speakers are missing, or asked for otherwise.
     """
-    row = await queries.restart_job(pool, id=job.id, priority=options.priority, **_asked(options))
+    row = await queries.restart_job(
+        pool, id=job.id, priority=options.priority, of_speakers=speakers.WARNINGS, **_asked(options)
+    )
     return Job.of(row)
 
 

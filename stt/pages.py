@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from stt import api, jobs, wording
 from stt.errors import Problem
-from stt.jobs import Job
+from stt.jobs import Job, Status
 from stt.keys import HUB, POOL, SETTINGS
 from stt.languages import LANGUAGES
 from stt.progress import TERMINAL, Message, current
@@ -128,6 +128,7 @@ def _recording(job: Job, segments: list[dict[str, Any]]) -> dict[str, Any]:
         "ended": job.ended,
         "state": job.updated_at.isoformat(),
         "text_language": "en" if job.task == "translate" else job.language,
+        "engine_log": job.error_log if job.status is Status.FAILED else None,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
@@ -85,6 +86,14 @@ def ago(value: str | dt.datetime, now: dt.datetime | None = None) -> str:
     return "just now"
 
 
+def until(value: str | dt.datetime, now: dt.datetime | None = None) -> str:
+    """How long until then: ``in 40 s``; static/live.js counts down on an open page."""
+    seconds = math.ceil((moment(value) - (now or dt.datetime.now(dt.UTC))).total_seconds())
+    if seconds < 1:
+        return "now"
+    return f"in {seconds} s" if seconds < 100 else f"in {round(seconds / 60)} min"
+
+
 def language_name(code: str) -> str:
     return LANGUAGES.get(code, code)
 
@@ -119,5 +128,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "percent": percent,
     "size": size,
     "speaker_name": speaker_name,
+    "until": until,
     "when": when,
 }

@@ -178,6 +178,16 @@ async def test_a_resumed_job_says_what_an_uninterrupted_one_says(engine: Engine)
     assert of(rest, "span") == spans[2:]
     assert rest[-1] == whole[-1]
     assert of(rest, "language") == []
+    assert [span["last"] for span in spans] == [False] * (len(spans) - 1) + [True]
+
+
+async def test_nothing_is_decoded_where_every_span_is_known(engine: Engine) -> None:
+    """Of a recording that has no sound behind its header: who decodes it finds an error."""
+    path = AUDIO / "containers" / "broken" / "header_only.wav"
+    resume = {"spans": 3, "end": 11.0, "language": "en", "segments": 5, "complete": True}
+    events = await ask(engine, path, resume=resume)
+    assert of(events, "span") == of(events, "warning") == []
+    assert events[-1] == {"type": "done", "language": "en", "duration": 11.0}
 
 
 async def test_spans_meet_and_are_numbered(engine: Engine) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import errno
+import json
+import logging
 import os
 import shutil
 import signal
@@ -12,11 +15,11 @@ import subprocess
 import sys
 import wave
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiohttp
 import asyncpg
@@ -25,9 +28,10 @@ import pytest
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt import db, jobs, options, queue
+from stt import db, jobs, options, queue, speakers
 from stt.embedded import Postgres, Server, Valkey
 from stt.jobs import Job, NewJob, Status
+from stt.progress import CHANNEL
 from stt.settings import Settings, load
 from stt.storage import Storage
 from tests.conftest import ROOT, SAMPLES
@@ -37,9 +41,11 @@ from tests.test_upload import form, stored
 from tests.up import private_folder
 from workers import maintenance, models
 from workers.engine import Engine
+from workers.meter import DECODE, ENGINE_SHARE
 from workers.transcribe import Context, transcribe
 
 [SHORT] = SAMPLES.glob("en*.flac")
+LEASE, SPAN = 3, 10  # seconds
 SECONDS = 180.0  # for an engine to load and a span to be done on a busy machine
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
 
@@ -65,12 +71,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(models.find("base", load({"STT_DATA_DIR": str(folder)}, Path("/nonexistent"))))
 
 
+def started_with(model: str, *, lease: int) -> Environ:
+    """What every process of these tests is started with, beside its folder and its servers."""
+    return {
+        "STT_MODEL": model, "STT_SPAN_SECONDS": str(SPAN), "STT_THREADS": "1", "STT_MAX_ATTEMPTS": "2",
+        "STT_LEASE_SECONDS": str(lease), "STT_PORT": "0",
+    }  # fmt: skip
+
+
 @pytest.fixture
 def environ(environ: Environ, model: str) -> Environ:
-    return environ | {
-        "STT_MODEL": model, "STT_SPAN_SECONDS": "10", "STT_THREADS": "1", "STT_MAX_ATTEMPTS": "2",
-        "STT_LEASE_SECONDS": "3",
-    }  # fmt: skip
+    return environ | started_with(model, lease=LEASE)
 
 
 @pytest.fixture(scope="session")
@@ -83,19 +94,28 @@ def recording(long_recording: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
-async def waiting(pool: asyncpg.Pool, storage: Storage, path: Path, model: str) -> Job:
+async def waiting(pool: asyncpg.Pool, storage: Storage, path: Path, model: str, **options_: Any) -> Job:
     """A job for a real recording, as an upload leaves it."""
     job_id = uuid4()
     key = storage.upload_key(job_id)
     shutil.copyfile(path, storage.path(key))
-    asked = options.parse(
-        {"language": "en", "model": model}, load({"STT_MODEL": model}, Path("/nonexistent"))
-    )
+    fields = {"language": "en", "model": model, **options_}
+    asked = options.parse(fields, load({"STT_MODEL": model}, Path("/nonexistent")))
     made = NewJob(
         id=job_id, original_filename=path.name, file_path=key, file_type="audio",
         file_size=path.stat().st_size, duration_seconds=None, options=asked,
     )  # fmt: skip
     return await jobs.create(pool, made)
+
+
+async def begun(
+    pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, path: Path, model: str, **asked: Any
+) -> Job:
+    """A job of which some worker has done the first span."""
+    job = await waiting(pool, storage, path, model, **asked)
+    await queue.enqueue(redis)
+    await until(lambda: spans(pool, job))
+    return job
 
 
 async def spans(pool: asyncpg.Pool, job: Job) -> int:
@@ -170,15 +190,38 @@ async def role(environ: Environ, *module: str, **more: Any) -> AsyncIterator[Pro
         await running.ended()
 
 
-@pytest.fixture
-async def context(
+@contextlib.asynccontextmanager
+async def web(environ: Environ) -> AsyncIterator[tuple[Process, str]]:
+    """A web app that listens, and where."""
+    reading, writing = os.pipe()
+    more = {"STT_READY_FD": str(writing)}
+    async with role(environ | more, "stt", "web", pass_fds=[writing]) as running:
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            yield running, (await asyncio.to_thread(pipe.readline)).strip()
+
+
+@contextlib.asynccontextmanager
+async def inside(
     settings: Settings, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage
 ) -> AsyncIterator[Context]:
     """A worker's inside, with the real engine."""
     engine = Engine(settings)
-    yield Context(settings=settings, pool=pool, redis=redis, storage=storage, engine=engine, name="inside")
-    await engine.kill()
-    await engine.close()
+    try:
+        yield Context(
+            settings=settings, pool=pool, redis=redis, storage=storage, engine=engine, name="inside"
+        )
+    finally:
+        await engine.kill()
+        await engine.close()
+
+
+@pytest.fixture
+async def context(
+    settings: Settings, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage
+) -> AsyncIterator[Context]:
+    async with inside(settings, pool, redis, storage) as context:
+        yield context
 
 
 def attempt(context: Context) -> asyncio.Task[None]:
@@ -196,13 +239,9 @@ def pid(context: Context) -> int:
 async def test_a_frozen_workers_job_goes_on_elsewhere_and_the_thawed_one_writes_nothing(
     environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str, recording: Path
 ) -> None:
-    job = await waiting(pool, storage, recording, model)
-    await queue.enqueue(redis)
-    async with role(environ, "workers.gpu") as frozen, role(environ, "workers.gpu") as other:
-        await until(lambda: spans(pool, job))
-        first, second = frozen, other
-        if str(first.process.pid) not in str((await again(pool, job)).worker):
-            first, second = second, first
+    async with role(environ, "workers.gpu") as one, role(environ, "workers.gpu") as other:
+        job = await begun(pool, redis, storage, recording, model)
+        first, second = await in_order(pool, job, one, other)
         first.process.send_signal(signal.SIGSTOP)
         await until(lambda: released(pool, job))
         saved = await spans(pool, job)
@@ -217,6 +256,51 @@ async def test_a_frozen_workers_job_goes_on_elsewhere_and_the_thawed_one_writes_
     assert done.attempt == 2
     rows = await pool.fetch("select * from spans where job_id = $1 order by number", job.id)
     assert rows[:saved] == kept  # none of them was done again
+
+
+async def in_order(pool: asyncpg.Pool, job: Job, one: Process, other: Process) -> tuple[Process, Process]:
+    """The worker that has the job, and the other one."""
+    has_it = str((await again(pool, job)).worker).endswith(f":{one.process.pid}")
+    return (one, other) if has_it else (other, one)
+
+
+async def test_a_long_recording_whose_worker_is_killed_runs_elsewhere_in_time_and_does_one_span_again(
+    environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str, long_recording: Path
+) -> None:
+    """One span at most; and in time is within the lease and five seconds, by PostgreSQL's clock."""
+    async with (
+        role(environ, "workers.gpu") as one,
+        role(environ, "workers.gpu") as other,
+        role(environ, "workers.maintenance"),
+    ):
+        job = await begun(pool, redis, storage, long_recording, model)
+        first, second = await in_order(pool, job, one, other)
+        await until(lambda: is_at(pool, job, 0.8))
+        killed_at = await jobs.server_time(pool)
+        first.process.kill()
+        assert await first.ended() == -signal.SIGKILL
+        left = await again(pool, job)
+        kept = await pool.fetch("select * from spans where job_id = $1 order by number", job.id)
+        taken = await until(lambda: claimed_after(pool, left))
+        await completed(pool, job)
+        assert second.logged(str(job.id))
+    assert left.status is Status.PROCESSING
+    assert taken.claimed_at - killed_at <= dt.timedelta(seconds=LEASE + 5)
+    rows = await pool.fetch("select * from spans where job_id = $1 order by number", job.id)
+    assert rows[: len(kept)] == kept  # not one that was saved was done again
+    assert rows[-1]["last"]
+    # What is decoded ahead, by two spans at most, counts a little in the progress.
+    heard = left.progress / ENGINE_SHARE * rows[-1]["end"] - DECODE * 2 * SPAN
+    assert heard - kept[-1]["end"] <= SPAN
+
+
+async def is_at(pool: asyncpg.Pool, job: Job, progress: float) -> bool:
+    return (await again(pool, job)).progress >= progress
+
+
+async def claimed_after(pool: asyncpg.Pool, before: Job) -> Job | None:
+    found = await again(pool, before)
+    return found if found.claim > before.claim else None
 
 
 async def spans_beyond(pool: asyncpg.Pool, job: Job, count: int) -> bool:
@@ -337,13 +421,17 @@ async def away(server: Server, number: signal.Signals) -> None:
 
 
 @pytest.fixture(scope="module")
-async def worker(own: tuple[Postgres, Valkey, Path], model: str) -> AsyncIterator[Process]:
+def own_environ(own: tuple[Postgres, Valkey, Path], model: str) -> Environ:
     postgres, valkey, folder = own
     environ = {
         "STT_DATA_DIR": str(folder / "data"), "STT_DATABASE_URL": postgres.url, "STT_REDIS_URL": valkey.url,
-        "STT_MODEL": model, "STT_SPAN_SECONDS": "10", "STT_THREADS": "1", "STT_LEASE_SECONDS": "15",
     }  # fmt: skip
-    async with role(environ, "workers.gpu") as running:
+    return environ | started_with(model, lease=15)
+
+
+@pytest.fixture(scope="module")
+async def worker(own_environ: Environ) -> AsyncIterator[Process]:
+    async with role(own_environ, "workers.gpu") as running:
         yield running
 
 
@@ -361,9 +449,7 @@ async def test_a_job_runs_on_and_commits_while_redis_is_away_and_tickets_are_tak
 ) -> None:
     storage = Storage(own[2] / "data")
     async with connected(own) as (pool, redis):
-        job = await waiting(pool, storage, recording, model)
-        await queue.enqueue(redis)
-        await until(lambda: spans(pool, job))
+        job = await begun(pool, redis, storage, recording, model)
         await away(own[1], signal.SIGKILL)
         assert (await completed(pool, job)).attempt == 1
         following = await waiting(pool, storage, SHORT, model)
@@ -378,11 +464,9 @@ async def test_a_job_survives_that_redis_is_emptied_and_so_do_those_that_wait(
 ) -> None:
     storage = Storage(own[2] / "data")
     async with connected(own) as (pool, redis):
-        job = await waiting(pool, storage, recording, model)
+        job = await begun(pool, redis, storage, recording, model)
         following = await waiting(pool, storage, SHORT, model)
         await queue.enqueue(redis)
-        await queue.enqueue(redis)
-        await until(lambda: spans(pool, job))
         await redis.flushall()
         await maintenance.balance_tickets(pool, redis)
         assert (await completed(pool, job)).attempt == 1
@@ -394,13 +478,51 @@ async def test_a_job_runs_on_and_commits_when_postgresql_crashes_and_comes_back(
 ) -> None:
     storage = Storage(own[2] / "data")
     async with connected(own) as (pool, redis):
-        job = await waiting(pool, storage, recording, model)
-        await queue.enqueue(redis)
-        await until(lambda: spans(pool, job))
+        job = await begun(pool, redis, storage, recording, model)
         await away(own[0], signal.SIGQUIT)  # as pg_ctl's `-m immediate`
         await own[0].start()
         assert (await completed(pool, job)).attempt == 1
     assert worker.process.returncode is None
+
+
+async def test_the_web_app_and_maintenance_outlive_their_servers(
+    own: tuple[Postgres, Valkey, Path], own_environ: Environ, worker: Process, model: str
+) -> None:
+    async with (
+        role(own_environ, "workers.maintenance") as mending,
+        web(own_environ) as (serving, url),
+        aiohttp.ClientSession(url) as session,
+        connected(own) as (pool, _),
+    ):
+        # Maintenance makes a ticket for it, the worker takes that: both are there.
+        await completed(pool, await waiting(pool, Storage(own[2] / "data"), SHORT, model))
+        assert (await answer(session, "/api/jobs"))[0] == 200
+        await away(own[0], signal.SIGQUIT)
+        status, headers = await answer(session, "/api/jobs")
+        assert status == 503
+        assert int(headers["Retry-After"]) > 0
+        await own[0].start()
+        await until(lambda: is_ready(session))
+        await away(own[1], signal.SIGKILL)
+        assert (await answer(session, "/health/ready"))[0] == 503
+        async with session.post("/api/jobs/upload", data=form(SHORT, language="en")) as response:
+            assert response.status == 201  # the row is what counts; maintenance makes a ticket for it
+            made = await jobs.get(pool, UUID((await response.json())["id"]))
+        await own[1].start()
+        await until(lambda: is_ready(session))
+        assert made
+        await completed(pool, made)
+        for process in (worker, mending, serving):
+            assert process.process.returncode is None
+
+
+async def answer(session: aiohttp.ClientSession, path: str) -> tuple[int, Mapping[str, str]]:
+    async with session.get(path) as response:
+        return response.status, response.headers
+
+
+async def is_ready(session: aiohttp.ClientSession) -> bool:
+    return (await answer(session, "/health/ready"))[0] == 200
 
 
 # The engine dies
@@ -428,7 +550,11 @@ async def test_a_file_that_kills_its_engine_each_time_is_failed_and_the_next_one
 
 @pytest.mark.parametrize(
     ("number", "code", "sentence"),
-    [(signal.SIGSEGV, "engine_died", "SIGSEGV"), (signal.SIGSTOP, "engine_hung", "got no further")],
+    [
+        (signal.SIGSEGV, "engine_died", "SIGSEGV"),
+        (signal.SIGABRT, "engine_died", "SIGABRT"),  # how a fatal error of Python ends
+        (signal.SIGSTOP, "engine_hung", "got no further"),
+    ],
 )
 async def test_an_engine_that_crashes_or_hangs_is_told_in_a_sentence_and_replaced(
     context: Context, pool: asyncpg.Pool, storage: Storage, model: str, recording: Path,
@@ -444,10 +570,40 @@ async def test_an_engine_that_crashes_or_hangs_is_told_in_a_sentence_and_replace
     waits = await again(pool, job)
     assert (waits.status, waits.attempt, waits.error_code) == (Status.PENDING, 1, code)
     assert sentence in str(waits.error_message)
+    assert "model" in str(waits.error_log)  # its last lines: it had loaded one
     assert not psutil.pid_exists(old)
     await due(pool, job)
     await attempt(context)
     assert (await completed(pool, job)).attempt == 2
+
+
+async def test_an_engine_that_lives_but_gets_no_further_is_replaced(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str
+) -> None:
+    """It reads from a pipe into which nobody writes."""
+    job = await waiting(pool, storage, SHORT, model)
+    await attempt(context)  # its libraries are loaded now
+    await completed(pool, job)
+    stuck = await waiting(pool, storage, SHORT, model)
+    storage.path(stuck.file_path).unlink()
+    os.mkfifo(storage.path(stuck.file_path))
+    context.engine.stuck_seconds = 5  # two beats
+    old = pid(context)
+    await asyncio.wait_for(attempt(context), 30)
+    waits = await again(pool, stuck)
+    assert (waits.status, waits.error_code) == (Status.PENDING, "engine_hung")
+    assert not psutil.pid_exists(old)
+
+
+async def test_what_could_never_be_transcribed_is_failed_at_once(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str
+) -> None:
+    job = await waiting(pool, storage, SHORT, model)
+    storage.path(job.file_path).write_text("no recording at all\n" * 50)
+    await attempt(context)
+    failed = await again(pool, job)
+    assert (failed.status, failed.attempt, failed.error_code) == (Status.FAILED, 1, "not_media")
+    assert "attempts" not in str(failed.error_message)
 
 
 async def test_an_engine_that_cannot_import_its_libraries_says_which(
@@ -468,26 +624,147 @@ async def test_a_try_after_one_without_enough_memory_computes_with_smaller_numbe
     environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
 ) -> None:
     settings = load(environ | {"STT_COMPUTE_TYPE": "float32"}, Path("/nonexistent"))
-    engine = Engine(settings)
-    context = Context(
-        settings=settings, pool=pool, redis=redis, storage=storage, engine=engine, name="inside"
-    )
     job = await waiting(pool, storage, SHORT, model)
-    await engine.start()
-    process = psutil.Process(pid(context))
-    await until(lambda: process.cmdline()[:1] == ["stt engine"])  # its libraries are loaded
-    room = process.memory_info().vms + 2**26
-    process.rlimit(psutil.RLIMIT_AS, (room, room))
-    await attempt(context)
-    waits = await again(pool, job)
-    assert (waits.status, waits.error_code) == (Status.PENDING, "out_of_memory")
-    await engine.kill()
-    await due(pool, job)
-    await attempt(context)
-    done = await completed(pool, job)
+    async with inside(settings, pool, redis, storage) as context:
+        await context.engine.start()
+        process = psutil.Process(pid(context))
+        await until(lambda: process.cmdline()[:1] == ["stt engine"])  # its libraries are loaded
+        room = process.memory_info().vms + 2**26
+        process.rlimit(psutil.RLIMIT_AS, (room, room))
+        await attempt(context)
+        waits = await again(pool, job)
+        assert (waits.status, waits.error_code) == (Status.PENDING, "out_of_memory")
+        await context.engine.kill()
+        await due(pool, job)
+        await attempt(context)
+        done = await completed(pool, job)
     told = {warning["code"]: warning["message"] for warning in done.warnings}
     assert "int8 instead of float32" in told["smaller_compute_type"]
-    await engine.close()
+
+
+# What is missing is done, and nothing else
+
+
+async def test_only_the_speakers_are_told_apart_where_only_they_are_missing(
+    context: Context, client: TestClient, pool: asyncpg.Pool, storage: Storage, model: str, recording: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    job = await waiting(pool, storage, recording, model, diarize=True)
+    running = attempt(context)
+    await until(lambda: context.engine.pid and children(context))
+    for child in children(context):
+        child.kill()
+    await running
+    done = await completed(pool, job)
+    assert [warning["code"] for warning in done.warnings] == ["speakers_failed"]
+    kept = await pool.fetch("select * from spans where job_id = $1 order by number", job.id)
+    assert len(kept) > 1
+    # First as it was asked for, then for other speakers.
+    for version, asked in ((2, {}), (3, {"max_speakers": 1})):
+        async with client.post(f"/api/jobs/{job.id}/retry", json=asked) as response:
+            assert response.status == 200
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "workers.engine"):
+            await attempt(context)
+            await until(lambda: f"job {job.id}: 0.0 s of sound" in caplog.text)  # nothing was decoded
+        again_ = await again(pool, job)
+        assert (again_.status, again_.warnings) == (Status.COMPLETED, [])
+        assert (again_.transcription_text, again_.language) == (done.transcription_text, "en")
+        assert again_.duration_seconds == done.duration_seconds
+        assert await pool.fetch("select * from spans where job_id = $1 order by number", job.id) == kept
+        newest = await jobs.latest_transcript(pool, again_)
+        assert newest
+        assert newest["version"] == version
+        assert {segment["speaker"] for segment in newest["segments"]} >= {"SPEAKER_00"}
+
+
+def children(context: Context) -> list[psutil.Process]:
+    return psutil.Process(pid(context)).children()
+
+
+async def test_words_that_cannot_be_given_to_speakers_are_kept_without(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(speakers, "assign", fail)
+    job = await waiting(pool, storage, SHORT, model)
+    await attempt(context)
+    done = await completed(pool, job)
+    assert [warning["code"] for warning in done.warnings] == ["speakers_failed"]
+
+
+# Cancel and delete
+
+
+@contextlib.asynccontextmanager
+async def told(redis: ArqRedis) -> AsyncIterator[list[tuple[str, str]]]:
+    """Every event of every job from now on: whose, and which."""
+    events: list[tuple[str, str]] = []
+    async with redis.pubsub() as subscription:
+        await subscription.subscribe(CHANNEL)
+        assert (await subscription.get_message(timeout=10))["type"] == "subscribe"
+
+        async def listen() -> None:
+            async for raw in subscription.listen():
+                message = json.loads(raw["data"])
+                events.append((message["job"], message["event"]))
+
+        listening = asyncio.create_task(listen())
+        yield events
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def following_is_done(context: Context, events: list[tuple[str, str]], model: str) -> None:
+    """The worker takes the next job, and all that was told before its end is heard."""
+    following = await waiting(context.pool, context.storage, SHORT, model)
+    await attempt(context)
+    await completed(context.pool, following)
+    await until(lambda: (str(following.id), "completed") in events)
+
+
+async def test_a_cancelled_jobs_engine_ends_within_two_seconds_and_nothing_comes_after(
+    context: Context, client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str,
+    recording: Path,
+) -> None:  # fmt: skip
+    job = await waiting(pool, storage, recording, model)
+    async with told(redis) as events:
+        running = attempt(context)
+        await until(lambda: spans(pool, job))
+        async with client.post(f"/api/jobs/{job.id}/cancel") as response:
+            assert response.status == 200
+        await until(lambda: not context.engine.running, 2)
+        await asyncio.wait_for(running, 5)
+        cancelled = await again(pool, job)
+        await following_is_done(context, events, model)
+    assert (cancelled.status, cancelled.transcription_text) == (Status.CANCELLED, None)
+    assert await again(pool, job) == cancelled
+    own = [event for whose, event in events if whose == str(job.id)]
+    assert own.index("cancelled") == len(own) - 1
+
+
+async def test_a_job_deleted_while_it_runs_leaves_no_file_row_key_or_event(
+    context: Context, client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str,
+    recording: Path,
+) -> None:  # fmt: skip
+    job = await waiting(pool, storage, recording, model)
+    async with told(redis) as events:
+        running = attempt(context)
+        await until(lambda: spans(pool, job))
+        async with client.delete(f"/api/jobs/{job.id}") as response:
+            assert response.status == 204
+        assert not context.engine.running
+        await asyncio.wait_for(running, 5)
+        for table, column in (("jobs", "id"), ("spans", "job_id"), ("transcripts", "job_id")):
+            assert await pool.fetchval(f"select count(*) from {table} where {column} = $1", job.id) == 0
+        assert list(storage.root.rglob(f"*{job.id}*")) == []
+        assert stored(storage) == []
+        assert await redis.keys("*") == []
+        await following_is_done(context, events, model)
+    own = [event for whose, event in events if whose == str(job.id)]
+    assert own.index("deleted") == len(own) - 1
 
 
 # Shutdown
@@ -496,10 +773,8 @@ async def test_a_try_after_one_without_enough_memory_computes_with_smaller_numbe
 async def test_a_worker_asked_to_stop_hands_its_job_back_at_once_with_no_attempt_spent(
     environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str, recording: Path
 ) -> None:
-    job = await waiting(pool, storage, recording, model)
-    await queue.enqueue(redis)
     async with role(environ, "workers.gpu") as worker:
-        await until(lambda: spans(pool, job))
+        job = await begun(pool, redis, storage, recording, model)
         engine = worker.engine()
         worker.process.terminate()
         assert await worker.ended(5) == 0
@@ -511,34 +786,31 @@ async def test_a_worker_asked_to_stop_hands_its_job_back_at_once_with_no_attempt
 
 
 async def test_a_web_app_asked_to_stop_ends_its_streams_with_a_hint_and_finishes_an_upload(
-    environ: Environ, pool: asyncpg.Pool, redis: ArqRedis
+    environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage
 ) -> None:
-    reading, writing = os.pipe()
-    more = {"STT_PORT": "0", "STT_READY_FD": str(writing)}
-    async with role(environ | more, "stt", "web", pass_fds=[writing]) as web:
-        os.close(writing)
-        with os.fdopen(reading) as pipe:
-            url = (await asyncio.to_thread(pipe.readline)).strip()
+    async with web(environ) as (process, url):
         job = await new(pool)
-        half, rest = asyncio.Event(), asyncio.Event()
+        rest = asyncio.Event()
         async with aiohttp.ClientSession(url) as session, session.get(f"/api/jobs/{job.id}/events") as stream:
             heard = await stream.content.readuntil(b"\r\n\r\n")
-            sending = asyncio.create_task(slow_upload(session, half, rest))
-            await half.wait()
-            web.process.terminate()
+            sending = asyncio.create_task(slow_upload(session, rest))
+            await until(lambda: list((storage.root / "incoming").iterdir()))  # it has begun
+            process.process.terminate()
             assert b"retry: 2000" in heard + await asyncio.wait_for(stream.content.read(), 5)
+            async with aiohttp.ClientSession(url) as late:
+                with pytest.raises(aiohttp.ClientConnectorError):
+                    await late.get("/health/live")
             rest.set()
             assert await sending == 201
-        assert await web.ended() == 0
+        assert await process.ended() == 0
 
 
-async def slow_upload(session: aiohttp.ClientSession, half: asyncio.Event, rest: asyncio.Event) -> int:
+async def slow_upload(session: aiohttp.ClientSession, rest: asyncio.Event) -> int:
     content = SHORT.read_bytes()
 
     async def body() -> AsyncIterator[bytes]:
         yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.flac"\r\n\r\n'
         yield content[: len(content) // 2]
-        half.set()
         await rest.wait()
         yield content[len(content) // 2 :]
         yield b"\r\n--b--\r\n"
@@ -608,14 +880,16 @@ async def test_a_read_only_storage_is_503_with_a_time_to_come_back(
         assert response.status == 201
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 async def test_a_result_that_finds_no_room_waits_and_spends_no_attempt(
-    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:  # fmt: skip
     job = await waiting(pool, storage, SHORT, model)
     write = context.storage.write
 
     async def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(context.storage, "write", full)
     for _ in range(3):  # more than there are attempts
@@ -659,6 +933,61 @@ async def test_a_worker_that_finds_no_recording_fails_the_job_at_once(
     await attempt(context)
     failed = await again(pool, job)
     assert (failed.status, failed.error_code) == (Status.FAILED, "file_gone")
+
+
+# Reconciliation
+
+
+async def test_two_maintenance_processes_at_once_mend_everything_once(
+    environ: Environ, database_url: str, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
+) -> None:
+    silent = await waiting(pool, storage, SHORT, model)
+    held = await claim(pool)
+    assert held
+    await expire(pool, held)
+    gone, unannounced = [await waiting(pool, storage, SHORT, model) for _ in range(2)]
+    storage.path(gone.file_path).unlink()
+    await pool.execute(CHANGES)
+    locker = await asyncpg.connect(database_url)
+    async with role(environ, "workers.maintenance") as one, role(environ, "workers.maintenance") as other:
+        async with locker.transaction():
+            await locker.execute("lock table jobs")
+            # Each with its four steps: leases, files, tickets, sweep.
+            await until(lambda: blocked(pool, 8))
+        await until(lambda: in_status(pool, gone, Status.FAILED))
+        await until(lambda: in_status(pool, silent, Status.PENDING))
+        await until(lambda: tickets(redis, 2))
+        assert (one.process.returncode, other.process.returncode) == (None, None)
+    await locker.close()
+    changes = [tuple(row) for row in await pool.fetch("select id, after from changes")]
+    assert sorted(changes) == sorted([(gone.id, "failed"), (silent.id, "pending")])
+    assert (await again(pool, silent)).attempt == 1
+    assert (await again(pool, unannounced)).status is Status.PENDING
+    assert storage.path(unannounced.file_path).exists()
+
+
+# Notes every change of a status.
+CHANGES = """
+create table changes (id uuid, after text);
+create function note() returns trigger language plpgsql as $$ begin
+    if old.status is distinct from new.status then insert into changes values (new.id, new.status); end if;
+    return new;
+end $$;
+create trigger note after update on jobs for each row execute function note();
+"""
+
+
+async def blocked(pool: asyncpg.Pool, count: int) -> bool:
+    """So many wait for a lock in this database."""
+    waiting_: int = await pool.fetchval(
+        "select count(*) from pg_stat_activity "
+        "where datname = current_database() and wait_event_type = 'Lock'"
+    )
+    return waiting_ >= count
+
+
+async def tickets(redis: ArqRedis, count: int) -> bool:
+    return len(await queue.waiting(redis)) >= count
 
 
 # Tickets

@@ -205,6 +205,19 @@ async def test_owners_take_turns(pool: asyncpg.Pool) -> None:
     assert order.index("single") <= 1
 
 
+async def test_a_single_job_waits_for_one_running_job_of_an_owner_with_a_thousand(
+    pool: asyncpg.Pool,
+) -> None:
+    await asyncio.gather(*(new(pool, "many") for _ in range(1000)))
+    running = [await claim(pool), await claim(pool)]  # one for each of two workers
+    single = await new(pool, "single")
+    assert running[1]
+    await complete(pool, running[1])
+    following = await claim(pool)
+    assert following
+    assert following.id == single.id
+
+
 async def test_waiting_raises_a_low_job_above_newer_normal_ones(pool: asyncpg.Pool) -> None:
     low = await new(pool, priority="low")
     await pool.execute("update jobs set created_at = created_at - interval '9 hours' where id = $1", low.id)
@@ -254,6 +267,97 @@ async def test_pages_of_the_list_hold_every_job_once_newest_first(pool: asyncpg.
             break
         await new(pool)  # what comes meanwhile does not shift the pages
     assert seen == made[::-1]
+
+
+async def done(pool: asyncpg.Pool, *warnings: str, **asked: Any) -> Job:
+    """A completed job of one span."""
+    await new(pool, **asked)
+    job = await claim(pool)
+    assert job
+    assert await jobs.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "old"}], last=True)
+    ended = await jobs.complete(
+        pool, job, text="old", segments=[{"text": "old"}], file_path="results/x", language="en",
+        duration_seconds=1.0, warnings=[{"code": code, "message": "It was so."} for code in warnings],
+    )  # fmt: skip
+    assert ended
+    return ended
+
+
+async def restart(pool: asyncpg.Pool, job: Job, **asked: Any) -> Job:
+    restarted = await jobs.restart(pool, job, options.parse({**options.of_job(job), **asked}, SETTINGS))
+    assert restarted
+    assert restarted.status is Status.PENDING
+    return restarted
+
+
+WITH_SPEAKERS = {"diarize": True}
+
+
+@pytest.mark.parametrize(
+    ("warnings", "before", "after"),
+    [
+        (["speakers_failed"], WITH_SPEAKERS, {}),
+        ([], WITH_SPEAKERS, {"max_speakers": 2}),
+        ([], {}, WITH_SPEAKERS),
+        ([], WITH_SPEAKERS, {"diarize": False}),
+    ],
+)
+async def test_a_completed_job_keeps_its_spans_where_only_its_speakers_are_to_be_told_apart(
+    pool: asyncpg.Pool, warnings: list[str], before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    job = await done(pool, "damaged_audio", *warnings, **before)
+    restarted = await restart(pool, job, **after)
+    [span] = await jobs.spans(pool, restarted)
+    assert span["last"]
+    assert restarted.language == "en"
+    assert [warning["code"] for warning in restarted.warnings] == ["damaged_audio"]
+    assert (restarted.transcription_text, restarted.transcription_file_path) == ("old", "results/x")
+
+
+@pytest.mark.parametrize(
+    ("warnings", "before", "after"),
+    [
+        ([], {}, {}),
+        ([], {}, {"priority": "high"}),
+        ([], WITH_SPEAKERS, {}),
+        (["speakers_failed"], WITH_SPEAKERS, {"language": "de"}),
+        ([], {}, {"hotwords": "Magozwe", "diarize": True}),
+    ],
+)
+async def test_a_completed_job_of_which_nothing_is_missing_is_recognised_anew(
+    pool: asyncpg.Pool, warnings: list[str], before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    restarted = await restart(pool, await done(pool, *warnings, **before), **after)
+    assert await jobs.spans(pool, restarted) == []
+    assert restarted.language == restarted.requested_language
+    assert restarted.warnings == []
+
+
+@pytest.mark.parametrize("end", [Status.FAILED, Status.CANCELLED])
+async def test_a_job_that_came_to_nothing_keeps_its_spans_while_its_options_are_the_same(
+    pool: asyncpg.Pool, end: Status
+) -> None:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    assert await jobs.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
+    if end is Status.FAILED:
+        await jobs.fail(pool, job, code="x", message="x")
+    else:
+        await jobs.request_cancel(pool, job.id)
+        await jobs.cancelled_as_asked(pool, job)
+    assert (await again(pool, job)).status is end
+    kept = await restart(pool, job, diarize=True)
+    assert len(await jobs.spans(pool, kept)) == 1
+    await jobs.request_cancel(pool, job.id)
+    assert await jobs.spans(pool, await restart(pool, job, language="de")) == []
+
+
+def test_each_wait_is_about_twice_the_one_before_and_no_two_jobs_wait_alike() -> None:
+    for attempt, seconds in ((1, 5), (2, 10), (3, 20), (30, 300)):
+        waits = {jobs.backoff(attempt) for _ in range(50)}
+        assert len(waits) > 40
+        assert all(0.75 * seconds <= wait <= 1.25 * seconds for wait in waits)
 
 
 async def test_deleting_a_job_removes_all_that_hangs_on_it(pool: asyncpg.Pool) -> None:

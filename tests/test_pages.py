@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -164,6 +165,16 @@ async def test_a_failed_recording_tells_why_and_its_code(client: TestClient, act
     assert "no_audio" in await get(client, f"/jobs/{job.id}")
 
 
+async def test_a_failed_recording_shows_what_the_engine_said_last(
+    client: TestClient, actor: Actor, pool: asyncpg.Pool
+) -> None:
+    job = await actor.running()
+    await jobs.fail(pool, job, code="engine_died", message="It was killed.", log="loading\n<cuda> fault")
+    page = await get(client, f"/jobs/{job.id}")
+    audit(page)
+    assert "loading\n&lt;cuda&gt; fault" in page
+
+
 async def test_a_running_recording_shows_stage_percentage_estimate_and_text(
     client: TestClient, actor: Actor
 ) -> None:
@@ -270,6 +281,25 @@ async def test_what_failed_is_tried_again_from_its_page_and_from_the_list(
     assert "Waiting" in await get(client, f"/jobs/{job.id}")
     response = await post(client, f"/jobs/{job.id}/retry", **{"HX-Request": "true"})
     assert 'data-status="pending"' in await response.text()
+
+
+async def test_a_text_without_its_speakers_can_be_tried_again(
+    client: TestClient, actor: Actor, pool: asyncpg.Pool
+) -> None:
+    job = await actor.complete(await actor.running())
+    assert "Try again" not in await get(client, f"/jobs/{job.id}")
+    warning = {"code": "speakers_failed", "message": "No speakers."}
+    await pool.execute("update jobs set warnings = $1", [warning])
+    assert "Try again" in await get(client, f"/jobs/{job.id}")
+
+
+async def test_what_is_tried_again_by_itself_says_when_and_which_try_that_is(
+    client: TestClient, actor: Actor, pool: asyncpg.Pool
+) -> None:
+    job = await actor.running()
+    await jobs.retry_later(pool, job, delay=90, code="engine_died", message="The engine was killed.")
+    for path in ("/", f"/jobs/{job.id}"):
+        assert re.search(r"Retrying <time [^>]+>in \d\d s</time> \(2 of 3\)", await get(client, path))
 
 
 async def test_cancelling_what_has_ended_shows_how_it_ended(client: TestClient, actor: Actor) -> None:
@@ -485,6 +515,14 @@ def test_sizes(count: int, words: str) -> None:
 )
 def test_estimates(seconds: float, words: str) -> None:
     assert wording.left(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(40, "in 40 s"), (39.2, "in 40 s"), (150, "in 2 min"), (0, "now"), (-5, "now")]
+)
+def test_times_to_come(seconds: float, words: str) -> None:
+    now = dt.datetime.now(dt.UTC)
+    assert wording.until(now + dt.timedelta(seconds=seconds), now) == words
 
 
 def test_progress_is_whole_only_at_the_end() -> None:

@@ -112,13 +112,14 @@ class Jobs(RuleBasedStateMachine):
             job = self.held[which % len(self.held)]
             writes = self._writes(job)
             return lambda: as_holder(job, writes[what % len(writes)])
-        deeds = self._deeds(self.made[which % len(self.made)], language="de" if which % 2 else "")
+        asked = {"language": "de" if which % 2 else "", "diarize": which % 4 > 1}
+        deeds = self._deeds(self.made[which % len(self.made)], asked)
         return deeds[what % len(deeds)]
 
-    def _deeds(self, job: Job, language: str) -> list[Callable[[], Awaitable[Any]]]:
+    def _deeds(self, job: Job, fields: dict[str, Any]) -> list[Callable[[], Awaitable[Any]]]:
         """What people and maintenance do."""
         pool = self.pool
-        asked = options.parse({"language": language}, SETTINGS)
+        asked = options.parse(fields, SETTINGS)
         return [
             lambda: jobs.request_cancel(pool, job.id),
             lambda: jobs.restart(pool, job, asked),

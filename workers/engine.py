@@ -74,7 +74,7 @@ class Engine:
         self._starting = asyncio.Lock()
         self._killed = False
         self.silent_seconds = _SILENT_SECONDS
-        self._stuck_seconds = max(_STUCK_SECONDS, _SLOWEST * settings.span_seconds)
+        self.stuck_seconds = max(_STUCK_SECONDS, _SLOWEST * settings.span_seconds)
         self._heard = self._got_on = time.monotonic()
         self._said_something = False
 
@@ -184,7 +184,7 @@ class Engine:
         silent = self.silent_seconds if self._said_something else _STARTING_SECONDS
         if now - self._heard > silent:
             return now - self._heard
-        return now - self._got_on if now - self._got_on > self._stuck_seconds else None
+        return now - self._got_on if now - self._got_on > self.stuck_seconds else None
 
     def _note(self, event: Event) -> None:
         self._said_something = True

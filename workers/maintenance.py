@@ -29,13 +29,15 @@ log = logging.getLogger(__name__)
 _ABANDONED_SECONDS = 3600
 # More tickets than due rows do no harm until they pile up.
 _SPARE_TICKETS = 20
-_RECONCILE_SECONDS, _SWEEP_SECONDS, _STEP_SECONDS = 5.0, 600.0, 300.0
+_RECONCILE_SECONDS, _SWEEP_SECONDS, _STEP_SECONDS = 2.0, 600.0, 300.0
 
 
 async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) -> None:
     for job in await jobs.release_expired(pool, max_attempts=settings.max_attempts):
         log.warning("its worker is gone: now %s", job.status, extra={"job": str(job.id)})
         await publish(redis, current(job))
+        if not job.ended:  # at once: the count of tickets is mended only in its own time
+            await queue.announce(redis, job)
 
 
 async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> None:

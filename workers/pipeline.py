@@ -27,7 +27,7 @@ import ctranslate2
 import numpy as np
 from setproctitle import setproctitle
 
-from stt import logs, settings
+from stt import logs, settings, speakers
 from stt.media import MediaError
 from stt.settings import Settings
 from workers import machine, models, spans, vad, words
@@ -208,6 +208,7 @@ class Job:
         resume = request.get("resume") or {}
         self._number, self._start = resume.get("spans", 0), round(resume.get("end", 0) * RATE)
         self._spoken = resume.get("segments", 0) > 0
+        self._all_known = bool(resume.get("complete"))
         self._language = self._asked.language or resume.get("language") or None
         self._meter = Meter(self._stage, self._start / RATE)
         self._speakers = _speakers(request, engine)
@@ -238,20 +239,23 @@ class Job:
         )  # fmt: skip
 
     def _run(self, recording: Recording) -> None:
-        for work in _ahead(self._begun(recording)):
-            self._meter.duration = recording.duration
-            self._send(self._event(work.span, self._finished(work)))
-        self._warn_of(recording)
-        self._meter.duration = recording.decoded / RATE
+        if not self._all_known:
+            self._recognise(recording)
+        # Where every span was known, nothing was decoded, and the last one ends with the recording.
+        duration = self._meter.duration = max(recording.decoded, self._start) / RATE
         self._tell_speakers()
         self._meter.finish()
-        self._send(
-            {
-                "type": "done",
-                "language": self._language if self._spoken else None,
-                "duration": round(recording.decoded / RATE, 3),
-            }
-        )
+        language = self._language if self._spoken else None
+        self._send({"type": "done", "language": language, "duration": round(duration, 3)})
+
+    def _recognise(self, recording: Recording) -> None:
+        for work in _ahead(self._begun(recording)):
+            self._meter.duration = recording.duration
+            found = self._finished(work)
+            if work.span.last:  # once it is known, nobody reads the recording again to tell of its damages
+                self._warn_of(recording)
+            self._send(self._event(work.span, found))
+        self._warn_of(recording)
 
     def _tell_speakers(self) -> None:
         """Who spoke when. A failure costs the names, never the text."""
@@ -261,9 +265,7 @@ class Job:
             turns = self._speakers.turns(self._meter.speakers, self._warn)
         except (SpeakersFailed, OSError) as error:
             log.warning("speakers: %s", error)
-            self._warn(
-                "speakers_failed", "Speakers could not be told apart; the text is complete without them."
-            )
+            self._warn(speakers.FAILED, speakers.FAILED_MESSAGE)
         else:
             self._send({"type": "speakers", "turns": turns})
 
@@ -271,7 +273,7 @@ class Job:
         self._spoken = self._spoken or bool(found)
         return {
             "type": "span", "number": span.number, "start": span.start / RATE, "end": span.end / RATE,
-            "segments": found,
+            "segments": found, "last": span.last,
         }  # fmt: skip
 
     def _begun(self, recording: Recording) -> Iterator[Work]:

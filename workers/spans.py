@@ -23,12 +23,16 @@ SEARCH_FIRST = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Samples of the recording from `start` on; `speech` in seconds from the span's own start."""
+    """Samples of the recording from `start` on; `speech` in seconds from the span's own start.
+
+    The recording ends with the `last` one. There is none where it happens to end with a full span.
+    """
 
     number: int
     start: int
     samples: Samples
     speech: list[vad.Speech]
+    last: bool = False
 
     @property
     def end(self) -> int:
@@ -66,7 +70,7 @@ def read(
             listener = vad.Listener()
             found = listener.hear(waiting)
     if len(waiting):
-        yield _span(number, start, waiting, np.concatenate([found, listener.end()]))
+        yield _span(number, start, waiting, np.concatenate([found, listener.end()]), last=True)
 
 
 def _length(number: int, seconds: float) -> float:
@@ -80,5 +84,5 @@ def _cut(found: vad.Probabilities, seconds: float, *, first: bool) -> int:
     return max(1, vad.quietest(found, int(last * (1 - search)), last))
 
 
-def _span(number: int, start: int, samples: Samples, found: vad.Probabilities) -> Span:
-    return Span(number, start, samples, vad.speech(found, len(samples) / RATE))
+def _span(number: int, start: int, samples: Samples, found: vad.Probabilities, *, last: bool = False) -> Span:
+    return Span(number, start, samples, vad.speech(found, len(samples) / RATE), last)

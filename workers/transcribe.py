@@ -160,7 +160,7 @@ class Attempt:
             if self._why is None:
                 log.warning("the engine's last lines:\n%s", error.stderr_tail, extra=self.about)
                 code = "engine_hung" if isinstance(error, EngineHung) else "engine_died"
-                await self._fail(TransientError(code, str(error)))
+                await self._fail(TransientError(code, str(error)), error.stderr_tail)
         except PermanentError as error:
             await self._fail(error)
         except UNAVAILABLE as error:  # and the lease ran out meanwhile
@@ -220,6 +220,7 @@ class Attempt:
                 "end": spans[-1]["end"] if spans else 0.0,
                 "segments": self.segments,
                 "language": job.language,
+                "complete": bool(spans) and spans[-1]["last"],
             },
         }
 
@@ -268,6 +269,10 @@ class Attempt:
         return round((now - self._began) / done * (1 - progress), 1)
 
     async def _on_span(self, event: dict[str, Any]) -> None:
+        if (
+            event["last"] and self.warnings
+        ):  # no later try hears the recording: what there was to warn of is kept first
+            await self._patiently(self._beat)
         saved = await self._patiently(
             lambda: jobs.save_span(
                 self.pool,
@@ -276,6 +281,7 @@ class Attempt:
                 start=event["start"],
                 end=event["end"],
                 segments=event["segments"],
+                last=event["last"],
             )
         )
         if not saved:
@@ -355,7 +361,7 @@ class Attempt:
             raise TransientError("spans_missing", "Parts of the transcript are missing from the database.")
         segments = [segment for span in spans for segment in span["segments"]]
         # Only now: spans are saved before speakers are known.
-        segments = speakers.assign(segments, speakers.ordered(self.turns))
+        segments = self._with_speakers(segments)
         document = formats.document(segments, language=self.job.language, duration=self.job.duration_seconds)
         key = self.context.storage.result_key(self.job.id, self.job.claim)
         text = await asyncio.to_thread(formats.to_json, document)
@@ -378,6 +384,15 @@ class Attempt:
         elif job is not None:
             await self._publish(current(job))
 
+    def _with_speakers(self, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A failure costs the names, never the text."""
+        try:
+            return speakers.assign(segments, speakers.ordered(self.turns))
+        except Exception:
+            log.exception("no word could be given to a speaker", extra=self.about)
+            self._warn(speakers.FAILED, speakers.FAILED_MESSAGE)
+            return segments
+
     async def _is_committed(self, key: str) -> bool:
         """Whether a commit went through though PostgreSQL went away before it said so."""
         job = await self._patiently(lambda: jobs.get(self.pool, self.job.id))
@@ -386,11 +401,12 @@ class Attempt:
         await self._publish(current(job))
         return True
 
-    async def _fail(self, error: PermanentError) -> None:
+    async def _fail(self, error: PermanentError, engine_log: str | None = None) -> None:
         job = self.job
         log.warning("%s: %s", error.code, error, extra=self.about)
         if error.code == OUT_OF_MEMORY:
             self._warn(LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers.")
+        reason: dict[str, Any] = {"code": error.code, "log": engine_log, "warnings": self.warnings}
         given_back = isinstance(error, StorageError)
         spent = job.attempt >= self.settings.max_attempts and not given_back
         final = not isinstance(error, TransientError) or spent
@@ -398,19 +414,12 @@ class Attempt:
             message = str(error)
             if isinstance(error, TransientError):
                 message += f" Given up after {job.attempt} attempts; the recording is kept."
-            ended = await self._patiently(
-                lambda: jobs.fail(self.pool, job, code=error.code, message=message, warnings=self.warnings)
-            )
+            ended = await self._patiently(lambda: jobs.fail(self.pool, job, message=message, **reason))
         else:
+            delay = jobs.backoff(job.attempt)
             ended = await self._patiently(
                 lambda: jobs.retry_later(
-                    self.pool,
-                    job,
-                    delay=jobs.backoff(job.attempt),
-                    code=error.code,
-                    message=str(error),
-                    warnings=self.warnings,
-                    given_back=given_back,
+                    self.pool, job, delay=delay, message=str(error), given_back=given_back, **reason
                 )
             )
         if ended is None:
