@@ -43,8 +43,8 @@ class Voices:
 
     def _batch(self, samples: Samples, parts: Sequence[Stretch]) -> Vectors:
         with torch.inference_mode():
-            features = torch.stack([_features(_cut(samples, start)) for start, _ in parts])
-            found: Vectors = self._model(features.to(self._device)).cpu().numpy()
+            heard = torch.stack([features(samples, start) for start, _ in parts])
+            found: Vectors = self._model(heard.to(self._device)).cpu().numpy()
         return found
 
 
@@ -56,14 +56,13 @@ def stretches(start: float, end: float) -> Iterator[Stretch]:
     yield max(0.0, end - SECONDS), end
 
 
-def _cut(samples: Samples, start: float) -> torch.Tensor:
-    """Samples of one stretch; silence where the recording has no more."""
+def features(samples: Samples, start: float) -> torch.Tensor:
+    """Kaldi's mel features of a stretch, as the model was trained on: a row for each frame of 10 ms.
+
+    Their mean over time says nothing of the voice. Where the recording has no more samples, it is silent.
+    """
     length, first = round(SECONDS * RATE), round(start * RATE)
     cut = samples[first : first + length]
-    return torch.from_numpy(np.pad(cut, (0, length - len(cut))))
-
-
-def _features(samples: torch.Tensor) -> torch.Tensor:
-    """Kaldi's mel features, as the model was trained on; their mean over time says nothing of the voice."""
-    found: torch.Tensor = fbank(samples[None], num_mel_bins=BANDS, sample_frequency=RATE, dither=0.0)
+    padded = torch.from_numpy(np.pad(cut, (0, length - len(cut))))
+    found: torch.Tensor = fbank(padded[None], num_mel_bins=BANDS, sample_frequency=RATE, dither=0.0)
     return found - found.mean(dim=0)
