@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
 from itertools import permutations
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from stt import speakers
 from stt.settings import Settings
 from stt.speakers import assign, ordered
+from workers import grouping
 from workers.engine import Engine
 
 Event = dict[str, Any]
@@ -96,6 +98,51 @@ def test_no_word_is_lost_or_moved(turns: list[speakers.Turn], words: list[tuple[
     assert [word["word"] for part in parts for word in part["words"]] == [word["word"] for word in listed]
     bounds = [time for part in parts for time in (part["start"], part["end"])]
     assert bounds == sorted(bounds)
+
+
+# Voices that are drawn by lot: how alike those of one speaker and of two are, as in real recordings
+
+
+def voices(hours: float, shares: list[float], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Who speaks in each stretch of a recording, and a vector for it."""
+    lots = np.random.default_rng(seed)
+    count = int(hours * 4500)
+    turns = lots.choice(len(shares), count // 15 + 1, p=shares)
+    spoken = np.repeat(turns, 15)[:count]
+    common, own = lots.normal(size=192), lots.normal(size=(len(shares), 192))
+    vectors = common + own[spoken] + 0.9 * lots.normal(size=(count, 192))
+    return spoken, vectors.astype(np.float32)
+
+
+def right(spoken: np.ndarray, labels: np.ndarray) -> float:
+    """The share of stretches whose speaker is the one that their label mostly means."""
+    pairs = np.zeros((spoken.max() + 1, labels.max() + 1), int)
+    np.add.at(pairs, (spoken, labels), 1)
+    return float(pairs.max(axis=0).sum() / len(spoken))
+
+
+@pytest.mark.parametrize(("hours", "shares"), [(0.2, [0.5, 0.3, 0.2]), (10, [0.6, 0.2, 0.1, 0.06, 0.04])])
+def test_speakers_are_as_many_as_speak_however_long(hours: float, shares: list[float]) -> None:
+    spoken, vectors = voices(hours, shares)
+    tracemalloc.start()
+    labels = grouping.speakers(vectors)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(np.unique(labels)) == len(shares)
+    assert right(spoken, labels) > 0.99
+    assert peak < 150e6  # a matrix of all with all would take 16 GB
+
+
+@pytest.mark.parametrize(("asked", "count"), [({"at_most": 2}, 2), ({"at_least": 5}, 5), ({"at_most": 9}, 3)])
+def test_hours_of_speech_are_held_to_the_number_that_is_asked(asked: dict[str, int], count: int) -> None:
+    labels = grouping.speakers(voices(2, [0.5, 0.3, 0.2])[1], **asked)
+    assert len(np.unique(labels)) == count
+
+
+def test_where_stretches_of_two_speakers_overlap_the_turn_changes_in_the_middle() -> None:
+    stretches = [(0.0, 1.5), (0.6, 2.1), (1.2, 2.7), (1.8, 3.3)]
+    assert grouping.turns([0, 0, 1, 1], stretches) == [turn(0, 1.65, "0"), turn(1.65, 3.3, "1")]
+    assert grouping.turns([0, 1, 0, 0], stretches) == [turn(0, 3.3, "0")]  # nobody says so little
 
 
 # With the real models
