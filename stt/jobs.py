@@ -272,6 +272,14 @@ async def spans(pool: Connection, job: Job) -> list[asyncpg.Record]:
     return _unbroken(rows)
 
 
+async def peaks(pool: Connection, job: Job) -> list[tuple[float, bytes]]:
+    """The wave form of what was decoded, in pieces: the second each begins at, and its peaks.
+
+    Of all spans, for whatever options they were made: the recording is the same.
+    """
+    return [(row["start"], row["peaks"]) async for row in queries.get_peaks(pool, id=job.id)]
+
+
 def _unbroken(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
     return [row for number, row in enumerate(rows) if row["number"] == number]
 
@@ -328,9 +336,17 @@ async def save_span(
     start: float,
     end: float,
     segments: list[dict[str, Any]],
+    peaks: bytes | None = None,
 ) -> bool:
     row = await queries.save_span(
-        pool, id=job.id, claim=job.claim, number=number, start=start, end=end, segments=segments
+        pool,
+        id=job.id,
+        claim=job.claim,
+        number=number,
+        start=start,
+        end=end,
+        segments=segments,
+        peaks=peaks,
     )
     return row is not None
 

@@ -25,6 +25,7 @@ ENGINE = {
     "lean",
     "machine",
     "models",
+    "peaks",
     "recognise",
     "spans",
     "vad",

@@ -6,6 +6,7 @@ a line. The parent kills it whenever it likes, so nothing here has to be undone.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -312,7 +313,7 @@ class Job:
         self._spoken = self._spoken or bool(found)
         return {
             "type": "span", "number": span.number, "start": span.start / RATE, "end": span.end / RATE,
-            "segments": found,
+            "segments": found, "peaks": base64.b64encode(span.peaks).decode(),
         }  # fmt: skip
 
     def _begun(self, recording: Recording) -> Iterator[Work]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers import vad
+from workers import peaks, vad
 from workers.audio import RATE, Recording, Samples
 
 # The first span is short, so that text appears soon.
@@ -23,12 +23,16 @@ SEARCH_FIRST = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Samples of the recording from `start` on; `speech` in seconds from the span's own start."""
+    """Samples of the recording from `start` on; `speech` in seconds from the span's own start.
+
+    `peaks` is the loudest moment of each tenth of a second, counted from the recording's beginning.
+    """
 
     number: int
     start: int
     samples: Samples
     speech: list[vad.Speech]
+    peaks: bytes = b""
 
     @property
     def end(self) -> int:
@@ -81,4 +85,5 @@ def _cut(found: vad.Probabilities, seconds: float, *, first: bool) -> int:
 
 
 def _span(number: int, start: int, samples: Samples, found: vad.Probabilities) -> Span:
-    return Span(number, start, samples, vad.speech(found, len(samples) / RATE))
+    speech = vad.speech(found, len(samples) / RATE)
+    return Span(number, start, samples, speech, peaks.of(samples, start))

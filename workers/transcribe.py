@@ -6,6 +6,7 @@ Every write carries the claim. Once a write finds the claim gone, the attempt en
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -275,6 +276,7 @@ class Attempt:
                 start=event["start"],
                 end=event["end"],
                 segments=event["segments"],
+                peaks=base64.b64decode(event["peaks"]),
             )
         )
         if not saved:
