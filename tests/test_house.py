@@ -29,6 +29,7 @@ ENGINE = {
     "recognise",
     "spans",
     "vad",
+    "vad_pyannote",
     "windows",
     "words",
 }

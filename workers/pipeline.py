@@ -35,7 +35,7 @@ from workers import costs, machine, models, spans, vad, words
 from workers.audio import RATE, Recording, Samples
 from workers.meter import Meter
 from workers.models import ModelUnavailable
-from workers.recognise import Asked, Heard, Recogniser, UnsupportedLanguage
+from workers.recognise import Asked, Heard, PyannoteVad, Recogniser, SileroVad, UnsupportedLanguage
 from workers.speakers import Speakers, SpeakersFailed
 from workers.windows import Window, batches
 
@@ -150,6 +150,7 @@ class Engine:
         self.batch = self.plan.batch
         self.lanes = ThreadPoolExecutor(self.plan.lanes, "lane")
         self.aligner = Aligner(self.device, chosen.data_dir / "models" / "align", threads)
+        self.vad = PyannoteVad(self.device, threads) if chosen.vad == "pyannote" else SileroVad()
         self.costs = costs.Book(chosen.data_dir / "costs.json")
         self.load_seconds = 0.0  # that loading models took so far
         self._loaded: OrderedDict[tuple[Path, str], tuple[int, Recogniser]] = OrderedDict()
@@ -178,6 +179,7 @@ class Engine:
             made = Recogniser.load(
                 folder, self.device, compute_type,
                 threads=self.plan.threads, replicas=self.plan.replicas, beam=self.settings.beam_size,
+                vad_model=self.vad,
             )  # fmt: skip
             seconds = time.monotonic() - begun
             self.load_seconds += seconds
@@ -272,7 +274,8 @@ class Job:
         # How long one waits for a stage depends on what goes on beside it: on all the others.
         spans = (
             f"{engine.device} {compute_type} {self._model} beam={engine.settings.beam_size}"
-            f" threads={engine.threads} timed={self._asked.timed} wav2vec2={aligns} beside={beside}"
+            f" vad={engine.settings.vad} threads={engine.threads} timed={self._asked.timed}"
+            f" wav2vec2={aligns} beside={beside}"
         )
         names = {stage: (f"{stage} {spans}", guesses[stage]) for stage in ("decode", "recognise")}
         if aligns:
@@ -320,7 +323,7 @@ class Job:
         """All spans, each with its windows given to the lanes."""
         found = spans.read(
             recording, self._engine.settings.span_seconds, number=self._number, start=self._start,
-            heard=lambda sample: self._meter.decoded(sample / RATE),
+            heard=lambda sample: self._meter.decoded(sample / RATE), listen=self._engine.vad.listen,
         )  # fmt: skip
         for span in self._meter.decoding(found):
             if span.speech:

@@ -47,43 +47,45 @@ def read(
     number: int = 0,
     start: int = 0,
     heard: Callable[[int], None] = lambda samples: None,
+    listen: Callable[[], vad.Hears] = vad.Listener,
 ) -> Iterator[Span]:
     """Spans of about `seconds`, beginning with `number` at the sample `start`.
 
-    `heard` is told the sample up to which the recording was read.
+    `heard` is told the sample up to which the recording was read; `listen` makes what tells speech.
 
     Raises:
         media.MediaError: nothing can be decoded.
     """
     waiting = np.zeros(0, np.float32)
-    listener, found = vad.Listener(), np.zeros(0, np.float32)
+    listener, found = listen(), np.zeros(0, np.float32)
     for block in recording.blocks(start):
         waiting = np.concatenate([waiting, block])
         found = np.concatenate([found, listener.hear(block)])
         heard(start + len(waiting))
         while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
-            cut = _cut(found, length, first=number == 0)
-            yield _span(number, start, waiting[: cut * vad.FRAME], found[:cut])
+            cut = _cut(found, length, listener.params, first=number == 0)
+            yield _span(number, start, waiting[: cut * vad.FRAME], found[:cut], listener.params)
             number, start = number + 1, start + cut * vad.FRAME
             waiting = waiting[cut * vad.FRAME :].copy()
             # From the cut on it listens anew, as it would if work began here after an interruption.
-            listener = vad.Listener()
+            listener = listen()
             found = listener.hear(waiting)
     if len(waiting):
-        yield _span(number, start, waiting, np.concatenate([found, listener.end()]))
+        found = np.concatenate([found, listener.end()])
+        yield _span(number, start, waiting, found, listener.params)
 
 
 def _length(number: int, seconds: float) -> float:
     return min(FIRST_SECONDS, seconds) if number == 0 else seconds
 
 
-def _cut(found: vad.Probabilities, seconds: float, *, first: bool) -> int:
+def _cut(found: vad.Probabilities, seconds: float, params: vad.Params, *, first: bool) -> int:
     """The frame at which a span ends."""
     last = int(seconds * vad.FRAMES_PER_SECOND)
     search = SEARCH_FIRST if first else SEARCH
-    return max(1, vad.quietest(found, int(last * (1 - search)), last))
+    return max(1, vad.quietest(found, int(last * (1 - search)), last, params))
 
 
-def _span(number: int, start: int, samples: Samples, found: vad.Probabilities) -> Span:
-    speech = vad.speech(found, len(samples) / RATE)
+def _span(number: int, start: int, samples: Samples, found: vad.Probabilities, params: vad.Params) -> Span:
+    speech = vad.speech(found, len(samples) / RATE, params)
     return Span(number, start, samples, speech, peaks.of(samples, start))
