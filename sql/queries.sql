@@ -72,17 +72,21 @@ returning *;
 with mine as (
     select id, options_hash from jobs where id = :id and claim = :claim and status = 'processing' for update
 )
-insert into spans (job_id, options_hash, number, "start", "end", segments, last)
-select id, options_hash, :number::integer, :start::float8, :end::float8, :segments::jsonb, :last::boolean
+insert into spans (job_id, options_hash, number, "start", "end", segments, last, peaks)
+select id, options_hash, :number::integer, :start::float8, :end::float8, :segments::jsonb, :last::boolean,
+    :peaks::bytea
 from mine
 on conflict (job_id, options_hash, number)
 do update set "start" = excluded."start", "end" = excluded."end", segments = excluded.segments,
-    last = excluded.last, created_at = excluded.created_at
+    last = excluded.last, peaks = excluded.peaks, created_at = excluded.created_at
 returning job_id;
 
 -- name: get_spans
 select number, "start", "end", segments, last, created_at from spans
 where job_id = :id and options_hash = :options_hash order by number;
+
+-- name: get_peaks
+select "start", peaks from spans where job_id = :id and peaks is not null order by options_hash, number;
 
 -- name: complete_job^
 -- The commit of a transcription: what was published before it is named by nothing until now.

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from stt import jobs, options, params, queue
+from stt import jobs, options, params, peaks, queue
 from stt.errors import Problem, not_found
 from stt.jobs import Job
 from stt.keys import HUB, POOL, REDIS, SETTINGS, STORAGE
@@ -38,6 +38,25 @@ async def list_jobs(request: web.Request) -> web.Response:
 async def get_job(request: web.Request) -> web.Response:
     job = await jobs.with_place(request.app[POOL], await job_or_404(request))
     return web.json_response(job.public())
+
+
+async def get_peaks(request: web.Request) -> web.Response:
+    """`GET /api/jobs/{id}/peaks?points=`: the wave form of what is decoded so far; 409 where nothing is."""
+    points = params.points(request)
+    job = await job_or_404(request)
+    whole = peaks.joined(await jobs.peaks(request.app[POOL], job))
+    if not whole:
+        raise _no_peaks(job)
+    shown = whole if points is None else peaks.fewer(whole, points)
+    per_second = peaks.PER_SECOND * len(shown) / len(whole)
+    return web.json_response({"per_second": per_second, "peaks": list(shown)})
+
+
+def _no_peaks(job: Job) -> Problem:
+    detail = "Nothing of the recording was decoded yet; ask again when its first text is there."
+    if job.ended:
+        detail = "The recording was decoded by an earlier version, or never: retry the job."
+    return Problem(409, "no_peaks", "No wave form yet", detail, job_status=str(job.status))
 
 
 async def cancel_job(request: web.Request) -> web.Response:

@@ -61,6 +61,7 @@ def routes() -> list[web.AbstractRouteDef]:
         web.get("/api/jobs/{id}", api.get_job),
         web.delete("/api/jobs/{id}", api.delete_job),
         web.get("/api/jobs/{id}/download", download.download),
+        web.get("/api/jobs/{id}/peaks", api.get_peaks),
         web.post("/api/jobs/{id}/cancel", api.cancel_job),
         web.post("/api/jobs/{id}/retry", api.retry_job),
         web.get("/api/jobs/{id}/events", events.of_job),

@@ -277,6 +277,14 @@ async def spans(pool: Connection, job: Job) -> list[asyncpg.Record]:
     return _unbroken(rows)
 
 
+async def peaks(pool: Connection, job: Job) -> list[tuple[float, bytes]]:
+    """The wave form of what was decoded, in pieces: the second each begins at, and its peaks.
+
+    Of all spans, for whatever options they were made: the recording is the same.
+    """
+    return [(row["start"], row["peaks"]) async for row in queries.get_peaks(pool, id=job.id)]
+
+
 def _unbroken(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
     return [row for number, row in enumerate(rows) if row["number"] == number]
 
@@ -334,10 +342,19 @@ async def save_span(
     end: float,
     segments: list[dict[str, Any]],
     last: bool = False,
+    peaks: bytes | None = None,
 ) -> bool:
     """Keep a finished span; `last` is the one that the recording ends with."""
     row = await queries.save_span(
-        pool, id=job.id, claim=job.claim, number=number, start=start, end=end, segments=segments, last=last
+        pool,
+        id=job.id,
+        claim=job.claim,
+        number=number,
+        start=start,
+        end=end,
+        segments=segments,
+        last=last,
+        peaks=peaks,
     )
     return row is not None
 

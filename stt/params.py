@@ -12,6 +12,7 @@ from stt.jobs import Job, Status
 from stt.keys import POOL
 
 _MAX_LIMIT = 200
+_MAX_POINTS = 1_000_000
 
 
 def job_id(request: web.Request) -> UUID:
@@ -42,6 +43,15 @@ def limit(request: web.Request, default: int = 50) -> int:
     value = request.query.get("limit") or str(default)
     if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= _MAX_LIMIT:
         raise _bad("limit", f"must be a number from 1 to {_MAX_LIMIT}")
+    return int(value)
+
+
+def points(request: web.Request) -> int | None:
+    value = request.query.get("points")
+    if not value:
+        return None
+    if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= _MAX_POINTS:
+        raise _bad("points", f"must be a number from 1 to {_MAX_POINTS}")
     return int(value)
 
 

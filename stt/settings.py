@@ -83,6 +83,10 @@ class Settings(BaseModel):
     )
     max_attempts: int = Field(3, ge=1, description="Tries before a job is failed.")
     span_seconds: float = Field(300, ge=10, description="Length of a span, about; the first is shorter.")
+    vad: Literal["silero", "pyannote"] = Field(
+        "silero",
+        description="What tells speech from silence; `pyannote` is WhisperX's default and takes far longer.",
+    )
     align: Literal["auto", "wav2vec2", "attention", "off"] = Field(
         "auto", description="Where word times come from."
     )

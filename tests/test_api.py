@@ -32,6 +32,7 @@ async def problem(client: TestClient, method: str, path: str, **kwargs: Any) -> 
 async def test_a_bad_id_is_404(client: TestClient, job_id: str) -> None:
     for method, path in (
         ("GET", ""), ("DELETE", ""), ("GET", "/download"), ("GET", "/events"), ("POST", "/cancel"),
+        ("GET", "/peaks"),
     ):  # fmt: skip
         answer = await problem(client, method, f"/api/jobs/{job_id}{path}")
         assert (answer["status"], answer["code"]) == (404, "job_not_found")

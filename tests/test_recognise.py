@@ -13,6 +13,7 @@ import pytest
 
 from stt.settings import Settings
 from workers import machine, pipeline
+from workers.costs import Book
 from workers.recognise import Attempt, Heard, Recogniser
 from workers.spans import Span
 from workers.vad import Speech
@@ -100,8 +101,10 @@ class Crammed:
 
 def crammed(fits: int) -> tuple[pipeline.Job, pipeline.Engine, Crammed]:
     engine = SimpleNamespace(
-        batch=8, settings=Settings(), device="cpu", lanes=ThreadPoolExecutor(1), load_seconds=0.0
-    )
+        batch=8, settings=Settings(), device="cpu", lanes=ThreadPoolExecutor(1), load_seconds=0.0,
+        compute_type_for=lambda less_memory: "int8", threads=1, plan=SimpleNamespace(lanes=1),
+        costs=Book(Path("/nonexistent/costs.json")),
+    )  # fmt: skip
     events: list[dict[str, Any]] = []
     job = pipeline.Job(cast(pipeline.Engine, engine), {"path": "x", "model": "base"}, events.append)
     return job, cast(pipeline.Engine, engine), Crammed(fits)

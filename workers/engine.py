@@ -27,7 +27,7 @@ Event = dict[str, Any]
 # parses other people's files.
 _SETTINGS = (
     "data_dir", "model", "device", "compute_type", "threads", "replicas", "batch_size", "beam_size",
-    "model_memory", "span_seconds", "align", "hf_token", "log_level",
+    "model_memory", "span_seconds", "vad", "align", "hf_token", "log_level",
 )  # fmt: skip
 _LONGEST_EVENT = 256 * 2**20  # bytes of one line
 _CLOSE_SECONDS = 5.0

@@ -6,6 +6,7 @@ a line. The parent kills it whenever it likes, so nothing here has to be undone.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -30,11 +31,11 @@ from setproctitle import setproctitle
 from stt import logs, settings, speakers
 from stt.media import MediaError
 from stt.settings import Settings
-from workers import machine, models, spans, vad, words
+from workers import costs, machine, models, spans, vad, words
 from workers.audio import RATE, Recording, Samples
 from workers.meter import Meter
 from workers.models import ModelUnavailable
-from workers.recognise import Asked, Heard, Recogniser, UnsupportedLanguage
+from workers.recognise import Asked, Heard, PyannoteVad, Recogniser, SileroVad, UnsupportedLanguage
 from workers.speakers import Speakers, SpeakersFailed
 from workers.windows import Window, batches
 
@@ -149,6 +150,8 @@ class Engine:
         self.batch = self.plan.batch
         self.lanes = ThreadPoolExecutor(self.plan.lanes, "lane")
         self.aligner = Aligner(self.device, chosen.data_dir / "models" / "align", threads)
+        self.vad = PyannoteVad(self.device, threads) if chosen.vad == "pyannote" else SileroVad()
+        self.costs = costs.Book(chosen.data_dir / "costs.json")
         self.load_seconds = 0.0  # that loading models took so far
         self._loaded: OrderedDict[tuple[Path, str], tuple[int, Recogniser]] = OrderedDict()
         ctranslate2.set_random_seed(0)
@@ -176,6 +179,7 @@ class Engine:
             made = Recogniser.load(
                 folder, self.device, compute_type,
                 threads=self.plan.threads, replicas=self.plan.replicas, beam=self.settings.beam_size,
+                vad_model=self.vad,
             )  # fmt: skip
             seconds = time.monotonic() - begun
             self.load_seconds += seconds
@@ -210,8 +214,15 @@ class Job:
         self._spoken = resume.get("segments", 0) > 0
         self._all_known = bool(resume.get("complete"))
         self._language = self._asked.language or resume.get("language") or None
-        self._meter = Meter(self._stage, self._start / RATE)
         self._speakers = _speakers(request, engine)
+        self._names = self._cost_names()
+        self._meter = Meter(
+            self._stage,
+            {stage: engine.costs.read(name, guess) for stage, (name, guess) in self._names.items()},
+            start=self._start / RATE,
+            lanes=engine.plan.lanes,
+            beside=(lambda: speakers.share) if (speakers := self._speakers) and speakers.beside else None,
+        )
         self._warned: set[str] = set()
         self._unfinished: list[Future[list[Heard]]] = []
 
@@ -221,10 +232,8 @@ class Job:
         recording = Recording(self._path)
         try:
             self._meter.duration = recording.duration
-            if self._speakers:
-                self._meter.speakers_cost = self._speakers.cost
-                if self._speakers.beside:
-                    self._speakers.start()
+            if self._speakers and self._speakers.beside:
+                self._speakers.start()
             self._run(recording)
         finally:
             recording.close()
@@ -245,6 +254,7 @@ class Job:
         duration = self._meter.duration = max(recording.decoded, self._start) / RATE
         self._tell_speakers()
         self._meter.finish()
+        self._learn()
         language = self._language if self._spoken else None
         self._send({"type": "done", "language": language, "duration": round(duration, 3)})
 
@@ -252,10 +262,44 @@ class Job:
         for work in _ahead(self._begun(recording)):
             self._meter.duration = recording.duration
             found = self._finished(work)
+            self._meter.finished(work.span.end / RATE)
             if work.span.last:  # once it is known, nobody reads the recording again to tell of its damages
                 self._warn_of(recording)
             self._send(self._event(work.span, found))
         self._warn_of(recording)
+
+    def _cost_names(self) -> dict[str, tuple[str, float]]:
+        """For each stage of this job the name its cost is kept by, and a first guess."""
+        engine = self._engine
+        compute_type = engine.compute_type_for(less_memory=self._less_memory)
+        aligns, guesses = self._wants_wav2vec2(), costs.GUESSES[engine.device]
+        beside = self._speakers is not None and self._speakers.beside
+        # How long one waits for a stage depends on what goes on beside it: on all the others.
+        spans = (
+            f"{engine.device} {compute_type} {self._model} beam={engine.settings.beam_size}"
+            f" vad={engine.settings.vad} threads={engine.threads} timed={self._asked.timed}"
+            f" wav2vec2={aligns} beside={beside}"
+        )
+        names = {stage: (f"{stage} {spans}", guesses[stage]) for stage in ("decode", "recognise")}
+        if aligns:
+            names["align"] = f"align {spans}", guesses["align"]
+        if self._speakers:
+            told = f"{engine.device} {self._speakers.kind} threads={engine.threads}"
+            names["speakers"] = (
+                (f"beside {spans} {told}", guesses["beside"]) if beside
+                else (f"speakers {told}", guesses["speakers"])
+            )  # fmt: skip
+        return names
+
+    def _learn(self) -> None:
+        measured = self._meter.measured()
+        self._engine.costs.learn(
+            {
+                name: (*measured[stage], guess)
+                for stage, (name, guess) in self._names.items()
+                if stage in measured
+            }
+        )
 
     def _tell_speakers(self) -> None:
         """Who spoke when. A failure costs the names, never the text."""
@@ -273,19 +317,20 @@ class Job:
         self._spoken = self._spoken or bool(found)
         return {
             "type": "span", "number": span.number, "start": span.start / RATE, "end": span.end / RATE,
-            "segments": found, "last": span.last,
+            "segments": found, "last": span.last, "peaks": base64.b64encode(span.peaks).decode(),
         }  # fmt: skip
 
     def _begun(self, recording: Recording) -> Iterator[Work]:
         """All spans, each with its windows given to the lanes."""
-        for span in spans.read(
+        found = spans.read(
             recording, self._engine.settings.span_seconds, number=self._number, start=self._start,
-            heard=lambda sample: self._meter.decoded(sample / RATE),
-        ):  # fmt: skip
+            heard=lambda sample: self._meter.decoded(sample / RATE), listen=self._engine.vad.listen,
+        )  # fmt: skip
+        for span in self._meter.decoding(found):
             if span.speech:
                 yield self._begin(span)
             else:
-                self._meter.heard((span.end - span.start) / RATE)
+                self._meter.silent((span.end - span.start) / RATE)
                 yield Work(span, [], [])
 
     def _begin(self, span: spans.Span) -> Work:
@@ -295,7 +340,10 @@ class Job:
         work = Work(span, windows, [], self._asked.timed and self._wav2vec2(language))
         for numbers in batches(windows, self._engine.batch, self._engine.plan.lanes):
             batch = [windows[number] for number in numbers]
-            future = self._engine.lanes.submit(self._hear, recogniser, language, work, batch)
+            seconds = (span.end - span.start) / RATE * len(batch) / len(windows)
+            future = self._engine.lanes.submit(
+                self._meter.recognising, seconds, self._hear, recogniser, language, work, batch
+            )
             work.batches.append((numbers, future))
         self._unfinished = [one for one in self._unfinished if not one.done()]
         self._unfinished += [future for _, future in work.batches]
@@ -327,7 +375,6 @@ class Job:
             self._engine.batch = min(self._engine.batch, half)
             log.warning("out of memory: going on with batches of %d", self._engine.batch)
         else:
-            self._meter.heard((work.span.end - work.span.start) / RATE * len(batch) / len(work.windows))
             return heard
         # Outside of the handler, whose error holds on to what filled the memory.
         return [
@@ -343,6 +390,7 @@ class Job:
             for one in said:
                 self._meter.aligning()
                 one.timed = self._engine.aligner.align(one.text, work.span.samples, one.window, one.logprob)
+                self._meter.aligned(one.window.end - one.window.start)
         placed = [word for one in said for word in self._place(one, work.span)]
         return words.segments(placed, with_words=self._asked.with_words)
 
@@ -370,11 +418,8 @@ class Job:
 
     def _wav2vec2(self, language: str) -> bool:
         """Whether words are timed by a model of their own; else it is the recogniser's attention."""
-        wanted = self._engine.settings.align
-        if wanted == "attention" or (wanted == "auto" and self._engine.device != "cuda"):
+        if not self._wants_wav2vec2():
             return False
-        if self._asked.task == "translate":
-            return False  # the words are not those that are spoken
         if self._engine.aligner.ready(language):
             return True
         self._warn(
@@ -384,6 +429,13 @@ class Job:
         )
         return False
 
+    def _wants_wav2vec2(self) -> bool:
+        wanted = self._engine.settings.align
+        if wanted == "attention" or (wanted == "auto" and self._engine.device != "cuda"):
+            return False
+        # The words of a translation are not those that are spoken.
+        return self._asked.timed and self._asked.task != "translate"
+
     def _place(self, one: Heard, span: spans.Span) -> list[words.Word]:
         window = one.window
         timed = one.timed or words.spread(one.text, one.logprob, window.speech)
@@ -391,8 +443,10 @@ class Job:
         placed = words.place(timed, window.speech, window.start, window.end)
         return [replace(word, start=word.start + offset, end=word.end + offset) for word in placed]
 
-    def _stage(self, stage: str, progress: float, duration: float | None) -> None:
-        self._send({"type": "stage", "stage": stage, "progress": progress, "duration": duration})
+    def _stage(self, stage: str, progress: float, duration: float | None, left: float | None) -> None:
+        """`left`: the seconds that the engine still takes; None while that cannot be told."""
+        told = {"stage": stage, "progress": progress, "duration": duration, "left": left}
+        self._send({"type": "stage", **told})
 
     def _warn_of(self, recording: Recording) -> None:
         if recording.damaged:

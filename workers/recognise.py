@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import merge_punctuations
 
-from workers import lean, vad, words
+from workers import lean, vad, vad_pyannote, words
 from workers.audio import RATE, Samples
 from workers.windows import Window, pack
 
@@ -121,15 +121,17 @@ class Piece:
     speaker: str = "UNKNOWN"
 
 
-class SileroVad(asr.Vad):  # type: ignore[misc,name-defined]
-    """WhisperX's interface to voice activity, with the Silero model that needs no download."""
+class SpeechVad(asr.Vad):  # type: ignore[misc,name-defined]
+    """WhisperX's interface to voice activity, with what `listen` makes."""
 
-    def __init__(self) -> None:
-        super().__init__(vad.Params().onset)
+    def __init__(self, listen: Callable[[], vad.Hears]) -> None:
+        self.listen = listen
+        super().__init__(listen().params.onset)
 
     def __call__(self, audio: dict[str, Any], **_: Any) -> list[Piece]:
-        samples = np.asarray(audio["waveform"], np.float32)
-        speech = vad.speech(vad.probabilities(samples), len(samples) / RATE)
+        samples, listener = np.asarray(audio["waveform"], np.float32), self.listen()
+        found = vad.probabilities(samples, listener)
+        speech = vad.speech(found, len(samples) / RATE, listener.params)
         return [Piece(part.start, part.end) for part in speech]
 
     @staticmethod
@@ -142,6 +144,20 @@ class SileroVad(asr.Vad):  # type: ignore[misc,name-defined]
         return pack(speech, samples)
 
 
+class SileroVad(SpeechVad):
+    """With the Silero model that needs no download."""
+
+    def __init__(self) -> None:
+        super().__init__(vad.Listener)
+
+
+class PyannoteVad(SpeechVad):
+    """With pyannote's model, which comes with WhisperX; loaded when it first hears something."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        super().__init__(vad_pyannote.Pyannote(device, threads))
+
+
 class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     """WhisperX's pipeline, window by window: it keeps the encoder's output, for language and word times.
 
@@ -150,14 +166,15 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
 
     @classmethod
     def load(
-        cls, folder: Path, device: str, compute_type: str, *, threads: int, replicas: int, beam: int
-    ) -> Recogniser:
+        cls, folder: Path, device: str, compute_type: str, *,
+        threads: int, replicas: int, beam: int, vad_model: SpeechVad | None = None,
+    ) -> Recogniser:  # fmt: skip
         """Load a model's folder through WhisperX."""
         model = asr.WhisperModel(
             str(folder), device=device, compute_type=compute_type, cpu_threads=threads, num_workers=replicas
         )
         made = asr.load_model(
-            str(folder), device, compute_type=compute_type, model=model, vad_model=SileroVad(),
+            str(folder), device, compute_type=compute_type, model=model, vad_model=vad_model or SileroVad(),
             asr_options={"beam_size": beam},
         )  # fmt: skip
         return cls(model, made.vad_model, made._vad_params, made.options, device=device)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers import vad
+from workers import peaks, vad
 from workers.audio import RATE, Recording, Samples
 
 # The first span is short, so that text appears soon.
@@ -26,6 +26,7 @@ class Span:
     """Samples of the recording from `start` on; `speech` in seconds from the span's own start.
 
     The recording ends with the `last` one. There is none where it happens to end with a full span.
+    `peaks` is the loudest moment of each tenth of a second, counted from the recording's beginning.
     """
 
     number: int
@@ -33,6 +34,7 @@ class Span:
     samples: Samples
     speech: list[vad.Speech]
     last: bool = False
+    peaks: bytes = b""
 
     @property
     def end(self) -> int:
@@ -47,42 +49,53 @@ def read(
     number: int = 0,
     start: int = 0,
     heard: Callable[[int], None] = lambda samples: None,
+    listen: Callable[[], vad.Hears] = vad.Listener,
 ) -> Iterator[Span]:
     """Spans of about `seconds`, beginning with `number` at the sample `start`.
 
-    `heard` is told the sample up to which the recording was read.
+    `heard` is told the sample up to which the recording was read; `listen` makes what tells speech.
 
     Raises:
         media.MediaError: nothing can be decoded.
     """
     waiting = np.zeros(0, np.float32)
-    listener, found = vad.Listener(), np.zeros(0, np.float32)
+    listener, found = listen(), np.zeros(0, np.float32)
     for block in recording.blocks(start):
         waiting = np.concatenate([waiting, block])
         found = np.concatenate([found, listener.hear(block)])
         heard(start + len(waiting))
         while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
-            cut = _cut(found, length, first=number == 0)
-            yield _span(number, start, waiting[: cut * vad.FRAME], found[:cut])
+            cut = _cut(found, length, listener.params, first=number == 0)
+            yield _span(number, start, waiting[: cut * vad.FRAME], found[:cut], listener.params)
             number, start = number + 1, start + cut * vad.FRAME
             waiting = waiting[cut * vad.FRAME :].copy()
             # From the cut on it listens anew, as it would if work began here after an interruption.
-            listener = vad.Listener()
+            listener = listen()
             found = listener.hear(waiting)
     if len(waiting):
-        yield _span(number, start, waiting, np.concatenate([found, listener.end()]), last=True)
+        found = np.concatenate([found, listener.end()])
+        yield _span(number, start, waiting, found, listener.params, last=True)
 
 
 def _length(number: int, seconds: float) -> float:
     return min(FIRST_SECONDS, seconds) if number == 0 else seconds
 
 
-def _cut(found: vad.Probabilities, seconds: float, *, first: bool) -> int:
+def _cut(found: vad.Probabilities, seconds: float, params: vad.Params, *, first: bool) -> int:
     """The frame at which a span ends."""
     last = int(seconds * vad.FRAMES_PER_SECOND)
     search = SEARCH_FIRST if first else SEARCH
-    return max(1, vad.quietest(found, int(last * (1 - search)), last))
+    return max(1, vad.quietest(found, int(last * (1 - search)), last, params))
 
 
-def _span(number: int, start: int, samples: Samples, found: vad.Probabilities, *, last: bool = False) -> Span:
-    return Span(number, start, samples, vad.speech(found, len(samples) / RATE), last)
+def _span(
+    number: int,
+    start: int,
+    samples: Samples,
+    found: vad.Probabilities,
+    params: vad.Params,
+    *,
+    last: bool = False,
+) -> Span:
+    speech = vad.speech(found, len(samples) / RATE, params)
+    return Span(number, start, samples, speech, last, peaks.of(samples, start))

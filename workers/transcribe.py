@@ -6,6 +6,7 @@ Every write carries the claim. Once a write finds the claim gone, the attempt en
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -120,8 +121,8 @@ class Attempt:
         self.spans = self.segments = 0
         self.turns: list[speakers.Turn] = []
         self._why: Stop | None = None
-        self._renewed = self._began = time.monotonic()
-        self._first_progress: float | None = None
+        self._renewed = time.monotonic()
+        self._left: tuple[float, float] | None = None  # seconds to the end, and when that was told
         self._published = 0.0
 
     @property
@@ -247,26 +248,25 @@ class Attempt:
 
     async def _on_stage(self, event: dict[str, Any]) -> None:
         progress = min(max(self.job.progress, event["progress"]), 0.999)  # 1 is for what is stored
+        if event["left"] is not None:
+            self._left = event["left"], time.monotonic()
         self.job = replace(
             self.job,
             stage=event["stage"],
             progress=progress,
-            eta_seconds=self._eta(progress),
+            eta_seconds=self._eta(),
             duration_seconds=event.get("duration") or self.job.duration_seconds,
         )
         if time.monotonic() - self._published >= _PUBLISH_SECONDS:
             self._published = time.monotonic()
             await self._publish(current(self.job))
 
-    def _eta(self, progress: float) -> float | None:
-        """Seconds left at the pace of this attempt; None until there is a pace."""
-        now = time.monotonic()
-        if self._first_progress is None:
-            self._first_progress, self._began = progress, now
-        done = progress - self._first_progress
-        if done < 0.01 or now - self._began < 1:
-            return self.job.eta_seconds
-        return round((now - self._began) / done * (1 - progress), 1)
+    def _eta(self) -> float | None:
+        """Seconds left, counted down from what the engine said last; None until there is a pace."""
+        if self._left is None:
+            return None
+        left, told_at = self._left
+        return round(max(0.0, left - (time.monotonic() - told_at)), 1)
 
     async def _on_span(self, event: dict[str, Any]) -> None:
         if (
@@ -282,6 +282,7 @@ class Attempt:
                 end=event["end"],
                 segments=event["segments"],
                 last=event["last"],
+                peaks=base64.b64decode(event["peaks"]),
             )
         )
         if not saved:
@@ -339,7 +340,7 @@ class Attempt:
             lease=self.settings.lease_seconds,
             stage=job.stage or "decode",
             progress=job.progress,
-            eta_seconds=job.eta_seconds,
+            eta_seconds=self._eta(),
             duration_seconds=job.duration_seconds,
             language=job.language,
             warnings=self.warnings,

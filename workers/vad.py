@@ -9,7 +9,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,22 @@ class Params:
     pad: float = 0.3
 
 
+class Hears(Protocol):
+    """What listens along one stream: the model here, or another."""
+
+    params: Params
+
+    def hear(self, samples: Samples) -> Probabilities:
+        """Probability of speech in frames, in order; what is left waits for the next call."""
+
+    def end(self) -> Probabilities:
+        """Those of the last frames, also of the incomplete one."""
+
+
 class Listener:
     """The model along one stream; it remembers what it heard, so blocks may be cut anywhere."""
+
+    params = Params()
 
     def __init__(self) -> None:
         self._session = _session()
@@ -85,9 +99,9 @@ class Listener:
         return np.asarray(out, np.float32).reshape(-1)
 
 
-def probabilities(samples: Samples) -> Probabilities:
+def probabilities(samples: Samples, listener: Hears | None = None) -> Probabilities:
     """Probability of speech in each frame of a piece that stands alone."""
-    listener = Listener()
+    listener = listener or Listener()
     return np.concatenate([listener.hear(samples), listener.end()])
 
 
@@ -101,13 +115,13 @@ def speech(found: Probabilities, length: float, params: Params | None = None) ->
     return [Speech(*stretch, pause) for stretch, pause in zip(padded, pauses, strict=True)]
 
 
-def quietest(found: Probabilities, first: int, last: int) -> int:
+def quietest(found: Probabilities, first: int, last: int, params: Params | None = None) -> int:
     """Where to cut in the frames from `first` up to `last`: the middle of the longest pause.
 
     Where nobody pauses, the frame that sounds least like speech (smoothed over a tenth of a second).
     """
     part = found[first:last]
-    quiet = np.concatenate([[False], part < Params().offset, [False]]).astype(np.int8)
+    quiet = np.concatenate([[False], part < (params or Params()).offset, [False]]).astype(np.int8)
     edges = np.flatnonzero(np.diff(quiet)).reshape(-1, 2)
     if len(edges):
         start, end = edges[np.argmax(edges[:, 1] - edges[:, 0])]
