@@ -1,15 +1,21 @@
 """Our engine beside its peers: speed, word error rate, memory and time to the first text, in one table.
 
 ``python bench/engine.py`` takes about two minutes: the short clips, ours and the fastest peer. More with
-``--systems all``, ``--recordings clips long languages`` (beginnings of paths in a manifest), ``--service``.
-A folder of recordings with a manifest.tsv (path, duration_s, language, reference_text) is given with
-``--audio``; by default it is ``../shared/audio`` beside the repository.
+``--systems all``, ``--recordings clips long languages`` (beginnings of paths in a manifest). A folder of
+recordings with a manifest.tsv (path, duration_s, language, reference_text) is given with ``--audio``; by
+default it is ``../shared/audio`` beside the repository. ``--overhead`` compares the whole service with the
+bare engine on one recording of ten minutes instead.
 
-Every system runs in a process of its own, with the same weights and with the language given, and hears all
-recordings one after the other. Rounds go through the systems in turn, every second one backwards, so that
-what else the machine does meets all of them; the table shows medians over rounds. On a machine that does
-other things too, compare the CPU seconds. Recordings that settings were chosen on are left out unless
-``--tuning`` asks for them.
+WhisperX's command line, openai-whisper and whisper.cpp need ffmpeg in the PATH, the last two a package each:
+``pip install --target FOLDER --no-deps openai-whisper tiktoken more-itertools numba llvmlite pywhispercpp
+imageio-ffmpeg``, then ``--peers FOLDER``; nothing of it comes near our own packages. Their weights are made
+of ours (bench/weights.py).
+
+Every system runs in a process of its own (bench/peers.py), with the same weights and with the language
+given, and hears all recordings one after the other, after a short one to warm up. Rounds go through the
+systems in turn, every second one backwards, so that what else the machine does meets all of them; the table
+shows medians over rounds, and ratios are those of a round. On a machine that does other things too, compare
+the CPU seconds. Recordings that settings were chosen on are left out unless ``--tuning`` asks for them.
 """
 
 from __future__ import annotations
@@ -17,223 +23,154 @@ from __future__ import annotations
 import argparse
 import asyncio
 import csv
+import importlib
 import importlib.util
 import json
 import os
-import re
 import resource
-import socket
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
+import peers
 import psutil
+import weights
+from peers import SYSTEMS, Result, Row, System
 
 ROOT = Path(__file__).resolve().parent.parent
 AUDIO = ROOT.parent / "shared" / "audio"
 # The packing of windows, the tail of silence, and the thresholds of a second look were chosen on this one.
 TUNED_ON = ("long/en_stories_32min.opus",)
 LETTERS = ("zh", "ja")  # languages without spaces: their error rate is that of characters
-
-Row = dict[str, str]
-Result = dict[str, Any]
-
-
-# Each system: files and their languages in, texts and times out. Runs in a process of its own.
+OVERHEAD_ON = "multispeaker/constructed_3spk.opus"
+# How many times as fast as a peer we want to be.
+FASTEST, COMMAND_LINE, SAME_BEAM = 2.0, 6.0, 1.5
+OVERHEAD = 2.0  # percent
 
 
-def ours(files: list[Row], model: Path, *, beam: int | None = None) -> list[Result]:
-    from stt.settings import Settings
-    from workers.engine import Engine
+class Rounds:
+    """What each system did in each round, and the figures that come of it."""
 
-    given = {} if beam is None else {"beam_size": beam}
+    def __init__(self, files: list[Row], normaliser: Callable[[str], Callable[[str], str]]) -> None:
+        self.files = files
+        self.length = sum(float(file["duration_s"]) for file in files)
+        self.languages = sorted({file["language"] for file in files}, key=lambda one: (one != "en", one))
+        self.done: dict[str, list[Result]] = {}
+        self._normaliser = normaliser
+        self._counts: dict[str, list[tuple[int, int]]] = {}
 
-    async def run() -> list[Result]:
-        engine = Engine(Settings(data_dir=model.parent.parent, **given))
-        await engine.start()
-        results = [await _ours(engine, file, model) for file in [files[0], *files]]
-        await engine.close()
-        return results[1:]
+    def speeds(self, system: str) -> list[float]:
+        """Seconds of sound a second, warm, of each round."""
+        return [self.length / sum(file["seconds"] for file in one["files"]) for one in self.done[system]]
 
-    return asyncio.run(run())
+    def ratio(self, ours: str, its: str) -> float:
+        """How many times as fast as it we are: the median of the rounds."""
+        pairs = zip(self.speeds(ours), self.speeds(its), strict=True)
+        return statistics.median(a / b for a, b in pairs)
 
+    def median(self, system: str, figure: str) -> float:
+        """The median of a figure over rounds."""
+        return statistics.median(one[figure] for one in self.done[system])
 
-async def _ours(engine: Any, file: Row, model: Path) -> Result:
-    began, first, text = time.perf_counter(), None, ""
-    request = {
-        "type": "transcribe", "job": "0", "path": file["path"], "model": str(model), "task": "transcribe",
-        "language": file["language"], "options": {}, "resume": {},
-    }  # fmt: skip
-    async for event in engine.ask(request):
-        if event["type"] == "span":
-            text += "".join(segment["text"] for segment in event["segments"])
-            first = first or (time.perf_counter() - began if text else None)
-        assert event["type"] != "error", event
-    return {"seconds": time.perf_counter() - began, "first": first, "text": text}
+    def first(self, system: str) -> float:
+        """Seconds to the first text: the median of rounds and recordings."""
+        found = [file["first"] for one in self.done[system] for file in one["files"] if file["first"]]
+        return statistics.median(found) if found else float("nan")
 
-
-def service(files: list[Row], _model: Path) -> list[Result]:
-    with tempfile.TemporaryDirectory() as folder, _up(Path(folder)) as url:
-        return [_through(url, file) for file in [files[0], *files]][1:]
-
-
-@contextmanager
-def _up(folder: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environ = {**os.environ, "STT_DATA_DIR": str(folder), "STT_PORT": str(port), "STT_LOG_LEVEL": "WARNING"}
-    command = [sys.executable, "-m", "stt", "up"]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = (re.search(r"ready: (\S+)", line) for line in process.stdout)
-        found = next(line for line in lines if line)
-        try:
-            yield found[1]
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _through(url: str, file: Row) -> Result:
-    path = Path(file["path"])
-    began = time.perf_counter()
-    head = (
-        f'--b\r\nContent-Disposition: form-data; name="language"\r\n\r\n{file["language"]}\r\n'
-        f'--b\r\nContent-Disposition: form-data; name="file"; filename="a{path.suffix}"\r\n\r\n'
-    )
-    request = urllib.request.Request(
-        f"{url}/api/jobs/upload", head.encode() + path.read_bytes() + b"\r\n--b--\r\n",
-        {"Content-Type": "multipart/form-data; boundary=b"},
-    )  # fmt: skip
-    job = json.load(urllib.request.urlopen(request))
-    first = None
-    with urllib.request.urlopen(f"{url}/api/jobs/{job['id']}/events") as events:
-        for line in events:
-            if line.startswith(b"event: segment"):
-                first = first or time.perf_counter() - began
-            if line.startswith((b"event: completed", b"event: failed", b"event: cancelled")):
-                break
-    seconds = time.perf_counter() - began
-    job = json.load(urllib.request.urlopen(f"{url}/api/jobs/{job['id']}"))
-    assert job["status"] == "completed", job
-    return {"seconds": seconds, "first": first, "text": job["transcription_text"] or ""}
-
-
-def faster_whisper(files: list[Row], model: Path, *, beam: int, batch: int = 0) -> list[Result]:
-    from faster_whisper import BatchedInferencePipeline, WhisperModel
-
-    loaded = WhisperModel(str(model), device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1)
-    options: dict[str, Any] = {"beam_size": beam} | ({"batch_size": batch} if batch else {})
-    pipeline = BatchedInferencePipeline(loaded) if batch else loaded
-
-    def run(file: Row) -> Result:
-        began, first, text = time.perf_counter(), None, ""
-        segments, _ = pipeline.transcribe(file["path"], language=file["language"], **options)
-        for segment in segments:
-            first = first or time.perf_counter() - began
-            text += " " + segment.text
-        return {"seconds": time.perf_counter() - began, "first": first, "text": text}
-
-    return [run(file) for file in [files[0], *files]][1:]
-
-
-def whisperx(files: list[Row], model: Path) -> list[Result]:
-    """WhisperX's command line with its defaults; no alignment, whose models need the hub."""
-    results = []
-    for language in sorted({file["language"] for file in files}):
-        some = [file["path"] for file in files if file["language"] == language]
-        with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
-            subprocess.run(
-                [
-                    sys.executable, "-m", "whisperx", *some, "--model", str(model), "--language", language,
-                    "--no_align", "--output_format", "txt", "--output_dir", folder, "--device", "cpu",
-                    "--compute_type", "float32", "--threads", str(os.cpu_count()),
-                ],
-                check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            seconds = time.perf_counter() - began
-            for path in some:
-                text = (Path(folder) / (Path(path).stem + ".txt")).read_text(encoding="utf-8")
-                result = {"seconds": seconds / len(some), "first": None, "text": text, "path": path}
-                results.append(result)
-    by_path = {result["path"]: result for result in results}
-    return [by_path[file["path"]] for file in files]
-
-
-def openai_whisper(files: list[Row], model: Path) -> list[Result]:
-    import whisper  # with base.pt in the model's folder
-
-    loaded = whisper.load_model(str(model / "base.pt"), device="cpu")
-
-    def run(file: Row) -> Result:
-        began = time.perf_counter()
-        text = loaded.transcribe(file["path"], language=file["language"], beam_size=None, fp16=False)["text"]
-        return {"seconds": time.perf_counter() - began, "first": None, "text": text}
-
-    return [run(file) for file in files]
-
-
-def whisper_cpp(files: list[Row], model: Path) -> list[Result]:
-    from pywhispercpp.model import Model  # with ggml-base-q8_0.bin in the model's folder
-
-    loaded = Model(str(model / "ggml-base-q8_0.bin"), n_threads=os.cpu_count())
-
-    def run(file: Row) -> Result:
-        began = time.perf_counter()
-        text = " ".join(part.text for part in loaded.transcribe(file["path"], language=file["language"]))
-        return {"seconds": time.perf_counter() - began, "first": None, "text": text}
-
-    return [run(file) for file in files]
-
-
-SYSTEMS: dict[str, Callable[[list[Row], Path], list[Result]]] = {
-    "ours": ours,
-    "ours-beam5": lambda files, model: ours(files, model, beam=5),
-    "service": service,
-    "whisperx-cli": whisperx,
-    "fw-greedy": lambda files, model: faster_whisper(files, model, beam=1),
-    "fw-beam5": lambda files, model: faster_whisper(files, model, beam=5),
-    "fw-batched-greedy": lambda files, model: faster_whisper(files, model, beam=1, batch=8),
-    "fw-batched-beam5": lambda files, model: faster_whisper(files, model, beam=5, batch=8),
-    "openai-whisper": openai_whisper,
-    "whisper.cpp": whisper_cpp,
-}
-NEEDS = {"openai-whisper": "whisper", "whisper.cpp": "pywhispercpp"}
-
-
-def measure(system: str, files: list[Row], model: Path) -> Result:
-    """One system in a process of its own: what it heard, how long it took, the most memory of its tree."""
-    with tempfile.NamedTemporaryFile("r", suffix=".json") as answer:
-        command = [
-            sys.executable,
-            __file__,
-            "--child",
-            system,
-            "--model",
-            str(model),
-            "--answer",
-            answer.name,
+    def rate(self, system: str, language: str = "") -> float:
+        """Errors in percent of the words of a language, or of all, as the first round heard them."""
+        if system not in self._counts:
+            self._counts[system] = [
+                errors(file["text"], result["text"], self._normaliser(file["language"]))
+                for file, result in zip(self.files, self.done[system][0]["files"], strict=True)
+            ]
+        pairs = [
+            pair
+            for file, pair in zip(self.files, self._counts[system], strict=True)
+            if language in ("", file["language"])
         ]
+        return 100 * sum(edits for edits, _ in pairs) / max(1, sum(words for _, words in pairs))
+
+    def fastest(self, ours: str, among: Sequence[str]) -> str:
+        """The system beside which we are slowest."""
+        return min(among, key=lambda name: self.ratio(ours, name))
+
+
+def measure(name: str, files: list[Row], folders: Folders) -> Result:
+    """One system in a process of its own: what it heard, how long it took, the most memory of its tree."""
+    system = SYSTEMS[name]
+    answer = folders.own / "answer.json"
+    command = [sys.executable, str(Path(peers.__file__)), name, str(folders.model_of(system)), str(answer)]
+    warm_up = min(files, key=lambda file: float(file["duration_s"]))
+    with (folders.own / "log").open("w+") as said:
         began, spent = time.perf_counter(), _children_cpu()
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environ) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=said, text=True, env=folders.environment(system)
+        ) as process:
             memory: list[float] = [0.0]
             watcher = threading.Thread(target=_watch, args=(process.pid, memory), daemon=True)
             watcher.start()
-            process.communicate(json.dumps(files))
-        assert process.returncode == 0, f"{system} failed"
+            process.communicate(json.dumps([warm_up, *files]))
         whole = time.perf_counter() - began
-        cpu = _children_cpu() - spent
-        return {"files": json.load(answer), "whole": whole, "memory": max(memory), "cpu": cpu}
+        said.seek(0)
+        assert process.returncode == 0, f"{name} failed:\n{said.read()[-4000:]}"
+    warming, *results = json.loads(answer.read_text(encoding="utf-8"))
+    return {
+        "files": results, "whole": whole - warming["seconds"], "memory": max(memory),
+        "cpu": _children_cpu() - spent,
+    }  # fmt: skip
+
+
+class Folders:
+    """Where the systems find what they need."""
+
+    def __init__(self, own: Path, model: Path, packages: Path | None) -> None:
+        self.own, self.model, self._packages = own, model, packages
+        self._converted = own / "converted"
+        self._bin = own / "bin"
+        self._bin.mkdir()
+        self.ffmpeg = shutil.which("ffmpeg") is not None or self._bring_ffmpeg()
+
+    def _bring_ffmpeg(self) -> bool:
+        found = sorted(self._packages.glob("imageio_ffmpeg/binaries/ffmpeg-*")) if self._packages else []
+        if found:
+            (self._bin / "ffmpeg").symlink_to(found[0].resolve())
+        return bool(found)
+
+    def missing(self, system: System) -> str:
+        """What the system needs and is not there."""
+        if system.ffmpeg and not self.ffmpeg:
+            return "ffmpeg"
+        beside = self._packages is not None and any(self._packages.glob(f"{system.module}*"))
+        there = not system.module or beside or importlib.util.find_spec(system.module) is not None
+        return "" if there else system.module
+
+    def model_of(self, system: System) -> Path:
+        """The folder with its weights, made first where that is needed."""
+        if not system.converted:
+            return self.model
+        if not self._converted.exists():
+            self._converted.mkdir()
+            weights.convert(self.model, self._converted)
+        return self._converted
+
+    def environment(self, system: System) -> dict[str, str]:
+        """Its environment: only peers see the packages of peers, and nobody asks a hub."""
+        path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        if system.module and self._packages:
+            path = [str(self._packages.resolve()), *path]
+        return {
+            **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "HF_HUB_OFFLINE": "1",
+            "PATH": os.pathsep.join([str(self._bin), os.environ["PATH"]]),
+        }  # fmt: skip
 
 
 def _children_cpu() -> float:
@@ -243,14 +180,22 @@ def _children_cpu() -> float:
 
 
 def _watch(pid: int, memory: list[float]) -> None:
-    try:
-        process = psutil.Process(pid)
-        while process.is_running():
+    """Note the memory of a process and all below it, in MiB, five times a second."""
+    while True:
+        try:
+            process = psutil.Process(pid)
             tree = [process, *process.children(recursive=True)]
-            memory.append(sum(one.memory_info().rss for one in tree) / 2**20)
-            time.sleep(0.2)
-    except psutil.Error:
-        return
+        except psutil.NoSuchProcess:
+            return
+        memory.append(sum(map(_resident, tree)) / 2**20)
+        time.sleep(0.2)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def errors(reference: str, text: str, normalise: Callable[[str], str]) -> tuple[int, int]:
@@ -285,104 +230,185 @@ def normalisers() -> tuple[str, Callable[[str], Callable[[str], str]]]:
 
 
 def recordings(folder: Path, wanted: list[str], *, tuning: bool) -> list[Row]:
+    """Recordings with a reference whose paths begin with one of `wanted`."""
     with (folder / "manifest.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     kept = [
-        {**row, "name": row["path"], "path": str(folder / row["path"]), "text": _reference(folder, row)}
+        {
+            **row,
+            "name": row["path"],
+            "path": str((folder / row["path"]).resolve()),
+            "text": _text(folder, row),
+        }
         for row in rows
         if row["path"].startswith(tuple(wanted)) and (tuning or row["path"] not in TUNED_ON)
     ]
     return [row for row in kept if row["text"] and row["language"] and float(row["duration_s"] or 0)]
 
 
-def _reference(folder: Path, row: Row) -> str:
+def _text(folder: Path, row: Row) -> str:
     beside = (folder / row["path"]).with_suffix(".txt")
     return beside.read_text(encoding="utf-8") if beside.is_file() else row["reference_text"] or ""
 
 
-def table(systems: list[str], files: list[Row], rounds: dict[str, list[Result]]) -> None:
-    name, normaliser = normalisers()
-    languages = sorted(
-        {file["language"] for file in files}, key=lambda language: (language != "en", language)
-    )
-    length = sum(float(file["duration_s"]) for file in files)
-    print(f"{len(files)} recordings, {length:.0f} s; {os.cpu_count()} cores; normaliser: {name}")
-    print("error rates in % (of characters in zh and ja); x real time warm and with its start; medians\n")
+def table(rounds: Rounds, normaliser: str) -> None:
+    """Print a line for each system."""
+    count = len(next(iter(rounds.done.values())))
+    print(f"{len(rounds.files)} recordings, {rounds.length:.0f} s; {peers.CORES} cores; {count} rounds")
+    print(f"normaliser: {normaliser}; error rates in % (of characters in {' and '.join(LETTERS)})")
+    print("x real time warm and with its start; ours/it: median of the rounds; memory: all its processes\n")
     print(
         f"{'':18} {'warm':>6} {'start':>6} {'ours/it':>7} {'cpu s':>6} {'first s':>7} {'MB':>6}  {'all':>5}",
-        end=" ",
+        *(f"{language:>5}" for language in rounds.languages),
     )
-    print(*(f"{language:>5}" for language in languages))
-    for system in systems:
-        done = rounds[system]
-        warm = [length / sum(file["seconds"] for file in one["files"]) for one in done]
-        own = [length / sum(file["seconds"] for file in one["files"]) for one in rounds[systems[0]]]
-        ratio = statistics.median(a / b for a, b in zip(own, warm, strict=True))
-        firsts = [file["first"] for one in done for file in one["files"] if file["first"]]
-        counts = {
-            language: [
-                errors(file["text"], result["text"], normaliser(language))
-                for file, result in zip(files, done[0]["files"], strict=True)
-                if file["language"] == language
-            ]
-            for language in languages
-        }
-        rates = [_rate([pair for some in counts.values() for pair in some]), *map(_rate, counts.values())]
+    for system in rounds.done:
         print(
-            f"{system:18} {statistics.median(warm):6.1f} "
-            f"{statistics.median(length / one['whole'] for one in done):6.1f} {ratio:7.2f} "
-            f"{statistics.median(one['cpu'] for one in done):6.1f} "
-            f"{statistics.median(firsts) if firsts else float('nan'):7.2f} "
-            f"{statistics.median(one['memory'] for one in done):6.0f} ",
-            *(f"{rate:5.1f}" for rate in rates),
+            f"{system:18} {statistics.median(rounds.speeds(system)):6.1f} "
+            f"{rounds.length / rounds.median(system, 'whole'):6.1f} "
+            f"{rounds.ratio(next(iter(rounds.done)), system):7.2f} {rounds.median(system, 'cpu'):6.1f} "
+            f"{rounds.first(system):7.2f} {rounds.median(system, 'memory'):6.0f} ",
+            *(f"{rounds.rate(system, language):5.1f}" for language in ["", *rounds.languages]),
             flush=True,
         )
 
 
-def _rate(pairs: list[tuple[int, int]]) -> float:
-    return 100 * sum(edits for edits, _ in pairs) / max(1, sum(words for _, words in pairs))
+def goals(rounds: Rounds) -> None:
+    """Print what we want to reach beside what was reached, as far as its systems were run."""
+    rivals = [name for name in rounds.done if SYSTEMS[name].peer]
+    if not rivals or "ours" not in rounds.done:
+        return
+    print()
+    fastest = rounds.fastest("ours", rivals)
+    _goal(f"our defaults x the fastest peer ({fastest})", FASTEST, rounds.ratio("ours", fastest))
+    if "whisperx-cli" in rivals:
+        reached = rounds.ratio("ours", "whisperx-cli")
+        _goal("our defaults x WhisperX's command line", COMMAND_LINE, reached)
+    for name, beam in (("ours", 5), ("ours-greedy", 1)):
+        like = [rival for rival in rivals if SYSTEMS[rival].beam == beam]
+        if name in rounds.done and like:
+            fastest = rounds.fastest(name, like)
+            reached = rounds.ratio(name, fastest)
+            _goal(f"{name} x the fastest peer of beam {beam} ({fastest})", SAME_BEAM, reached)
+    best = min(rivals, key=rounds.rate)
+    reached, wanted = rounds.rate("ours"), rounds.rate(best)
+    met = "met" if reached <= wanted else "missed"
+    print(f"goal: WER at most the most accurate peer's ({best}), {wanted:.2f} %: {reached:.2f} %, {met}")
 
 
-def main() -> None:
+def _goal(what: str, wanted: float, reached: float) -> None:
+    print(
+        f"goal: {what} at least {wanted:g}: reached {reached:.2f}, {'met' if reached >= wanted else 'missed'}"
+    )
+
+
+def overhead(given: argparse.Namespace, folder: Path, model: Path) -> None:
+    """The whole service beside the bare engine on one recording, in turns."""
+    cut(given.audio / OVERHEAD_ON, file := folder / "recording.opus", given.overhead)
+    row = {"path": str(file), "language": "en", "duration_s": str(given.overhead)}
+    pairs = asyncio.run(_in_turns(row, folder, model, given.rounds))
+    service, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+    more = 100 * (statistics.median(a / b for a, b in pairs) - 1)
+    print(
+        f"\n{given.overhead:g} s, median of {len(pairs)} rounds: service {service:.2f} s, engine {bare:.2f} s"
+    )
+    met = "met" if more <= OVERHEAD else "missed"
+    print(f"goal: the service at most {OVERHEAD:g} % over the bare engine: reached {more:+.1f} %, {met}")
+
+
+async def _in_turns(row: Row, folder: Path, model: Path, count: int) -> list[tuple[float, float]]:
+    engine = await peers.start(model)
+    pairs = []
+    with peers.up(folder / "data", model) as url:
+        for number in range(-1, count):  # the first is for warming up
+            seconds = {}
+            for name in ("service", "engine") if number % 2 else ("engine", "service"):
+                if name == "service":
+                    result = await asyncio.to_thread(peers.through, url, row)
+                else:
+                    result = await peers.ask(engine, row, model)
+                seconds[name] = result["seconds"]
+            if number >= 0:
+                pairs.append((seconds["service"], seconds["engine"]))
+                print(f"service {pairs[-1][0]:.2f} s, engine {pairs[-1][1]:.2f} s", flush=True)
+    await engine.close()
+    return pairs
+
+
+def cut(source: Path, target: Path, seconds: float) -> None:
+    """The beginning of a recording, its packets as they are."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as written:
+        theirs = read.streams.audio[0]
+        ours = written.add_stream_from_template(theirs)
+        for packet in read.demux(theirs):
+            if packet.pts is None or packet.pts * packet.time_base > seconds:
+                break
+            packet.stream = ours
+            written.mux(packet)
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--audio", type=Path, default=AUDIO)
     parser.add_argument("--recordings", nargs="+", default=["clips"])
-    parser.add_argument("--systems", nargs="+", default=["ours", "fw-batched-greedy"])
+    parser.add_argument(
+        "--systems", nargs="+", default=["ours", "fw-batched-greedy"], choices=["all", *SYSTEMS]
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--service", action="store_true", help="ours through the whole service too")
     parser.add_argument("--tuning", action="store_true", help="recordings that settings were chosen on too")
     parser.add_argument("--model", type=Path, help="a folder with a CTranslate2 model; default: base")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        results = SYSTEMS[given.child](json.load(sys.stdin), given.model)
-        given.answer.write_text(json.dumps(results), encoding="utf-8")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        run(given, Path(folder))
+    parser.add_argument("--peers", type=Path, help="a folder with packages of peers")
+    parser.add_argument("--save", type=Path, help="a file for all that was heard and measured, as JSON")
+    parser.add_argument(
+        "--overhead", nargs="?", const=600.0, type=float, metavar="SECONDS",
+        help="service beside engine on a recording of so many seconds, or ten minutes",
+    )  # fmt: skip
+    return parser.parse_args()
 
 
 def run(given: argparse.Namespace, folder: Path) -> None:
+    """Measure and print."""
     from stt.settings import Settings
     from workers import models
 
     model = given.model or models.find("base", Settings(data_dir=folder))
+    if given.overhead:
+        overhead(given, folder, model)
+        return
     files = recordings(given.audio, given.recordings, tuning=given.tuning)
     assert files, f"no recordings in {given.audio} begin with {given.recordings}"
-    systems = [name for name in SYSTEMS if name in given.systems or (name == "service" and given.service)]
-    if given.systems == ["all"]:
-        systems = [name for name in SYSTEMS if name != "service" or given.service]
-    missing = [name for name in systems if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None]
-    print("not installed:", *missing or ["-"])
-    systems = [name for name in systems if name not in missing]
-    rounds: dict[str, list[Result]] = {name: [] for name in systems}
+    if given.peers:
+        sys.path.append(str(given.peers))  # for the normaliser; our own packages come first
+    name, normaliser = normalisers()
+    rounds = Rounds(files, normaliser)
+    _measure_all(rounds, given, Folders(folder, model, given.peers))
+    if given.save:
+        text = json.dumps({"files": files, "rounds": rounds.done}, ensure_ascii=False)
+        given.save.write_text(text, encoding="utf-8")
+    table(rounds, name)
+    goals(rounds)
+
+
+def _measure_all(rounds: Rounds, given: argparse.Namespace, folders: Folders) -> None:
+    wanted = {*given.systems} if given.systems != ["all"] else {*SYSTEMS} - {"service"}
+    systems = [name for name in SYSTEMS if name in wanted or (name == "service" and given.service)]
+    lacking = {name: what for name in systems if (what := folders.missing(SYSTEMS[name]))}
+    print("not run:", ", ".join(f"{name} (no {what})" for name, what in lacking.items()) or "-", flush=True)
+    rounds.done = {name: [] for name in systems if name not in lacking}
     for number in range(given.rounds):
-        for name in systems if number % 2 == 0 else systems[::-1]:
-            rounds[name].append(measure(name, files, model))
-    table(systems, files, rounds)
+        names = list(rounds.done)
+        for name in names if number % 2 == 0 else names[::-1]:
+            rounds.done[name].append(measure(name, rounds.files, folders))
+
+
+def main() -> None:
+    """Keep what is made along the way in a folder that goes away."""
+    given: Any = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        run(given, Path(folder))
 
 
 if __name__ == "__main__":
