@@ -283,7 +283,7 @@ def goals(rounds: Rounds) -> None:
     if "whisperx-cli" in rivals:
         reached = rounds.ratio("ours", "whisperx-cli")
         _goal("our defaults x WhisperX's command line", COMMAND_LINE, reached)
-    for name, beam in (("ours", 5), ("ours-greedy", 1)):
+    for name, beam in (("ours", 1), ("ours-beam5", 5)):
         like = [rival for rival in rivals if SYSTEMS[rival].beam == beam]
         if name in rounds.done and like:
             fastest = rounds.fastest(name, like)

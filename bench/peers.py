@@ -285,9 +285,9 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {
-    "ours": System(ours, 5, peer=False),
-    "ours-greedy": System(lambda files, model: ours(files, model, beam_size=1), 1, peer=False),
-    "service": System(service, 5, peer=False),
+    "ours": System(ours, 1, peer=False),
+    "ours-beam5": System(lambda files, model: ours(files, model, beam_size=5), 5, peer=False),
+    "service": System(service, 1, peer=False),
     "whisperx-cli": System(whisperx, 5, ffmpeg=True),
     "fw-beam5": System(lambda files, model: faster_whisper(files, model, beam=5), 5),
     "fw-greedy": System(lambda files, model: faster_whisper(files, model, beam=1), 1),

@@ -163,7 +163,7 @@ def test_who_stops_listening_stops_the_reader() -> None:
 
 @pytest.mark.parametrize(
     ("threads", "free", "replicas", "each", "batch"),
-    [(2, 2**34, 2, 1, 4), (1, 2**34, 1, 1, 4), (8, 2**34, 4, 2, 4), (2, 2**28, 2, 1, 1)],
+    [(2, 2**34, 2, 1, 8), (1, 2**34, 1, 1, 8), (8, 2**34, 4, 2, 8), (2, 2**28, 2, 1, 1)],
 )
 def test_the_plan_suits_the_machine(threads: int, free: int, replicas: int, each: int, batch: int) -> None:
     plan = machine.plan(Settings(), "cpu", threads, free)

@@ -40,7 +40,7 @@ _LOOK_SECONDS = 1.0
 # of the encoder's time. The price: memory returns only when the process ends (docs/engine.md).
 _MALLOC = (
     "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:"
-    "glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=268435456"
+    "glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=16777216"
 )
 
 

@@ -1,9 +1,10 @@
-"""WhisperX's recogniser without the libraries that only its other parts use.
+"""WhisperX's recogniser, and CTranslate2, without the libraries that only their other parts use.
 
-Importing `whisperx.asr` imports transformers, pyannote.audio, lightning, scikit-learn and pandas, which
-was most of the time that the engine took to start. Of all those the recogniser needs nothing here: its base
-class only runs the data loader of torch, and voice activity is ours. So while it is imported, empty modules
-stand in for them; afterwards they are gone, and whoever imports the real ones gets those.
+Importing `whisperx.asr` imports torch, transformers, pyannote.audio, lightning, scikit-learn and pandas:
+most of the time that the engine took to start, and half of its memory. Of all those the recogniser needs
+nothing here: its base class only runs the data loader of torch, and voice activity is ours. So while it is
+imported, empty modules stand in for them; afterwards they are gone, and whoever imports the real ones gets
+those.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ _UNUSED = {
     "whisperx.vads.pyannote": ("Pyannote",),
     "whisperx.vads.silero": ("Silero",),
 }
+_TORCH = {"torch": ("Tensor", "device"), "torch.nn": (), "torch.nn.functional": ()}
+# Where there is a GPU, torch brings CUDA's libraries, without which CTranslate2 cannot use it.
+_GPU = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"))
 
 
 def recogniser() -> ModuleType:
@@ -45,7 +51,8 @@ def recogniser() -> ModuleType:
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    placed = {name: _stand_in(name) for name in _UNUSED if name not in sys.modules}
+    unused = _UNUSED if _GPU or "torch" in sys.modules else _UNUSED | _TORCH
+    placed = {name: _stand_in(name, parts) for name, parts in unused.items() if name not in sys.modules}
     sys.modules.update(placed)
     try:
         yield
@@ -54,9 +61,29 @@ def _stand_ins() -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-def _stand_in(name: str) -> ModuleType:
+def _stand_in(name: str, parts: tuple[str, ...]) -> ModuleType:
     module = ModuleType(name)
     module.__path__ = []  # it may have modules in it
-    for attribute in _UNUSED[name]:
-        setattr(module, attribute, type(attribute, (), {}))
+    for part in parts:
+        setattr(module, part, type(part, (), {"__init__": _take_anything}))
     return module
+
+
+def _take_anything(*_: Any, **__: Any) -> None:
+    """How a class that does nothing is made."""
+
+
+def _ctranslate2() -> None:
+    """Import CTranslate2; only its converters use torch, and do without where there is none."""
+    if _GPU or "torch" in sys.modules:
+        importlib.import_module("ctranslate2")
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        importlib.import_module("ctranslate2")
+    finally:
+        del sys.modules["torch"]
+
+
+_ctranslate2()
+asr = recogniser()

@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
 import numpy as np
 from setproctitle import setproctitle
 
@@ -38,6 +37,9 @@ from workers.models import ModelUnavailable
 from workers.recognise import Asked, Heard, PyannoteVad, Recogniser, SileroVad, UnsupportedLanguage
 from workers.speakers import Speakers, SpeakersFailed
 from workers.windows import Window, batches
+
+# isort: split
+import ctranslate2  # after workers.lean, which sees to what comes with it
 
 log = logging.getLogger("workers.pipeline")  # it runs as __main__
 
@@ -62,6 +64,7 @@ class Work:
     span: spans.Span
     windows: list[Window]
     batches: list[tuple[list[int], Future[list[Heard]]]]
+    language: str = ""
     wav2vec2: bool = False
 
     def heard(self) -> list[Heard]:
@@ -221,7 +224,7 @@ class Job:
             {stage: engine.costs.read(name, guess) for stage, (name, guess) in self._names.items()},
             start=self._start / RATE,
             lanes=engine.plan.lanes,
-            beside=(lambda: speakers.share) if (speakers := self._speakers) and speakers.beside else None,
+            beside=(lambda: voices.share) if (voices := self._speakers) and voices.beside else None,
         )
         self._warned: set[str] = set()
         self._unfinished: list[Future[list[Heard]]] = []
@@ -337,7 +340,7 @@ class Job:
         recogniser = self._recogniser()
         windows = recogniser.vad_model.windows(span.speech, span.samples)
         language = self._language_of(recogniser, span, windows)
-        work = Work(span, windows, [], self._asked.timed and self._wav2vec2(language))
+        work = Work(span, windows, [], language, self._asked.timed and self._wav2vec2(language))
         for numbers in batches(windows, self._engine.batch, self._engine.plan.lanes):
             batch = [windows[number] for number in numbers]
             seconds = (span.end - span.start) / RATE * len(batch) / len(windows)
@@ -387,12 +390,30 @@ class Job:
         """The segments of a span, once its lanes are done with it."""
         said = [one for one in work.heard() if one.text.strip()]
         if work.wav2vec2:
-            for one in said:
-                self._meter.aligning()
-                one.timed = self._engine.aligner.align(one.text, work.span.samples, one.window, one.logprob)
-                self._meter.aligned(one.window.end - one.window.start)
+            self._align(work, said)
         placed = [word for one in said for word in self._place(one, work.span)]
         return words.segments(placed, with_words=self._asked.with_words)
+
+    def _align(self, work: Work, said: list[Heard]) -> None:
+        """Words timed by wav2vec2; what it cannot time, by the recogniser's attention."""
+        for one in said:
+            self._meter.aligning()
+            one.timed = self._aligned(work.span, one)
+            self._meter.aligned(one.window.end - one.window.start)
+        if left := [one for one in said if one.timed is None]:
+            tokenizer = self._recogniser().tokenizer_for(work.language, self._asked.task)
+            self._recogniser().time_words(work.span.samples, left, tokenizer)
+
+    def _aligned(self, span: spans.Span, one: Heard) -> list[words.Word] | None:
+        try:
+            return self._engine.aligner.align(one.text, span.samples, one.window, one.logprob)
+        except Exception:  # whatever it is, it must not cost the text
+            log.exception("job %s: the words of a window could not be aligned", self._name)
+            self._warn(
+                "alignment_failed",
+                "Some words were timed by the recognition itself, as aligning them failed; the log says why.",
+            )
+            return None
 
     def _language_of(self, recogniser: Recogniser, span: spans.Span, windows: list[Window]) -> str:
         """The language that was asked for, or is spoken: in the first span with speech, or in each."""

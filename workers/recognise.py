@@ -6,21 +6,24 @@ import logging
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
 import numpy as np
+
+from workers import vad, vad_pyannote, words
+from workers.audio import RATE, Samples
+from workers.lean import asr
+from workers.windows import Window, pack
+
+# isort: split
+# After workers.lean, which sees to what comes with them.
+import ctranslate2
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import merge_punctuations
 
-from workers import lean, vad, vad_pyannote, words
-from workers.audio import RATE, Samples
-from workers.windows import Window, pack
-
-asr = lean.recogniser()
 log = logging.getLogger(__name__)
 
 # What the encoder hears. Shorter windows could be encoded shorter, but then the model loses words at their
@@ -60,6 +63,7 @@ class Heard:
     window: Window
     text: str
     logprob: float
+    tokens: list[int] = field(default_factory=list)
     timed: list[words.Word] | None = None
 
 
@@ -218,14 +222,18 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             self._again(one, samples, window, asked, tokenizer) if one.doubtful(window) else one
             for one, window in zip(attempts, windows, strict=True)
         ]
-        kept = [[] if one.silent else one.tokens for one in attempts]
         heard = [
-            Heard(window, one.text if tokens else "", one.logprob)
-            for window, one, tokens in zip(windows, attempts, kept, strict=True)
+            Heard(window, "", one.logprob) if one.silent else Heard(window, one.text, one.logprob, one.tokens)
+            for window, one in zip(windows, attempts, strict=True)
         ]
-        if timed and any(kept):
-            self._time(encoded, kept, heard, tokenizer)
+        if timed and any(one.tokens for one in heard):
+            self._time(encoded, heard, tokenizer)
         return heard
+
+    def time_words(self, samples: Samples, heard: Sequence[Heard], tokenizer: Tokenizer) -> None:
+        """Word times by attention for what was recognised without them."""
+        for one in heard:
+            self._time(self.encode(samples, [one.window]), [one], tokenizer)
 
     def tokenizer_for(self, language: str, task: str) -> Tokenizer:
         """A tokenizer that prompts for this language and task.
@@ -306,16 +314,10 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         found: list[int] = asr.find_numeral_symbol_tokens(self.tokenizer_for("en", "transcribe"))
         return found
 
-    def _time(
-        self,
-        encoded: ctranslate2.StorageView,
-        tokens: list[list[int]],
-        heard: list[Heard],
-        tokenizer: Tokenizer,
-    ) -> None:
+    def _time(self, encoded: ctranslate2.StorageView, heard: Sequence[Heard], tokenizer: Tokenizer) -> None:
         """Word times by the model's own cross-attention."""
         frames = [int((one.window.end - one.window.start) * RATE / HOP) for one in heard]
-        found = self.model.find_alignment(tokenizer, tokens, encoded, frames)
+        found = self.model.find_alignment(tokenizer, [one.tokens for one in heard], encoded, frames)
         for one, alignment in zip(heard, found, strict=True):
             merge_punctuations(alignment, self.options.prepend_punctuations, self.options.append_punctuations)
             timed = [

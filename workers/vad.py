@@ -29,11 +29,16 @@ Probabilities: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """Somebody speaks from `start` to `end`, in seconds; then nobody for `pause`, padding not counted."""
+    """Somebody speaks from `start` to `end`, in seconds; then nobody for `pause`, padding not counted.
+
+    `lead` and `tail` are the padding: seconds before and after what sounds like speech.
+    """
 
     start: float
     end: float
     pause: float = field(default=0.0, compare=False)
+    lead: float = field(default=0.0, compare=False)
+    tail: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,10 @@ def speech(found: Probabilities, length: float, params: Params | None = None) ->
     starts = [start for start, _ in spoken[1:]] + [length]
     pauses = [max(0.0, start - end) for start, (_, end) in zip(starts, spoken, strict=False)]
     padded = _padded(spoken, params.pad, length)
-    return [Speech(*stretch, pause) for stretch, pause in zip(padded, pauses, strict=True)]
+    return [
+        Speech(start, end, pause, first - start, end - last)
+        for (start, end), (first, last), pause in zip(padded, spoken, pauses, strict=True)
+    ]
 
 
 def quietest(found: Probabilities, first: int, last: int, params: Params | None = None) -> int:

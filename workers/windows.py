@@ -91,5 +91,8 @@ def _short(part: vad.Speech, samples: Samples) -> list[vad.Speech]:
     middle = samples[first:last]
     tenths = middle[: len(middle) // _TENTH * _TENTH].reshape(-1, _TENTH)
     cut = (first + (int(np.argmin(np.square(tenths).sum(axis=1))) + 0.5) * _TENTH) / RATE
-    halves = vad.Speech(part.start, cut), vad.Speech(cut, part.end, part.pause)
+    halves = (
+        vad.Speech(part.start, cut, lead=part.lead),
+        vad.Speech(cut, part.end, part.pause, tail=part.tail),
+    )
     return [piece for half in halves for piece in _short(half, samples)]

@@ -13,6 +13,8 @@ from typing import Any
 
 from workers.vad import Speech
 
+# Words begin and end softly: so much earlier and later than what sounds like speech.
+SOFT = 0.1
 SHORTEST = 0.02  # seconds of a word: the model's own resolution
 # A silence so long ends a segment even inside a sentence.
 LONG_PAUSE = 1.5
@@ -92,9 +94,11 @@ def segments(words: Sequence[Word], *, with_words: bool = True) -> list[dict[str
 def _within(word: Word, speech: Sequence[Speech]) -> tuple[float, float]:
     """The word's time, less the silence before or after it, which attention gives to words."""
     best = max(speech, key=lambda part: min(word.end, part.end) - max(word.start, part.start), default=None)
-    if best is None or min(word.end, best.end) <= max(word.start, best.start):
+    if best is None:
         return word.start, word.end
-    return max(word.start, best.start), min(word.end, best.end)
+    start = max(word.start, best.start + max(0.0, best.lead - SOFT))
+    end = min(word.end, best.end - max(0.0, best.tail - SOFT))
+    return (start, end) if start < end else (word.start, word.end)
 
 
 def _pieces(text: str) -> list[str]:
