@@ -306,6 +306,13 @@ def test_words_are_in_order_inside_the_window_and_never_empty() -> None:
     assert all(a.end <= b.start + 1e-9 for a, b in itertools.pairwise(placed))
 
 
+def test_a_word_does_not_begin_or_end_in_the_padding_around_speech() -> None:
+    speech = [vad.Speech(1, 5, lead=0.3, tail=0.3)]
+    first, last = words.place([words.Word(" a", 0.9, 2), words.Word(" b", 4, 5)], speech, 1, 5)
+    assert first.start == pytest.approx(1.3 - words.SOFT)
+    assert last.end == pytest.approx(4.7 + words.SOFT)
+
+
 @pytest.mark.parametrize(
     ("text", "sentences"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from stt.settings import Settings
-from workers import machine, pipeline
+from workers import lean, machine, pipeline, words
 from workers.costs import Book
 from workers.recognise import Attempt, Heard, Recogniser
 from workers.spans import Span
@@ -128,6 +130,36 @@ def test_out_of_memory_at_one_window_is_an_error() -> None:
         job._hear(
             cast(Recogniser, recogniser), "en", pipeline.Work(Span(0, 0, SILENCE, []), windows, []), windows
         )
+
+
+def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() -> None:
+    job, engine, _ = crammed(8)
+    timed = [words.Word(" yes", 0, 1, 0.9)]
+
+    def align(*_: Any) -> None:
+        raise ValueError("a sound that no model has met")
+
+    def time_words(_samples: Any, heard: list[Heard], _tokenizer: Any) -> None:
+        heard[0].timed = timed
+
+    events: list[dict[str, Any]] = []
+    job._send = events.append
+    engine.aligner = cast(Any, SimpleNamespace(align=align))
+    recogniser = SimpleNamespace(time_words=time_words, tokenizer_for=lambda *_: None)
+    job._recogniser = cast(Any, lambda: recogniser)  # type: ignore[method-assign]
+    heard = Heard(Window(0, 1, [Speech(0, 1)]), " yes", -0.1)
+    job._align(pipeline.Work(Span(0, 0, SILENCE, []), [], [], "en", wav2vec2=True), [heard])
+    assert heard.timed == timed
+    assert [event["code"] for event in events if event["type"] == "warning"] == ["alignment_failed"]
+
+
+@pytest.mark.skipif(lean._GPU, reason="with a GPU, torch brings CUDA's libraries")
+def test_the_engine_starts_without_torch_and_what_wants_it_gets_it() -> None:
+    program = (
+        "import sys, workers.pipeline; assert not {'torch', 'transformers'} & set(sys.modules);"
+        "import torch, whisperx.alignment; assert torch.zeros(1).item() == 0"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
 
 
 def test_models_that_were_not_used_for_longest_make_room(
