@@ -312,6 +312,13 @@ async def test_a_process_that_dies_by_itself_leaves_its_last_words(
     assert "\n" not in str(caught.value)
 
 
+def test_what_went_well_is_not_told_as_the_cause_of_an_end() -> None:
+    tail = "MKL: no room\n2026-11-24T08:10:18.524Z INFO workers.pipeline job 1: 3 s of sound\n"
+    assert str(EngineDied(1, tail)) == "The engine ended with exit code 1: MKL: no room"
+    killed = str(EngineDied(-signal.SIGKILL, tail))
+    assert killed == "The engine was killed, perhaps because the machine ran out of memory."
+
+
 async def test_the_engine_ends_with_its_worker(data_dir: Path) -> None:
     """Even if the worker is killed and can tell nobody."""
     code = (

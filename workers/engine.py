@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import signal
 import socket
 import sys
@@ -36,6 +37,7 @@ _SILENT_SECONDS, _STARTING_SECONDS = 60.0, 300.0
 # It may beat and yet not get on. The slowest machine does a span in this many times its length.
 _SLOWEST, _STUCK_SECONDS = 20, 1800.0
 _LOOK_SECONDS = 1.0
+_WENT_WELL = re.compile(r"\S+ (DEBUG|INFO) ")
 # Without these, glibc hands memory back after each window and faults it in again, which takes nearly half
 # of the encoder's time. The price: memory returns only when the process ends (docs/engine.md).
 _MALLOC = (
@@ -50,7 +52,7 @@ class EngineDied(Exception):
     def __init__(self, returncode: int | None, stderr_tail: str, *, killed: bool = False) -> None:
         self.returncode = returncode
         self.stderr_tail = stderr_tail
-        last = "" if killed else stderr_tail.strip().rpartition("\n")[2]
+        last = "" if killed or returncode == -signal.SIGKILL else _last_words(stderr_tail)
         cause = "was stopped" if killed else _cause(returncode)
         super().__init__(f"The engine {cause}{f': {last}' if last else '.'}")
 
@@ -247,6 +249,12 @@ def _cores() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         cores = min(cores, max(1, int(quota) // int(period)))  # ValueError: "max", no limit
     return cores
+
+
+def _last_words(stderr_tail: str) -> str:
+    """The last line that may tell why a process ended; its log of what went well does not."""
+    lines = [line for line in stderr_tail.strip().splitlines() if not _WENT_WELL.match(line)]
+    return lines[-1] if lines else ""
 
 
 def _cause(returncode: int | None) -> str:
