@@ -162,24 +162,28 @@ returning *;
 -- name: restart_job^
 -- An ended job is to be done again, perhaps with other options. What has been recognised for the same options is
 -- kept, unless that is what should be done again: of a completed job whose speakers were told apart as they are
--- asked for now, there is nothing else that could be.
+-- asked for now, there is nothing else that could be. Where nobody will hear the recording again, what there was to
+-- warn of is kept too. Of options that the row has left since, the language is not known any more: they begin anew.
 with old as (
     select id, status, options_hash = :options_hash and (
         status <> 'completed' or options <> :options or warnings @> '[{"code": "speakers_failed"}]'
-    ) as kept
+    ) as kept,
+        exists (
+            select from spans where job_id = jobs.id and spans.options_hash = :options_hash and last
+        ) as known
     from jobs where id = :id and status in ('failed', 'cancelled', 'completed') for update
 ), forgotten as (
     delete from spans using old
-    where spans.job_id = old.id and old.status = 'completed' and not old.kept and options_hash = :options_hash
+    where spans.job_id = old.id and not old.kept and options_hash = :options_hash
 )
 update jobs
 set status = 'pending', stage = null, progress = 0, eta_seconds = null, attempt = 0, cancel_requested = false,
     not_before = clock_timestamp(), started_at = null, completed_at = null, error_code = null,
     error_message = null, error_log = null, updated_at = clock_timestamp(),
-    warnings = case when old.kept and old.status = 'completed' then (
+    warnings = case when old.kept and old.known then (
         select coalesce(jsonb_agg(warning order by place), '[]')
         from jsonb_array_elements(warnings) with ordinality as told (warning, place)
-        where warning ->> 'code' <> all(:of_speakers::text[])
+        where warning ->> 'code' <> all(:outdated::text[])
     ) else '[]' end,
     model = :model, task = :task, requested_language = :requested_language,
     language = case when old.kept then language else :requested_language end,

@@ -18,7 +18,7 @@ function ago(seconds) {
 
 function until(seconds) {
   const left = Math.ceil(seconds);
-  if (left < 1) return "now";
+  if (left < 1) return "when a worker is free";
   return left < 100 ? `in ${left} s` : `in ${Math.round(left / 60)} min`;
 }
 

@@ -55,7 +55,9 @@ async def get_peaks(request: web.Request) -> web.Response:
 def _no_peaks(job: Job) -> Problem:
     detail = "Nothing of the recording was decoded yet; ask again when its first text is there."
     if job.ended:
-        detail = "The recording was decoded by an earlier version, or never: retry the job."
+        detail = (
+            "The recording was decoded by an earlier version, or never: retry the job with the same options."
+        )
     return Problem(409, "no_peaks", "No wave form yet", detail, job_status=str(job.status))
 
 

@@ -26,6 +26,8 @@ Connection = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy
 _RETRY_FIRST, _RETRY_MAX = 5.0, 300.0
 _PAGE = 500
 
+# The warning in the row by which a later try knows that memory did not suffice.
+LESS_MEMORY = "less_memory"
 FILE_GONE = "file_gone"
 FILE_GONE_MESSAGE = "The recording is no longer in the storage: somebody removed it, or a disk lost it."
 
@@ -466,7 +468,11 @@ async def restart(pool: Connection, job: Job, options: JobOptions) -> Job | None
     new one, is recognised anew all the same, unless only its speakers are missing, or asked for otherwise.
     """
     row = await queries.restart_job(
-        pool, id=job.id, priority=options.priority, of_speakers=speakers.WARNINGS, **_asked(options)
+        pool,
+        id=job.id,
+        priority=options.priority,
+        outdated=[*speakers.WARNINGS, LESS_MEMORY],
+        **_asked(options),
     )
     return Job.of(row)
 

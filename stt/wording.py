@@ -90,7 +90,7 @@ def until(value: str | dt.datetime, now: dt.datetime | None = None) -> str:
     """How long until then: ``in 40 s``; static/live.js counts down on an open page."""
     seconds = math.ceil((moment(value) - (now or dt.datetime.now(dt.UTC))).total_seconds())
     if seconds < 1:
-        return "now"
+        return "when a worker is free"
     return f"in {seconds} s" if seconds < 100 else f"in {round(seconds / 60)} min"
 
 

@@ -353,6 +353,25 @@ async def test_a_job_that_came_to_nothing_keeps_its_spans_while_its_options_are_
     assert await jobs.spans(pool, await restart(pool, job, language="de")) == []
 
 
+async def test_options_that_a_job_has_left_since_are_begun_anew_as_their_language_is_forgotten(
+    pool: asyncpg.Pool,
+) -> None:
+    job = await done(pool)
+    await restart(pool, job, language="de")
+    await jobs.request_cancel(pool, job.id)
+    assert await jobs.spans(pool, await restart(pool, job)) == []
+
+
+async def test_a_cancelled_job_whose_spans_are_all_known_keeps_what_there_was_to_warn_of(
+    pool: asyncpg.Pool,
+) -> None:
+    job = await done(pool, "damaged_audio", jobs.LESS_MEMORY)
+    waiting = await restart(pool, job, diarize=True)
+    await jobs.request_cancel(pool, waiting.id)
+    restarted = await restart(pool, waiting, diarize=False)
+    assert [warning["code"] for warning in restarted.warnings] == ["damaged_audio"]
+
+
 def test_each_wait_is_about_twice_the_one_before_and_no_two_jobs_wait_alike() -> None:
     for attempt, seconds in ((1, 5), (2, 10), (3, 20), (30, 300)):
         waits = {jobs.backoff(attempt) for _ in range(50)}

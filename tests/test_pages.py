@@ -518,7 +518,14 @@ def test_estimates(seconds: float, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(40, "in 40 s"), (39.2, "in 40 s"), (150, "in 2 min"), (0, "now"), (-5, "now")]
+    ("seconds", "words"),
+    [
+        (40, "in 40 s"),
+        (39.2, "in 40 s"),
+        (150, "in 2 min"),
+        (0, "when a worker is free"),
+        (-5, "when a worker is free"),
+    ],
 )
 def test_times_to_come(seconds: float, words: str) -> None:
     now = dt.datetime.now(dt.UTC)

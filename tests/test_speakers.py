@@ -139,6 +139,11 @@ def test_hours_of_speech_are_held_to_the_number_that_is_asked(asked: dict[str, i
     assert len(np.unique(labels)) == count
 
 
+def test_a_limit_below_the_number_who_speak_leaves_as_many_as_it_says() -> None:
+    assert len(np.unique(grouping.speakers(voices(0.05, [0.5, 0.42, 0.08])[1], at_most=2))) == 2
+    assert len(np.unique(grouping.speakers(voices(0.2, [1 / 12] * 12)[1], at_most=10))) == 10
+
+
 def test_where_stretches_of_two_speakers_overlap_the_turn_changes_in_the_middle() -> None:
     stretches = [(0.0, 1.5), (0.6, 2.1), (1.2, 2.7), (1.8, 3.3)]
     assert grouping.turns([0, 0, 1, 1], stretches) == [turn(0, 1.65, "0"), turn(1.65, 3.3, "1")]

@@ -90,6 +90,11 @@ class Engine:
         """The process's id while it runs."""
         return self._child.process.pid if self._child is not None and self.running else None
 
+    @property
+    def tail(self) -> str:
+        """The last lines of its process."""
+        return "\n".join(self._child.tail) if self._child else ""
+
     async def start(self) -> None:
         """Start the process if none runs."""
         async with self._starting:

@@ -38,7 +38,7 @@ def speakers(vectors: Vectors, at_least: int | None = None, at_most: int | None 
     sample = vectors[_spread(len(vectors), SAMPLE)]
     fewest = min(at_least or 1, len(sample))
     most = max(at_most or MOST, fewest)
-    labels = _of_few(sample) if len(sample) < FEW else _of_many(sample, fewest, most)
+    labels = _of_few(sample) if len(sample) < FEW else _of_many(sample, fewest, max(most, MOST))
     centres = _joined(_centres(labels, sample), fewest, at_most or len(sample))
     if len(centres) < fewest:
         centres = KMeans(fewest, random_state=0, n_init=4).fit(normalize(sample)).cluster_centers_

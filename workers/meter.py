@@ -308,7 +308,7 @@ class Meter:
     def _eta(self, costs: Mapping[str, float], speakers: float) -> float | None:
         """Seconds that the engine still takes; None while there is nothing to go by."""
         recognise = self._stages["recognise"]
-        if not recognise.learned and recognise.done <= self._start:
+        if not recognise.learned and recognise.done <= self._start < self._length():
             return None
         done = self._positions()
         done["recognise"] += self._lanes.working(self._clock())

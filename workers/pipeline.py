@@ -18,7 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -244,6 +244,7 @@ class Job:
                 self._speakers.close()
             for future in self._unfinished:  # if it failed: the next job wants the lanes
                 future.cancel()
+            wait(self._unfinished)  # what still runs would report into the next job
         seconds, heard = time.monotonic() - begun, recording.decoded / RATE
         log.info(
             "job %s: %.1f s of sound in %.1f s (x %.1f), %.1f s of it loading the model; peak memory %.0f MB",
@@ -401,8 +402,15 @@ class Job:
             one.timed = self._aligned(work.span, one)
             self._meter.aligned(one.window.end - one.window.start)
         if left := [one for one in said if one.timed is None]:
-            tokenizer = self._recogniser().tokenizer_for(work.language, self._asked.task)
-            self._recogniser().time_words(work.span.samples, left, tokenizer)
+            self._time_words(work, left)
+
+    def _time_words(self, work: Work, said: list[Heard]) -> None:
+        recogniser = self._recogniser()
+        try:
+            tokenizer = recogniser.tokenizer_for(work.language, self._asked.task)
+            recogniser.time_words(work.span.samples, said, tokenizer)
+        except Exception:  # then they are spread over the speech: times must not cost the text
+            log.exception("job %s: no word times by attention either", self._name)
 
     def _aligned(self, span: spans.Span, one: Heard) -> list[words.Word] | None:
         try:

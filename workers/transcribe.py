@@ -34,8 +34,7 @@ _HEARTBEAT_SECONDS = 1.0
 _PUBLISH_SECONDS = 0.25
 _RETRY_SECONDS = 0.5
 
-# The engine's error, and the warning in the row by which a later try knows of it.
-OUT_OF_MEMORY, LESS_MEMORY = "out_of_memory", "less_memory"
+OUT_OF_MEMORY = "out_of_memory"  # the engine's error
 
 
 class Stop(Enum):
@@ -163,7 +162,8 @@ class Attempt:
                 code = "engine_hung" if isinstance(error, EngineHung) else "engine_died"
                 await self._fail(TransientError(code, str(error)), error.stderr_tail)
         except PermanentError as error:
-            await self._fail(error)
+            last_words = self.context.engine.tail if error.code == "engine_failed" else None
+            await self._fail(error, last_words)
         except UNAVAILABLE as error:  # and the lease ran out meanwhile
             log.warning("given up: %s", error, extra=self.about)
         except OSError as error:  # storage: full, read-only, gone
@@ -215,7 +215,7 @@ class Attempt:
             "language": job.requested_language or "",
             "task": job.task,
             "options": job.options,
-            "less_memory": any(warning["code"] == LESS_MEMORY for warning in self.warnings),
+            "less_memory": any(warning["code"] == jobs.LESS_MEMORY for warning in self.warnings),
             "resume": {
                 "spans": len(spans),
                 "end": spans[-1]["end"] if spans else 0.0,
@@ -269,9 +269,7 @@ class Attempt:
         return round(max(0.0, left - (time.monotonic() - told_at)), 1)
 
     async def _on_span(self, event: dict[str, Any]) -> None:
-        if (
-            event["last"] and self.warnings
-        ):  # no later try hears the recording: what there was to warn of is kept first
+        if event["last"]:  # no later try hears the recording: its language and warnings are kept first
             await self._patiently(self._beat)
         saved = await self._patiently(
             lambda: jobs.save_span(
@@ -406,7 +404,7 @@ class Attempt:
         job = self.job
         log.warning("%s: %s", error.code, error, extra=self.about)
         if error.code == OUT_OF_MEMORY:
-            self._warn(LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers.")
+            self._warn(jobs.LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers.")
         reason: dict[str, Any] = {"code": error.code, "log": engine_log, "warnings": self.warnings}
         given_back = isinstance(error, StorageError)
         spent = job.attempt >= self.settings.max_attempts and not given_back
