@@ -307,12 +307,12 @@ class Chaos:
 
     async def _fill(self) -> None:
         filler = self.house.root / "filler"
-        with filler.open("wb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), filler.open("wb") as file:  # it may be full already
             for _ in range(DISK // 2**20 + 1):
                 file.write(bytes(2**20))
                 file.flush()
         await asyncio.sleep(5)
-        filler.unlink()
+        filler.unlink(missing_ok=True)
         self._full = False
 
     def _last(self, what: Any) -> None:
