@@ -1,4 +1,4 @@
-"""WhisperX's recogniser, and CTranslate2, without the libraries that only their other parts use.
+"""WhisperX's recogniser without the libraries that only its other parts use.
 
 Importing `whisperx.asr` imports torch, transformers, pyannote.audio, lightning, scikit-learn and pandas:
 most of the time that the engine took to start, and half of its memory. Of all those the recogniser needs
@@ -73,17 +73,4 @@ def _take_anything(*_: Any, **__: Any) -> None:
     """How a class that does nothing is made."""
 
 
-def _ctranslate2() -> None:
-    """Import CTranslate2; only its converters use torch, and do without where there is none."""
-    if _GPU or "torch" in sys.modules:
-        importlib.import_module("ctranslate2")
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # as if it were not installed
-    try:
-        importlib.import_module("ctranslate2")
-    finally:
-        del sys.modules["torch"]
-
-
-_ctranslate2()
 asr = recogniser()

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
 import numpy as np
 from setproctitle import setproctitle
 
@@ -37,9 +38,6 @@ from workers.models import ModelUnavailable
 from workers.recognise import Asked, Heard, PyannoteVad, Recogniser, SileroVad, UnsupportedLanguage
 from workers.speakers import Speakers, SpeakersFailed
 from workers.windows import Window, batches
-
-# isort: split
-import ctranslate2  # after workers.lean, which sees to what comes with it
 
 log = logging.getLogger("workers.pipeline")  # it runs as __main__
 

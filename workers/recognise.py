@@ -11,18 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
 import numpy as np
+from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.transcribe import merge_punctuations
 
 from workers import vad, vad_pyannote, words
 from workers.audio import RATE, Samples
 from workers.lean import asr
 from workers.windows import Window, pack
-
-# isort: split
-# After workers.lean, which sees to what comes with them.
-import ctranslate2
-from faster_whisper.tokenizer import Tokenizer
-from faster_whisper.transcribe import merge_punctuations
 
 log = logging.getLogger(__name__)
 
