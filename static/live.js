@@ -53,12 +53,20 @@ document.addEventListener("htmx:sseOpen", (event) => {
 document.addEventListener("htmx:sseError", () => { byId("offline").hidden = false; });
 document.addEventListener("htmx:sseClose", () => { byId("offline").hidden = true; });
 
-// The stream tells of every job; what is not in this list yet, further down, is of no use here.
+// The stream tells of every job; what is not in this list yet, further down, is of no use here. And stream and
+// answer both tell of what a button did, so the second may find its row gone.
 const ONE_ROW = /^<(?:li|div)\b[^>]* id="((?:job|state)-[^"]+)"[^>]* hx-swap-oob=/;
 
+function isOfNoUse(fragment) {
+  const id = ONE_ROW.exec(fragment.trimStart())?.[1];
+  return id && !byId(id);
+}
+
 document.addEventListener("htmx:sseBeforeMessage", (event) => {
-  const id = ONE_ROW.exec(event.detail.data.trimStart())?.[1];
-  if (id && !byId(id)) event.preventDefault();
+  if (isOfNoUse(event.detail.data)) event.preventDefault();
+});
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (isOfNoUse(event.detail.serverResponse)) event.detail.shouldSwap = false;
 });
 
 // The browser's back button may show a page that was put to sleep, with its stream cut off.

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import FormData
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, Route, async_playwright, expect
 
 from stt import api
 from stt.keys import HUB
@@ -316,6 +316,23 @@ async def test_deleting_asks_first_by_name(open_page: Open, actor: Actor) -> Non
     await page.get_by_role("button", name="Delete", exact=True).click()
     await expect(row(page, "gone.mp3")).to_have_count(0)
     await expect(row(page, "kept.mp3")).to_be_visible()
+
+
+async def test_an_answer_that_the_stream_has_overtaken_is_no_error(open_page: Open, actor: Actor) -> None:
+    await actor.complete(await actor.running("gone.mp3"))
+    page = await open_page("/")
+    await connected(page)
+
+    async def answer_late(route: Route) -> None:
+        response = await route.fetch()
+        await expect(row(page, "gone.mp3")).to_have_count(0)
+        await route.fulfill(response=response)
+
+    await page.route("**/delete", answer_late)
+    await page.get_by_role("button", name="Delete gone.mp3").click()
+    async with page.expect_event("requestfinished", lambda request: request.url.endswith("/delete")):
+        await page.get_by_role("button", name="Delete", exact=True).click()
+    await expect(row(page, "gone.mp3")).to_have_count(0)
 
 
 async def test_cancelling_a_waiting_job_changes_its_row(open_page: Open, actor: Actor) -> None:
