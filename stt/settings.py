@@ -51,11 +51,18 @@ class Settings(BaseModel):
         description="Which models a request may name, separated by commas. The default model may "
         "always be named.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What the engine runs on.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="What the engine runs on: `cpu`, `cuda`; `auto`: a GPU where there is one."
+    )
     compute_type: Literal[
         "auto", "int8", "int8_float16", "int8_float32", "int8_bfloat16", "int16", "float16",
         "bfloat16", "float32",
-    ] = Field("auto", description="CTranslate2 compute type of the weights.")  # fmt: skip
+    ] = Field(
+        "auto",
+        description="CTranslate2 compute type of the weights: `int8`, `int8_float16`, `int8_float32`, "
+        "`int8_bfloat16`, `int16`, `float16`, `bfloat16`, `float32`; `auto`: `int8` on a CPU, on a GPU "
+        "`float16`, or `int8_float16` where less than 8 GiB of it are free.",
+    )  # fmt: skip
     workers: int | Literal["auto"] = Field(
         "auto", description="Transcription worker processes; `auto`: one for each GPU, else one."
     )
@@ -66,16 +73,21 @@ class Settings(BaseModel):
         "auto", description="Copies of the model that work side by side, the threads shared among them."
     )
     batch_size: int | Literal["auto"] = Field(
-        "auto", description="Windows that each copy recognises at once; `auto`: what fits into free memory."
+        "auto",
+        description="Windows that each copy recognises at once; `auto`: what fits into the free memory of "
+        "the GPU or the machine.",
     )
     beam_size: int = Field(
         1,
         ge=1,
         le=20,
-        description="Width of the search for the likeliest text. What looks wrong is searched with 5 again.",
+        description="Width of the search for the likeliest text. What looks wrong is decoded again, with 5 "
+        "where this is less.",
     )
     model_memory: int | Literal["auto"] = Field(
-        "auto", description="Bytes that loaded models may take together; `auto`: half of the free memory."
+        "auto",
+        description="Bytes that loaded models may take together; `auto`: half of what is free on the GPU or "
+        "the machine.",
     )
     max_upload_bytes: int = Field(20 * 2**30, gt=0, description="A larger upload gets 413.")
     lease_seconds: float = Field(
@@ -88,7 +100,9 @@ class Settings(BaseModel):
         description="What tells speech from silence; `pyannote` is WhisperX's default and takes far longer.",
     )
     align: Literal["auto", "wav2vec2", "attention", "off"] = Field(
-        "auto", description="Where word times come from."
+        "auto",
+        description="Where word times come from: `attention` of the recogniser, `wav2vec2` (a model of its "
+        "own for each language), `off`: words get none; `auto`: `wav2vec2` on a GPU, else `attention`.",
     )
     allowed_hosts: tuple[str, ...] = Field(
         LOOPBACK,
@@ -106,7 +120,7 @@ class Settings(BaseModel):
         "of the data folder, else one started for the run.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="What is logged, to standard error."
+        "INFO", description="What is logged, to standard error: `DEBUG`, `INFO`, `WARNING`, `ERROR`."
     )
 
     @field_validator("models", "allowed_hosts", mode="before")

@@ -383,4 +383,5 @@ async def test_memory_does_not_grow_with_length(tmp_path: Path, engine: Engine) 
         assert plain(text(await ask(engine, path, language="en"))) == WORDS
         assert engine.pid is not None
         peaks.append(psutil.Process(engine.pid).memory_info().rss)
-    assert peaks[1] - peaks[0] < 150 * 2**20
+    # The sound alone is 106 MB longer.
+    assert peaks[1] - peaks[0] < 60 * 2**20

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import wave
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -28,7 +29,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt import db, jobs, options, queue, speakers
+from stt import db, formats, jobs, options, queue, speakers
 from stt.embedded import Postgres, Server, Valkey
 from stt.jobs import Job, NewJob, Status
 from stt.progress import CHANNEL
@@ -41,6 +42,7 @@ from tests.test_upload import form, stored
 from tests.up import private_folder
 from workers import costs, maintenance, models
 from workers.engine import Engine
+from workers.gpu import _end_when_idle
 from workers.meter import ENGINE_SHARE
 from workers.transcribe import Context, transcribe
 
@@ -636,7 +638,7 @@ async def test_a_try_after_one_without_enough_memory_computes_with_smaller_numbe
         await attempt(context)
         waits = await again(pool, job)
         assert (waits.status, waits.error_code) == (Status.PENDING, "out_of_memory")
-        await context.engine.kill()
+        assert not process.is_running()  # the memory that it holds is given back
         await due(pool, job)
         await attempt(context)
         done = await completed(pool, job)
@@ -682,6 +684,59 @@ async def test_only_the_speakers_are_told_apart_where_only_they_are_missing(
 
 def children(context: Context) -> list[psutil.Process]:
     return psutil.Process(pid(context)).children()
+
+
+async def test_a_result_that_cannot_be_rendered_is_kept_all_the_same(
+    context: Context, client: TestClient, pool: asyncpg.Pool, storage: Storage, model: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    job = await waiting(pool, storage, SHORT, model)
+    with monkeypatch.context() as broken:
+        broken.setattr(formats, "to_json", fail)
+        await attempt(context)
+    done = await completed(pool, job)
+    assert [warning["code"] for warning in done.warnings] == ["rendering_failed"]
+    assert "country" in str(done.transcription_text)
+    for format_ in ("json", "srt"):
+        async with client.get(f"/api/jobs/{job.id}/download?format={format_}") as response:
+            assert response.status == 200
+            assert "country" in await response.text()
+
+
+async def test_an_engine_without_work_ends_after_a_while(
+    environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
+) -> None:
+    settings = load(environ | {"STT_MODEL_IDLE_SECONDS": "1"}, Path("/nonexistent"))
+    async with inside(settings, pool, redis, storage) as context:
+        await context.engine.start()
+        context.idle_since = time.monotonic()
+        idle = asyncio.create_task(_end_when_idle(context))
+        await until(lambda: not context.engine.running)
+        job = await waiting(pool, storage, SHORT, model)
+        running = attempt(context)
+        await until(lambda: context.attempt and context.engine.running)
+        context.idle_since = 0.0  # long ago, but it has work now
+        await running
+        assert await completed(pool, job)
+        await until(lambda: not context.engine.running)
+        idle.cancel()
+
+
+async def test_an_engine_that_cannot_be_started_costs_an_attempt_and_says_so(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(context.engine, "start", fail)
+    job = await waiting(pool, storage, SHORT, model)
+    await attempt(context)
+    waits = await again(pool, job)
+    assert (waits.status, waits.attempt, waits.error_code) == (Status.PENDING, 1, "engine_died")
+    assert "could not be started" in str(waits.error_message)
 
 
 async def test_words_that_cannot_be_given_to_speakers_are_kept_without(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +68,31 @@ def test_batches_hold_each_window_once_and_share_the_work() -> None:
         (" Something unlikely that was said.", -1.4, True),
         (" Yes.", -0.2, True),
         (" It said far more than anybody could ever say in ten seconds." * 9, -0.2, True),
+        # 16 letters a second of three bytes each: Hindi and Thai as people speak them.
+        (
+            " भारत की राजधानी में आज सुबह से तेज़ बारिश हो रही है और कई सड़कों पर पानी भर गया है, जिससे लोगों को"
+            " आने जाने में बहुत परेशानी हो रही है और स्कूल बंद हैं।",
+            -0.3,
+            False,
+        ),
+        (
+            " เมื่อเช้านี้ฝนตกหนักในกรุงเทพมหานครและถนนหลายสายมีน้ำท่วมขังทำให้การจราจรติดขัดเป็นอย่างมาก"
+            "ประชาชนจึงต้องเดินทางด้วยรถไฟฟ้าแทนรถยนต์ส่วนตัว",
+            -0.3,
+            False,
+        ),
+        (
+            "今天早上北京下了大雨,很多街道都积水了,人们出行很不方便,学校也停课了,大家都在家里等着雨停。",
+            -0.3,
+            False,
+        ),
+        (
+            "今天早上北京下了大雨,很多街道都积水了,人们出行很不方便,学校也停课了,大家都在家里等着雨停。"
+            "昨天晚上上海刮了台风,许多航班都取消了,旅客们只好留在机场,有人睡在地上,有人打电话回家,"
+            "还有人去找工作人员问什么时候可以起飞,但是没有人知道答案,因为天气预报说明天还会有更大的风雨。",
+            -0.3,
+            True,
+        ),
     ],
 )
 def test_what_looks_wrong_is_found(text: str, logprob: float, wrong: bool) -> None:
@@ -78,6 +104,67 @@ def test_what_whisper_calls_silence_is_not_tried_again() -> None:
     one = Attempt([1], " Thank you.", -1.5, 0.9)
     assert one.silent
     assert not one.doubtful(Window(0, 10, [Speech(0, 10)]))
+
+
+class Doubting(Recogniser):
+    """A recogniser that says what it is told to, decoding by decoding."""
+
+    def __init__(self, *says: Attempt, beam: int = 1) -> None:
+        self.options = SimpleNamespace(beam_size=beam)
+        self.says, self.how = list(says), list[dict[str, Any]]()
+
+    def encode(self, _samples: Any, _windows: Sequence[Window]) -> Any:
+        """Nothing is."""
+
+    def _decode(self, _encoded: Any, count: int, _asked: Any, _tokenizer: Any, **how: Any) -> list[Attempt]:
+        self.how.append(how)
+        return [self.says.pop(0) for _ in range(count)]
+
+    def hear(self) -> str:
+        [heard] = self.recognise(
+            cast(Any, None), SILENCE, [Window(0, 10, [Speech(0, 10)])], cast(Any, None), cast(Any, None),
+            timed=False,
+        )  # fmt: skip
+        return heard.text
+
+
+GOOD = Attempt([1], " Ask not what your country can do for you.", -0.2, 0.0)
+LOOP = Attempt([1], " And then and then and then." * 20, -0.1, 0.0)
+UNLIKELY, LIKELIER = (
+    Attempt([1], f" Something said at {logprob}.", logprob, 0.0) for logprob in (-2.0, -1.5)
+)
+
+
+def test_what_looks_right_is_decoded_once() -> None:
+    recogniser = Doubting(GOOD)
+    assert recogniser.hear() == GOOD.text
+    assert len(recogniser.how) == 1
+
+
+def test_what_looks_wrong_is_decoded_with_a_beam_and_then_with_rising_temperature_until_it_looks_right() -> (
+    None
+):
+    recogniser = Doubting(LOOP, LOOP, UNLIKELY, GOOD)
+    assert recogniser.hear() == GOOD.text
+    assert [(how["beam_size"], how.get("sampling_temperature")) for how in recogniser.how] == [
+        (1, None), (5, None), (1, 0.2), (1, 0.4),
+    ]  # fmt: skip
+
+
+def test_a_wide_beam_is_not_tried_twice() -> None:
+    recogniser = Doubting(LOOP, GOOD, beam=5)
+    assert recogniser.hear() == GOOD.text
+    assert [how.get("sampling_temperature") for how in recogniser.how] == [None, 0.2]
+
+
+def test_where_nothing_looks_right_the_likeliest_that_is_no_loop_is_kept() -> None:
+    recogniser = Doubting(LOOP, UNLIKELY, LOOP, LIKELIER, LOOP, LOOP, LOOP)
+    assert recogniser.hear() == LIKELIER.text
+    assert recogniser.says == []
+
+
+def test_what_turns_out_to_be_silence_says_nothing() -> None:
+    assert Doubting(LOOP, Attempt([1], " Thank you.", -1.5, 0.9)).hear() == ""
 
 
 class Crammed:
@@ -200,6 +287,34 @@ def test_who_stops_listening_stops_the_reader() -> None:
 def test_the_plan_suits_the_machine(threads: int, free: int, replicas: int, each: int, batch: int) -> None:
     plan = machine.plan(Settings(), "cpu", threads, free)
     assert (plan.replicas, plan.threads, plan.batch) == (replicas, each, batch)
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "chosen"),
+    [
+        ("cpu", 2**34, "int8"), ("cpu", 2**28, "int8"),
+        ("cuda", 24 * 2**30, "float16"), ("cuda", 6 * 2**30, "int8_float16"),
+    ],
+)  # fmt: skip
+def test_the_compute_type_suits_device_and_memory(device: str, free: int, chosen: str) -> None:
+    assert machine.compute_type(Settings(), device, free) == chosen
+    assert machine.compute_type(Settings(compute_type="float32"), device, free) == "float32"
+
+
+def test_a_gpu_is_judged_by_its_own_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415  seconds that the other tests need not wait
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6 * 2**30, 8 * 2**30))
+    engine = pipeline.Engine(Settings(device="cuda", data_dir=tmp_path))
+    assert engine.compute_type == "int8_float16"
+    assert engine.plan.model_bytes == 3 * 2**30
+
+
+def test_cores_are_spare_where_no_worker_computes_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    assert machine.spare_cores(Settings(workers=2), 3) == 2
+    assert machine.spare_cores(Settings(workers=2), 4) == 0
+    assert machine.spare_cores(Settings(workers="auto"), 6) == 2
 
 
 def test_what_is_set_is_not_chosen() -> None:

@@ -42,7 +42,7 @@ Samples: TypeAlias = NDArray[np.float32]
 class Recording:
     """One pass over a file's sound.
 
-    `damaged` counts packets that could not be decoded; `silence` the samples that stand in for missing ones.
+    `damaged` counts packets that could not be decoded.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +54,6 @@ class Recording:
         self._failure: media.MediaError | None = None
         self.decoded = 0
         self.damaged = 0
-        self.silence = 0
 
     @property
     def duration(self) -> float | None:
@@ -122,7 +121,6 @@ class Recording:
         end = (self._container.duration or 0) / av.time_base
         if missing < GAP_SECONDS * RATE or time > end:
             return
-        self.silence += missing
         while missing > 0:
             piece = np.zeros(min(missing, BLOCK_SECONDS * RATE), np.float32)
             missing -= len(piece)

@@ -14,11 +14,11 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from pathlib import Path
 from typing import Any
 
 from stt.children import Child
 from stt.settings import PREFIX, Settings
+from workers import machine
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ Event = dict[str, Any]
 # parses other people's files.
 _SETTINGS = (
     "data_dir", "model", "device", "compute_type", "threads", "replicas", "batch_size", "beam_size",
-    "model_memory", "span_seconds", "vad", "align", "hf_token", "log_level",
+    "model_memory", "span_seconds", "vad", "align", "hf_token", "log_level", "workers",
 )  # fmt: skip
 _LONGEST_EVENT = 256 * 2**20  # bytes of one line
 _CLOSE_SECONDS = 5.0
@@ -37,6 +37,8 @@ _SILENT_SECONDS, _STARTING_SECONDS = 60.0, 300.0
 # It may beat and yet not get on. The slowest machine does a span in this many times its length.
 _SLOWEST, _STUCK_SECONDS = 20, 1800.0
 _LOOK_SECONDS = 1.0
+# After these it is not asked again: it ends itself, or holds on to the memory that did not suffice.
+_LAST_ERRORS = ("engine_failed", "out_of_memory")
 _WENT_WELL = re.compile(r"\S+ (DEBUG|INFO) ")
 # Without these, glibc hands memory back after each window and faults it in again, which takes nearly half
 # of the encoder's time. The price: memory returns only when the process ends (docs/engine.md).
@@ -116,9 +118,8 @@ class Engine:
         try:
             async with aclosing(self._events(request)) as events:
                 async for event in events:
-                    # After a failure nobody foresaw, the process ends itself: do not ask it again.
                     ended = event["type"] == "done" or (
-                        event["type"] == "error" and event["code"] != "engine_failed"
+                        event["type"] == "error" and event["code"] not in _LAST_ERRORS
                     )
                     yield event
                     if event["type"] in ("done", "error"):
@@ -244,16 +245,7 @@ def _threads(settings: Settings) -> int:
     if isinstance(settings.threads, int):
         return settings.threads
     workers = settings.workers if isinstance(settings.workers, int) else 1
-    return max(1, _cores() // workers)
-
-
-def _cores() -> int:
-    """The cores this process may use: of the machine, or of its container."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        cores = min(cores, max(1, int(quota) // int(period)))  # ValueError: "max", no limit
-    return cores
+    return max(1, machine.cores() // workers)
 
 
 def _last_words(stderr_tail: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ MOST_REPLICAS = 4
 WINDOW_BYTES = 80 * 2**20
 # Of the memory that is free at the start: what batches, and what models may fill.
 BATCH_SHARE, MODEL_SHARE = 0.25, 0.5
+# With less on a GPU the weights are kept in 8 bits: large-v2 with batches of 8 takes 6.1 GB in float16,
+# 4.5 GB in int8_float16 (faster-whisper's README), and there is more to a job than recognition.
+FLOAT16_BYTES = 8 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -48,6 +53,30 @@ def plan(settings: Settings, device: str, threads: int, free: int) -> Plan:
         if isinstance(settings.model_memory, int)
         else int(free * MODEL_SHARE),
     )
+
+
+def compute_type(settings: Settings, device: str, free: int) -> str:
+    """What to compute with: the setting, or what suits the device and so much free memory of it."""
+    if settings.compute_type != "auto":
+        return settings.compute_type
+    if device == "cpu":
+        return "int8"
+    return "float16" if free >= FLOAT16_BYTES else "int8_float16"
+
+
+def cores() -> int:
+    """The cores that this process may use: of the machine, or of its container."""
+    found = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
+        found = min(found, max(1, int(quota) // int(period)))  # ValueError: "max", no limit
+    return found
+
+
+def spare_cores(settings: Settings, threads: int) -> int:
+    """Cores that no engine computes on, where each of the workers has one with so many threads."""
+    workers = settings.workers if isinstance(settings.workers, int) else 1
+    return max(0, cores() - workers * threads)
 
 
 def free_memory() -> int:

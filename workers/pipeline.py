@@ -1,4 +1,4 @@
-"""Inside the engine's process, and the only importer of torch and WhisperX: recording in, segments out.
+"""Inside the engine's process, with WhisperX, and torch where it is needed: recording in, segments out.
 
 ``python -m workers.pipeline FD`` reads requests from the socket FD and writes events to it, one JSON object
 a line. The parent kills it whenever it likes, so nothing here has to be undone.
@@ -145,9 +145,10 @@ class Engine:
     def __init__(self, chosen: Settings) -> None:
         self.settings = chosen
         self.device = _device(chosen)
-        self.compute_type = _compute_type(chosen, self.device)
-        self.threads = threads = chosen.threads if isinstance(chosen.threads, int) else os.cpu_count() or 1
-        self.plan = machine.plan(chosen, self.device, threads, machine.free_memory())
+        free = _gpu_memory() if self.device == "cuda" else machine.free_memory()
+        self.compute_type = machine.compute_type(chosen, self.device, free)
+        self.threads = threads = chosen.threads if isinstance(chosen.threads, int) else machine.cores()
+        self.plan = machine.plan(chosen, self.device, threads, free)
         self.batch = self.plan.batch
         self.lanes = ThreadPoolExecutor(self.plan.lanes, "lane")
         self.aligner = Aligner(self.device, chosen.data_dir / "models" / "align", threads)
@@ -391,7 +392,7 @@ class Job:
         if work.wav2vec2:
             self._align(work, said)
         placed = [word for one in said for word in self._place(one, work.span)]
-        return words.segments(placed, with_words=self._asked.with_words)
+        return words.segments(placed, with_words=self._asked.timed)
 
     def _align(self, work: Work, said: list[Heard]) -> None:
         """Words timed by wav2vec2; what it cannot time, by the recogniser's attention."""
@@ -537,13 +538,13 @@ def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
         if not _out_of_memory(error):
             raise
         log.exception("out of memory")
-        send(
-            _error(
-                "transient", "out_of_memory",
-                "The machine has too little memory for this model. Please choose a smaller one, or "
-                "set STT_COMPUTE_TYPE=int8.",
-            )
+        told = _error(
+            "transient", "out_of_memory",
+            "The machine has too little memory for this model. Please choose a smaller one, or "
+            "set STT_COMPUTE_TYPE=int8.",
         )  # fmt: skip
+        smaller = engine.compute_type in SMALLER and not request.get("less_memory")
+        send(told | {"less_memory": smaller})  # whether another try with less may help
 
 
 def main() -> None:
@@ -634,7 +635,6 @@ def _speakers(request: dict[str, Any], engine: Engine) -> Speakers | None:
 
 def _asked(request: dict[str, Any], chosen: Settings) -> Asked:
     options = request.get("options") or {}
-    with_words = options.get("word_timestamps", True) is not False and chosen.align != "off"
     return Asked(
         language=request.get("language") or None,
         task=request.get("task") or "transcribe",
@@ -642,8 +642,7 @@ def _asked(request: dict[str, Any], chosen: Settings) -> Asked:
         hotwords=options.get("hotwords") or None,
         suppress_numerals=bool(options.get("suppress_numerals")),
         multilingual=bool(options.get("multilingual")),
-        timed=with_words,
-        with_words=with_words,
+        timed=options.get("word_timestamps", True) is not False and chosen.align != "off",
     )
 
 
@@ -653,10 +652,12 @@ def _device(chosen: Settings) -> str:
     return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
 
 
-def _compute_type(chosen: Settings, device: str) -> str:
-    if chosen.compute_type != "auto":
-        return chosen.compute_type
-    return "float16" if device == "cuda" else "int8"
+def _gpu_memory() -> int:
+    """Bytes that are free on the GPU."""
+    import torch  # noqa: PLC0415  with a GPU it is loaded anyway
+
+    free: int = torch.cuda.mem_get_info()[0]
+    return free
 
 
 if __name__ == "__main__":

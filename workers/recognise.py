@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -45,10 +46,11 @@ LADDER: tuple[dict[str, Any], ...] = (
         for each in TEMPERATURES
     ),
 )
-# More characters a second than anybody says; fewer than anybody who speaks for so many seconds. Bytes of
-# UTF-8, so that scripts with a character a syllable come out alike.
+# More letters a second than anybody says; fewer than anybody who speaks for so many seconds. A wide character
+# (Chinese, Japanese, Korean) is a syllable or a word, and counts as so many letters.
 FASTEST = 40.0
 SLOWEST, SLOWEST_SECONDS = 2.5, 6.0
+WIDE_LETTERS = 3
 # The same few words again and again. Verses and "no, no, no" repeat too, but not so often.
 _LOOP = re.compile(r"(\b.{2,60}?)(?:[\s,.!?-]*\1){5,}", re.DOTALL | re.IGNORECASE)
 
@@ -74,8 +76,7 @@ class Asked:
     hotwords: str | None
     suppress_numerals: bool
     multilingual: bool
-    timed: bool
-    with_words: bool
+    timed: bool  # whether words get times
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,15 @@ class Attempt:
         """Whether it looks wrong for this window, so that it is worth another look."""
         if self.silent:
             return False
-        rate = len(self.text.strip().encode()) / max(window.spoken, 0.5)
+        rate = _letters(self.text) / max(window.spoken, 0.5)
         missing = window.spoken > SLOWEST_SECONDS and rate < SLOWEST
         return self.logprob < LOGPROB_FLOOR or self.repetitive or missing or rate > FASTEST
+
+
+def _letters(text: str) -> int:
+    return sum(
+        WIDE_LETTERS if unicodedata.east_asian_width(character) in "WF" else 1 for character in text.strip()
+    )
 
 
 class UnsupportedLanguage(Exception):

@@ -34,7 +34,7 @@ async def connections(settings: Settings) -> Any:
         yield pool, redis
 
 
-def arq_worker(redis: ArqRedis, *, job_timeout: int = queue.TICKET_SECONDS, **kwargs: Any) -> Worker:
+def arq_worker(redis: ArqRedis, **kwargs: Any) -> Worker:
     """An arq worker that leaves attempts, results and signals to us."""
     return Worker(
         redis_pool=redis,
@@ -46,7 +46,7 @@ def arq_worker(redis: ArqRedis, *, job_timeout: int = queue.TICKET_SECONDS, **kw
         job_deserializer=queue.deserialize,
         expires_extra_ms=queue.TICKET_SECONDS * 1000,
         log_results=False,
-        job_timeout=job_timeout,
+        job_timeout=queue.TICKET_SECONDS,
         health_check_interval=_HEALTH_SECONDS,  # the key of a dead one is gone a second later
         **kwargs,
     )

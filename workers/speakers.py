@@ -21,6 +21,7 @@ from typing import Any
 
 from stt import launch
 from stt.settings import Settings
+from workers import machine
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ class Speakers:
     def __init__(
         self, path: Path, options: dict[str, Any], settings: Settings, *, device: str, threads: int
     ) -> None:
-        spare = len(os.sched_getaffinity(0)) - threads if sys.platform == "linux" else 0
+        spare = machine.spare_cores(settings, threads)
         self.beside = device == "cuda" or spare > 0
-        self._threads = max(1, spare) if self.beside else threads
+        self._threads = spare if self.beside and device == "cpu" else threads
         self._folder = settings.data_dir / "models" / "speakers"
         self._request = {
             "path": str(path), "device": device, "threads": self._threads, "folder": str(self._folder),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -34,8 +35,6 @@ _HEARTBEAT_SECONDS = 1.0
 _PUBLISH_SECONDS = 0.25
 _RETRY_SECONDS = 0.5
 
-OUT_OF_MEMORY = "out_of_memory"  # the engine's error
-
 
 class Stop(Enum):
     """Why an attempt is stopped from outside the engine."""
@@ -49,15 +48,19 @@ class Stopped(Exception):
     """The attempt was stopped from outside; `Attempt._why` says why."""
 
 
-class PermanentError(Exception):
-    """Trying again would fail again: what was sent cannot be transcribed."""
+class AttemptError(Exception):
+    """The attempt came to nothing; the text is for people."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-class TransientError(PermanentError):
+class PermanentError(AttemptError):
+    """Trying again would fail again: what was sent cannot be transcribed."""
+
+
+class TransientError(AttemptError):
     """It may pass: the job is tried again."""
 
 
@@ -161,7 +164,7 @@ class Attempt:
                 log.warning("the engine's last lines:\n%s", error.stderr_tail, extra=self.about)
                 code = "engine_hung" if isinstance(error, EngineHung) else "engine_died"
                 await self._fail(TransientError(code, str(error)), error.stderr_tail)
-        except PermanentError as error:
+        except AttemptError as error:
             last_words = self.context.engine.tail if error.code == "engine_failed" else None
             await self._fail(error, last_words)
         except UNAVAILABLE as error:  # and the lease ran out meanwhile
@@ -193,7 +196,11 @@ class Attempt:
         if await asyncio.to_thread(self.context.storage.lost, [self.job.file_path]):
             raise PermanentError(jobs.FILE_GONE, jobs.FILE_GONE_MESSAGE)
         request = await self._request()
-        await self.context.engine.start()
+        try:
+            await self.context.engine.start()
+        except OSError as error:
+            message = f"The engine could not be started: {error.strerror}."
+            raise TransientError("engine_died", message) from error
         if self._why:  # there was nothing to kill when it was stopped
             raise Stopped
         async with aclosing(self.context.engine.ask(request)) as events:
@@ -243,6 +250,10 @@ class Attempt:
                 duration = event.get("duration") or self.job.duration_seconds
                 self.job = replace(self.job, language=language, duration_seconds=duration)
             case "error":
+                if event.get("less_memory"):
+                    self._warn(
+                        jobs.LESS_MEMORY, "The memory did not suffice: another try uses smaller numbers."
+                    )
                 kind = PermanentError if event["kind"] == "permanent" else TransientError
                 raise kind(event["code"], event["message"])
 
@@ -361,15 +372,14 @@ class Attempt:
         segments = [segment for span in spans for segment in span["segments"]]
         # Only now: spans are saved before speakers are known.
         segments = self._with_speakers(segments)
-        document = formats.document(segments, language=self.job.language, duration=self.job.duration_seconds)
+        text, file = await asyncio.to_thread(self._rendered, segments)
         key = self.context.storage.result_key(self.job.id, self.job.claim)
-        text = await asyncio.to_thread(formats.to_json, document)
-        await self.context.storage.write(key, text.encode())
+        await self.context.storage.write(key, file.encode())
         job = await self._patiently(
             lambda: jobs.complete(
                 self.pool,
                 self.job,
-                text=document["text"],
+                text=text,
                 segments=segments,
                 file_path=key,
                 language=self.job.language,
@@ -392,6 +402,20 @@ class Attempt:
             self._warn(speakers.FAILED, speakers.FAILED_MESSAGE)
             return segments
 
+    def _rendered(self, segments: list[dict[str, Any]]) -> tuple[str, str]:
+        """The text, and the file with all that is known; a failure costs the form, never the text."""
+        about = {"language": self.job.language, "duration": self.job.duration_seconds}
+        try:
+            document = formats.document(segments, **about)
+            return document["text"], formats.to_json(document)
+        except Exception:
+            log.exception("the result could not be brought into its form", extra=self.about)
+            self._warn(
+                "rendering_failed", "The result could not be brought into its form; its text is whole."
+            )
+            text = "".join(segment["text"] for segment in segments).strip()
+            return text, json.dumps({"text": text, "segments": segments, **about}, ensure_ascii=False)
+
     async def _is_committed(self, key: str) -> bool:
         """Whether a commit went through though PostgreSQL went away before it said so."""
         job = await self._patiently(lambda: jobs.get(self.pool, self.job.id))
@@ -400,11 +424,9 @@ class Attempt:
         await self._publish(current(job))
         return True
 
-    async def _fail(self, error: PermanentError, engine_log: str | None = None) -> None:
+    async def _fail(self, error: AttemptError, engine_log: str | None = None) -> None:
         job = self.job
         log.warning("%s: %s", error.code, error, extra=self.about)
-        if error.code == OUT_OF_MEMORY:
-            self._warn(jobs.LESS_MEMORY, "The memory did not suffice: the next try uses smaller numbers.")
         reason: dict[str, Any] = {"code": error.code, "log": engine_log, "warnings": self.warnings}
         given_back = isinstance(error, StorageError)
         spent = job.attempt >= self.settings.max_attempts and not given_back
