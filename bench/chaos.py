@@ -433,6 +433,11 @@ async def check(house: House, load: Load, texts: dict[str, str], pool: asyncpg.P
             counts.problems.append(f"{upload.id} is cancelled, and nobody asked for it")
     for row in rows.values():
         check_row(row, texts, counts)
+    disturbed = [upload.id for upload in load.uploads[len(texts) :]]
+    if not any(rows[id_]["status"] == "completed" for id_ in disturbed if id_ in rows):
+        counts.problems.append(
+            f"of {len(disturbed)} uploads under faults none was completed: nothing is shown"
+        )
     await check_history(pool, counts)
     await check_files(house, rows, pool, counts)
     await check_keys(house, counts)

@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import peers
 import psutil
 import weights
@@ -54,6 +55,7 @@ OVERHEAD_ON = "multispeaker/constructed_3spk.opus"
 # How many times as fast as a peer we want to be.
 FASTEST, COMMAND_LINE, SAME_BEAM = 2.0, 6.0, 1.5
 OVERHEAD = 2.0  # percent
+DRAWS = 10_000  # of the bootstrap
 
 
 class Rounds:
@@ -98,6 +100,16 @@ class Rounds:
             if language in ("", file["language"])
         ]
         return 100 * sum(edits for edits, _ in pairs) / max(1, sum(words for _, words in pairs))
+
+    def between(self, ours: str, its: str) -> tuple[float, float]:
+        """By how much error rates differ: the 95 % interval of a paired bootstrap over recordings, in percent."""
+        for system in (ours, its):
+            self.rate(system)
+        found = np.array([self._counts[ours], self._counts[its]], float)  # system, recording, edits and words
+        drawn = np.random.default_rng(0).integers(found.shape[1], size=(DRAWS, found.shape[1]))
+        edits, words = found[:, drawn].sum(axis=2).transpose(2, 0, 1)
+        low, high = np.percentile(100 * (edits[0] / words[0] - edits[1] / words[1]), [2.5, 97.5])
+        return float(low), float(high)
 
     def fastest(self, ours: str, among: Sequence[str]) -> str:
         """The system beside which we are slowest."""
@@ -253,6 +265,8 @@ def _text(folder: Path, row: Row) -> str:
 
 def table(rounds: Rounds, normaliser: str) -> None:
     """Print a line for each system."""
+    if not rounds.done:
+        return
     count = len(next(iter(rounds.done.values())))
     print(f"{len(rounds.files)} recordings, {rounds.length:.0f} s; {peers.CORES} cores; {count} rounds")
     print(f"normaliser: {normaliser}; error rates in % (of characters in {' and '.join(LETTERS)})")
@@ -261,11 +275,12 @@ def table(rounds: Rounds, normaliser: str) -> None:
         f"{'':18} {'warm':>6} {'start':>6} {'ours/it':>7} {'cpu s':>6} {'first s':>7} {'MB':>6}  {'all':>5}",
         *(f"{language:>5}" for language in rounds.languages),
     )
+    ours = "ours" if "ours" in rounds.done else next(iter(rounds.done))
     for system in rounds.done:
         print(
             f"{system:18} {statistics.median(rounds.speeds(system)):6.1f} "
             f"{rounds.length / rounds.median(system, 'whole'):6.1f} "
-            f"{rounds.ratio(next(iter(rounds.done)), system):7.2f} {rounds.median(system, 'cpu'):6.1f} "
+            f"{rounds.ratio(ours, system):7.2f} {rounds.median(system, 'cpu'):6.1f} "
             f"{rounds.first(system):7.2f} {rounds.median(system, 'memory'):6.0f} ",
             *(f"{rounds.rate(system, language):5.1f}" for language in ["", *rounds.languages]),
             flush=True,
@@ -293,6 +308,9 @@ def goals(rounds: Rounds) -> None:
     reached, wanted = rounds.rate("ours"), rounds.rate(best)
     met = "met" if reached <= wanted else "missed"
     print(f"goal: WER at most the most accurate peer's ({best}), {wanted:.2f} %: {reached:.2f} %, {met}")
+    for rival in rivals:
+        low, high = rounds.between("ours", rival)
+        print(f"  WER of ours less that of {rival}: 95 % interval over recordings {low:+.1f} to {high:+.1f}")
 
 
 def _goal(what: str, wanted: float, reached: float) -> None:
@@ -385,9 +403,6 @@ def run(given: argparse.Namespace, folder: Path) -> None:
     name, normaliser = normalisers()
     rounds = Rounds(files, normaliser)
     _measure_all(rounds, given, Folders(folder, model, given.peers))
-    if given.save:
-        text = json.dumps({"files": files, "rounds": rounds.done}, ensure_ascii=False)
-        given.save.write_text(text, encoding="utf-8")
     table(rounds, name)
     goals(rounds)
 
@@ -402,6 +417,9 @@ def _measure_all(rounds: Rounds, given: argparse.Namespace, folders: Folders) ->
         names = list(rounds.done)
         for name in names if number % 2 == 0 else names[::-1]:
             rounds.done[name].append(measure(name, rounds.files, folders))
+            if given.save:
+                text = json.dumps({"files": rounds.files, "rounds": rounds.done}, ensure_ascii=False)
+                given.save.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -49,7 +48,7 @@ async def start(model: Path, **settings: Any) -> Any:
     from stt.settings import Settings
     from workers.engine import Engine
 
-    engine = Engine(Settings(data_dir=model.parent.parent, **settings))
+    engine = Engine(Settings(data_dir=Path(tempfile.gettempdir()) / "stt-bench", **settings))
     await engine.start()
     return engine
 
@@ -84,15 +83,14 @@ def service(files: list[Row], model: Path) -> list[Result]:
 
 @contextmanager
 def up(folder: Path, model: Path) -> Iterator[str]:
-    """`stt up` with its data in a folder: its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environ = {
-        **os.environ, "STT_DATA_DIR": str(folder), "STT_PORT": str(port), "STT_LOG_LEVEL": "WARNING",
+    """`stt up` with its data in a folder, which is made, and with nothing else set: its address."""
+    folder.mkdir(exist_ok=True)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("STT_")} | {
+        "STT_DATA_DIR": str(folder), "STT_PORT": "0", "STT_LOG_LEVEL": "WARNING",
         "STT_MODEL": str(model),
     }  # fmt: skip
     command = [sys.executable, "-m", "stt", "up"]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         assert process.stdout is not None
         lines = (re.search(r"ready: (\S+)", line) for line in process.stdout)
         found = next((line for line in lines if line), None)
@@ -127,6 +125,7 @@ def through(url: str, file: Row) -> Result:
     seconds = time.perf_counter() - began
     job = json.load(urllib.request.urlopen(f"{url}/api/jobs/{job['id']}"))
     assert job["status"] == "completed", job
+    urllib.request.urlopen(urllib.request.Request(f"{url}/api/jobs/{job['id']}", method="DELETE")).close()
     return {"seconds": seconds, "first": first, "text": job["transcription_text"] or ""}
 
 

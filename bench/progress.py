@@ -17,11 +17,7 @@ import asyncio
 import csv
 import itertools
 import json
-import os
-import re
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +26,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import peers
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDING = ROOT.parent / "shared" / "audio" / "long" / "en_stories_32min.opus"
@@ -66,21 +64,8 @@ def bare(path: Path, folder: Path, model: str) -> Iterator[Run]:
 @contextmanager
 def service(path: Path, folder: Path, model: str) -> Iterator[Run]:
     """A service of its own, whose data folder is `folder`; asked through its events."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environ = {
-        **os.environ, "STT_DATA_DIR": str(folder), "STT_PORT": str(port), "STT_LOG_LEVEL": "WARNING",
-        "STT_MODEL": model,
-    }  # fmt: skip
-    command = [sys.executable, "-m", "stt", "up"]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        url = next(found[1] for line in process.stdout if (found := re.search(r"ready: (\S+)", line)))
-        try:
-            yield lambda options: _through(url, path, options)
-        finally:
-            process.terminate()
-            process.wait()
+    with peers.up(folder, Path(model)) as url:
+        yield lambda options: _through(url, path, options)
 
 
 def _through(url: str, path: Path, options: dict[str, Any]) -> Told:
