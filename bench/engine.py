@@ -102,7 +102,7 @@ class Rounds:
         return 100 * sum(edits for edits, _ in pairs) / max(1, sum(words for _, words in pairs))
 
     def between(self, ours: str, its: str) -> tuple[float, float]:
-        """By how much error rates differ: the 95 % interval of a paired bootstrap over recordings, in percent."""
+        """By how much error rates differ in percent: 95 % interval of a paired bootstrap over recordings."""
         for system in (ours, its):
             self.rate(system)
         found = np.array([self._counts[ours], self._counts[its]], float)  # system, recording, edits and words
