@@ -127,10 +127,10 @@ where id = :id and claim = :claim and status = 'processing' and not cancel_reque
 returning *;
 
 -- name: hand_back^
--- The worker stops through no fault of the job: the try is given back.
+-- The worker stops through no fault of the job: the try is given back, and it waits as long as it did before.
 update jobs
 set status = 'pending', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
-    attempt = attempt - 1, not_before = clock_timestamp(), updated_at = clock_timestamp()
+    attempt = attempt - 1, updated_at = clock_timestamp()
 where id = :id and claim = :claim and status = 'processing' and not cancel_requested
 returning *;
 
@@ -213,7 +213,7 @@ with recent as (
     from jobs where status = 'processing'
 )
 select clock_timestamp() + make_interval(
-    secs => (ahead.seconds + running.seconds) * pace.median / greatest(running.workers, 1))
+    secs => least((ahead.seconds + running.seconds) * pace.median / greatest(running.workers, 1), 1e9))
 from ahead, running,
     (select percentile_cont(0.5) within group (order by pace) as median from recent) as pace
 where pace.median is not null;

@@ -85,7 +85,7 @@ def _set_up_templates(app: web.Application) -> None:
 
 
 async def _database(app: web.Application) -> AsyncIterator[None]:
-    app[POOL] = await db.create_pool(app[SETTINGS].database_url)
+    app[POOL] = await db.open_pool(app[SETTINGS].database_url)
     yield
     await app[POOL].close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -12,10 +13,13 @@ from typing import Any
 import aiosql
 import asyncpg
 
+from stt.errors import UNAVAILABLE
+
 log = logging.getLogger(__name__)
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 MIGRATIONS = SQL / "migrations"
+_WAIT_SECONDS = 2.0
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 queries: Any = aiosql.from_path(SQL / "queries.sql", "asyncpg", mandatory_parameters=False)
 
@@ -41,6 +45,16 @@ async def create_pool(url: str, *, min_size: int = 1, max_size: int = 10) -> asy
             "idle_in_transaction_session_timeout": "10s",
         },
     )
+
+
+async def open_pool(url: str, **how: Any) -> asyncpg.Pool:
+    """As `create_pool`; while PostgreSQL is away it waits for it, instead of ending in a loop of restarts."""
+    while True:
+        try:
+            return await create_pool(url, **how)
+        except UNAVAILABLE as error:
+            log.warning("waiting for PostgreSQL: %s", error)
+            await asyncio.sleep(_WAIT_SECONDS)
 
 
 async def _connect(*args: Any, **kwargs: Any) -> asyncpg.Connection:

@@ -26,7 +26,7 @@ async def download(request: web.Request) -> web.Response:
     job = await job_or_404(request)
     found = await jobs.latest_transcript(request.app[POOL], job)
     if found is None:
-        raise no_transcript(job)
+        raise no_transcript(await job_or_404(request))  # it may have been deleted meanwhile
     transcript = formats.document(
         found["segments"], language=found["language"], duration=job.duration_seconds
     )
@@ -62,6 +62,7 @@ def no_transcript(job: Job) -> Problem:
         Status.PROCESSING: "The recording is being transcribed; ask again when it is completed.",
         Status.CANCELLED: "The job was cancelled before it had a transcript.",
         Status.FAILED: f"The job failed: {job.error_message}",
+        Status.COMPLETED: "The recording was completed this moment; ask again.",
     }[job.status]
     return Problem(409, "no_transcript", "No transcript yet", detail, job_status=str(job.status))
 

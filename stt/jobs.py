@@ -99,6 +99,11 @@ class Job:
         return self.status.ended
 
     @property
+    def has_transcript(self) -> bool:
+        """Whether it was ever completed."""
+        return self.transcription_file_path is not None
+
+    @property
     def retry_at(self) -> dt.datetime | None:
         """When a job that failed for a passing reason is tried again."""
         waiting = self.status is Status.PENDING and self.error_code is not None
@@ -243,10 +248,12 @@ async def active(pool: Connection) -> list[Job]:
 async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
     """What is known of the text so far: the transcript of a finished job, else its spans in order.
 
+    A job that was done before and came to nothing this time has the text that it had.
+
     Returns:
         WhisperX segments, each with its number in the recording as ``id``.
     """
-    if job.status is not Status.COMPLETED:
+    if not (job.ended and job.has_transcript):
         return await recognised(pool, job)
     row = await latest_transcript(pool, job)
     return _numbered(row["segments"] if row else [])

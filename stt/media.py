@@ -34,6 +34,8 @@ _OPTIONS = {
     "protocol_whitelist": "file",
     "enable_drefs": "0",  # a QuickTime movie may name other files as its tracks
 }
+# A longer recording is none: its container tells nonsense.
+_LONGEST_SECONDS = 366 * 86400.0
 _ENCRYPTED_TAGS = {"enca", "drms"}
 # Tracks a viewer chooses on purpose; what people mean by "the sound" is another one.
 _SIDE_TRACKS = Disposition.comment | Disposition.visual_impaired | Disposition.karaoke
@@ -62,6 +64,8 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
         pass
     try:
         return av.open(f"file:{os.fspath(path)}", options=_OPTIONS, metadata_errors="replace")
+    except OSError:  # not the file's fault: its disk, or too many files are open
+        raise
     except av.FFmpegError:
         raise MediaError(
             "not_media",
@@ -107,15 +111,22 @@ def inspect(path: str | os.PathLike[str], packets: int | None = None) -> tuple[s
         stream = audio_stream(container)
         _hear_something(container, stream, packets)
         length = container.duration
-        return _kind(container), length / av.time_base if length and length > 0 else None
+        seconds = length / av.time_base if length and length > 0 else None
+        return _kind(container), seconds if seconds and seconds < _LONGEST_SECONDS else None
 
 
 def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packet]:
-    """The packets of a stream; a file that breaks off ends there without an error."""
+    """The packets of a stream; a file that breaks off ends there without an error.
+
+    Raises:
+        OSError: the file cannot be read any further, through no fault of what is in it.
+    """
     demuxed = container.demux(stream)
     while True:
         try:
             packet = next(demuxed, None)
+        except OSError:
+            raise
         except av.FFmpegError:
             return
         if packet is None:

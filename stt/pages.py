@@ -126,6 +126,7 @@ def _recording(job: Job, segments: list[dict[str, Any]]) -> dict[str, Any]:
         "job": _view(job),
         "segments": segments,
         "ended": job.ended,
+        "has_transcript": job.has_transcript,
         "state": job.updated_at.isoformat(),
         "text_language": "en" if job.task == "translate" else job.language,
         "engine_log": job.error_log if job.status is Status.FAILED else None,

@@ -87,9 +87,15 @@ class Storage:
             file.write(b"stt")
 
     def lost(self, keys: Collection[str]) -> list[str]:
-        """Which recordings are gone; none can be told to be while the storage itself is (not mounted)."""
+        """Which of the recordings that wait are gone.
+
+        None can be told to be while the storage itself is away. Where it is not mounted its folders may be
+        there all the same, made at the start of the service: then not one of several recordings is.
+        """
         missing = [key for key in keys if not self.path(key).exists()]
-        return missing if (self.root / UPLOADS).is_dir() else []
+        if not (self.root / UPLOADS).is_dir() or len(missing) == len(keys) > 1:
+            return []
+        return missing
 
     def check_room(self, size: int) -> None:
         """Raise OSError (ENOSPC) where `size` bytes more would not leave room for what else is stored."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
+import os
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
@@ -16,6 +18,7 @@ from arq import ArqRedis
 from stt import jobs, queue
 from stt.jobs import Job
 from stt.keys import REDIS, STORAGE
+from stt.storage import Storage
 from tests.test_jobs import again, claim, complete, new
 
 
@@ -140,6 +143,33 @@ async def test_health_says_what_failed(client: TestClient) -> None:
         assert response.status == 503
         assert "FileNotFoundError" in (await response.json())["checks"]["storage"]
     incoming.mkdir()
+
+
+async def test_a_job_whose_files_cannot_be_removed_is_deleted_all_the_same(
+    client: TestClient, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    job = await new(pool)
+    monkeypatch.setattr(Storage, "delete_job", fail)
+    async with client.delete(f"/api/jobs/{job.id}") as response:
+        assert response.status == 204
+    assert await jobs.get(pool, job.id) is None
+
+
+async def test_a_download_of_what_is_deleted_meanwhile_is_404(
+    client: TestClient, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await new(pool)
+
+    async def deleted(*_: object) -> None:
+        await jobs.request_cancel(pool, job.id)
+        assert await jobs.delete(pool, job.id)
+
+    monkeypatch.setattr(jobs, "latest_transcript", deleted)
+    async with client.get(f"/api/jobs/{job.id}/download") as response:
+        assert response.status == 404
 
 
 async def test_a_request_while_the_database_is_away_is_503_with_retry_after(

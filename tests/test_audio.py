@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import struct
+import tracemalloc
 import wave
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -125,6 +129,77 @@ def test_missing_sound_leaves_a_silence_of_its_length(tmp_path: Path) -> None:
     assert len(samples) == pytest.approx(61 * RATE, abs=RATE // 100)
     assert loudness(samples[2 * RATE : 59 * RATE]) < 0.01
     assert hertz(samples[60 * RATE :]) == pytest.approx(700, abs=3)
+
+
+def test_time_stamps_gone_wrong_do_not_make_days_of_silence(tmp_path: Path) -> None:
+    path = tmp_path / "years.mkv"
+    with av.open(path, "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for start in (0, 10 * 366 * 86_400):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, RATE), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, start * RATE
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert len(decode(path)) == 2 * RATE
+    assert media.inspect(path) == ("audio", None)
+
+
+def test_a_resumed_recording_does_not_hold_what_it_skips(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "long.wav", np.tile(tone(60, rate=8_000), 20), rate=8_000)
+    recording = Recording(path)
+    tracemalloc.start()
+    try:
+        next(recording.blocks(19 * 60 * RATE))
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        recording.close()
+    # All that is skipped would be 73 MB.
+    assert max(held, most) < 10 * 2**20
+
+
+def test_a_file_that_holds_less_than_it_promises_is_found_out(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "whole.wav", tone(60))
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(path.read_bytes()[: 44 + 20 * RATE * 2])
+    for file, missing in ((path, 0), (cut, 40)):
+        recording = Recording(file)
+        list(recording.blocks())
+        assert recording.missing == pytest.approx(missing, abs=0.1)
+        recording.close()
+
+
+class Failing:
+    """A container whose disk fails after some packets."""
+
+    def __init__(self, container: av.container.InputContainer, packets: int) -> None:
+        self._container, self._packets = container, packets
+
+    def demux(self, stream: av.AudioStream) -> Iterator[media.Packet]:
+        yield from itertools.islice(self._container.demux(stream), self._packets)
+        raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+
+def test_a_disk_that_fails_is_not_the_end_of_the_recording(tmp_path: Path) -> None:
+    recording = Recording(write_wav(tmp_path / "tone.wav", tone(60)))
+    recording._container = cast(Any, Failing(recording._container, 100))
+    with pytest.raises(OSError, match="Input/output error"):
+        list(recording.blocks())
+
+
+def test_a_file_that_cannot_be_read_now_is_not_called_no_media(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = write_wav(tmp_path / "tone.wav", tone(1))
+    monkeypatch.setattr(av, "open", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        media.open_media(path)
 
 
 def test_damaged_packets_are_counted_and_the_rest_is_heard(tmp_path: Path) -> None:

@@ -982,6 +982,56 @@ async def test_no_job_is_failed_while_the_whole_storage_is_away(
     assert (await again(pool, job)).status is Status.PENDING
 
 
+async def test_no_job_is_failed_where_the_storage_was_not_mounted_at_the_start(
+    context: Context, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
+) -> None:
+    waits = [await waiting(pool, storage, SHORT, model) for _ in range(2)]
+    storage.root.rename(storage.root.with_name("unmounted"))
+    Storage(storage.root)  # a process that starts makes its folders where they are missing
+    await maintenance.fail_lost(pool, redis, storage)
+    await attempt(context)
+    for job in [await again(pool, one) for one in waits]:
+        assert (job.status, job.attempt) == (Status.PENDING, 0)
+    shutil.rmtree(storage.root)
+    storage.root.with_name("unmounted").rename(storage.root)
+    for job in waits:
+        await due(pool, job)
+        await attempt(context)
+    for job in waits:
+        await completed(pool, job)
+
+
+async def test_speakers_that_cannot_be_started_beside_cost_no_text(
+    environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
+) -> None:
+    threads = {"STT_THREADS": "1", "STT_WORKERS": "1"}
+    settings = load(environ | threads, Path("/nonexistent"))
+    folder = settings.data_dir / "models" / "speakers"
+    folder.parent.mkdir(parents=True)
+    folder.write_text("no folder")
+    job = await waiting(pool, storage, SHORT, model, diarize=True)
+    async with inside(settings, pool, redis, storage) as context:
+        await attempt(context)
+    done = await completed(pool, job)
+    assert [warning["code"] for warning in done.warnings] == ["speakers_failed"]
+
+
+async def test_a_process_that_starts_while_postgresql_is_away_waits_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with private_folder() as folder:
+        server = Postgres(folder / "postgres")
+        opening = asyncio.create_task(db.open_pool(server.url))
+        await until(lambda: "waiting for PostgreSQL" in caplog.text)
+        await server.start()
+        try:
+            pool = await asyncio.wait_for(opening, 30)
+            assert await pool.fetchval("select 1") == 1
+            await pool.close()
+        finally:
+            await server.stop()
+
+
 async def test_a_worker_that_finds_no_recording_fails_the_job_at_once(
     context: Context, pool: asyncpg.Pool, storage: Storage, model: str
 ) -> None:

@@ -242,6 +242,20 @@ async def test_a_stream_of_normal_jobs_of_one_owner_does_not_starve_its_low_one(
     raise AssertionError("the low job starves")
 
 
+async def test_what_is_tried_again_has_not_aged_past_an_urgent_new_one(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    await pool.execute("update jobs set created_at = created_at - interval '1 day'")
+    old = await claim(pool)
+    assert old
+    failed = await jobs.fail(pool, old, code="x", message="x")
+    assert failed
+    await restart(pool, failed)
+    urgent = await new(pool, priority="high")
+    first = await claim(pool)
+    assert first
+    assert first.id == urgent.id
+
+
 async def test_an_owner_with_a_long_queue_does_not_keep_others_waiting_by_its_age(
     pool: asyncpg.Pool,
 ) -> None:

@@ -111,6 +111,32 @@ def test_a_model_that_cannot_be_downloaded_is_named_at_once(
     assert time.monotonic() - begun < 15
 
 
+def test_a_download_that_was_cut_off_is_taken_up_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = settings.data_dir / "models" / "hub" / "snapshot"
+    snapshot.mkdir(parents=True)
+    asked: list[bool] = []
+
+    def download(_repository: str, *, local_files_only: bool = False, **_: object) -> str:
+        asked.append(local_files_only)
+        if not local_files_only:
+            if len(asked) < 3:  # the first time
+                (snapshot / "model.bin").touch()
+                raise ConnectionError
+            (snapshot / "tokenizer.json").touch()
+            (snapshot / "config.json").touch()
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ModelUnavailable, match="could not be downloaded"):
+        models.find("tiny", settings)
+    assert models.find("tiny", settings) == snapshot
+    assert asked == [True, False, True, False]
+    assert models.find("tiny", settings) == snapshot
+    assert asked[4:] == [True]
+
+
 def test_an_unknown_name_and_an_empty_folder_are_explained(settings: Settings) -> None:
     with pytest.raises(ModelUnavailable, match=r"There is no model huge.*base"):
         models.find("huge", settings)

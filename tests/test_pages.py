@@ -283,6 +283,18 @@ async def test_what_failed_is_tried_again_from_its_page_and_from_the_list(
     assert 'data-status="pending"' in await response.text()
 
 
+async def test_the_text_of_an_earlier_try_is_shown_where_a_later_one_came_to_nothing(
+    client: TestClient, actor: Actor
+) -> None:
+    job = await actor.complete(await actor.running())
+    assert (await client.post(f"/api/jobs/{job.id}/retry", json={"language": "de"})).status == 200
+    await post(client, f"/jobs/{job.id}/cancel")
+    page = await get(client, f"/jobs/{job.id}")
+    assert "This try was cancelled. The text below is that of the one before." in page
+    assert f"/api/jobs/{job.id}/download?format=srt" in page
+    assert "data-start=" in page
+
+
 async def test_a_text_without_its_speakers_can_be_tried_again(
     client: TestClient, actor: Actor, pool: asyncpg.Pool
 ) -> None:

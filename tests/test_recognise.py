@@ -235,7 +235,7 @@ def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() 
     recogniser = SimpleNamespace(time_words=time_words, tokenizer_for=lambda *_: None)
     job._recogniser = cast(Any, lambda: recogniser)  # type: ignore[method-assign]
     heard = Heard(Window(0, 1, [Speech(0, 1)]), " yes", -0.1)
-    job._align(pipeline.Work(Span(0, 0, SILENCE, []), [], [], "en", wav2vec2=True), [heard])
+    job._align(pipeline.Work(Span(0, 0, SILENCE, []), [], [], "en", wav2vec2=(None, {})), [heard])
     assert heard.timed == timed
     assert [event["code"] for event in events if event["type"] == "warning"] == ["alignment_failed"]
 

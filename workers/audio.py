@@ -26,12 +26,16 @@ PIECE = RATE // 4  # samples that are mixed at once
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
 # are rounding, and the sum of the samples is the better clock.
 GAP_SECONDS = 0.25
+# More of it in a recording is no pause but a clock gone wrong, or a file made to keep a worker busy.
+MOST_SILENCE = 12 * 3600
 # Share of the loudest channel's energy (-30 dB) from which a channel counts as one that somebody speaks on.
 HEARD = 1e-3
 # Energy of the mix over that of its channels: below this they cancel each other (one of them is inverted).
 CANCELLED = 0.02
 # A container's length is not believed when its bytes so far speak of one that many times longer or shorter.
 IMPLAUSIBLE = 3.0
+
+_EXACT = ("wav", "mov,mp4,m4a,3gp,3g2,mj2", "flac")
 
 # How much of what people say each loudspeaker's channel holds, where it is not all of it.
 _WEIGHTS = {"FC": 1.0, "LFE": 0.0, "BL": 0.5, "BR": 0.5, "BC": 0.5, "SL": 0.5, "SR": 0.5}
@@ -52,6 +56,7 @@ class Recording:
         self._bytes = path.stat().st_size
         self._byte = 0  # where in the file the last packet was
         self._failure: media.MediaError | None = None
+        self._filled = 0  # samples of silence that stand in for missing sound
         self.decoded = 0
         self.damaged = 0
 
@@ -64,6 +69,17 @@ class Recording:
         if told > 0 and (not guessed or 1 / IMPLAUSIBLE < guessed / told < IMPLAUSIBLE):
             return max(told, self.decoded / RATE)
         return guessed or None
+
+    @property
+    def missing(self) -> float:
+        """Seconds of sound that the file promises beyond what was decoded; once all of it was.
+
+        Only where its header says so exactly: elsewhere the length is a guess, or that of the picture.
+        """
+        length = self._stream.duration if self._container.format.name in _EXACT else None
+        if not length or self._stream.time_base is None:
+            return 0.0
+        return max(0.0, float(length * self._stream.time_base) - self.decoded / RATE)
 
     def blocks(self, start: int = 0) -> Iterator[Samples]:
         """Blocks of `BLOCK_SECONDS`, the last one shorter, from the sample `start` on.
@@ -78,7 +94,8 @@ class Recording:
         for piece in self._pieces():
             kept = piece[max(0, start - skipped) :]
             skipped += len(piece) - len(kept)
-            pending.append(kept)
+            if len(kept):  # an empty one would hold on to what it was cut from
+                pending.append(kept)
             waiting += len(kept)
             if waiting >= BLOCK_SECONDS * RATE:
                 yield np.concatenate(pending)
@@ -108,6 +125,8 @@ class Recording:
             self._byte = max(self._byte, packet.pos or 0)
             try:
                 frames = packet.decode()
+            except MemoryError:
+                raise
             except av.FFmpegError as error:
                 self.damaged += 1
                 self._failure = self._failure or media.undecodable(self._stream, packet)
@@ -119,8 +138,9 @@ class Recording:
         """Silence up to `time`, where sound is missing before it; in blocks, as hours may be."""
         missing = int(time * RATE) - self.decoded
         end = (self._container.duration or 0) / av.time_base
-        if missing < GAP_SECONDS * RATE or time > end:
+        if missing < GAP_SECONDS * RATE or time > end or self._filled + missing > MOST_SILENCE * RATE:
             return
+        self._filled += missing
         while missing > 0:
             piece = np.zeros(min(missing, BLOCK_SECONDS * RATE), np.float32)
             missing -= len(piece)

@@ -30,6 +30,10 @@ _CHUNK = 4 * 2**20
 _SPARE = 64 * 2**20
 # What a model's repository holds for us; the rest (other frameworks' weights) is large.
 _PATTERNS = ("config.json", "preprocessor_config.json", MODEL_FILE, "tokenizer.json", "vocabulary.*")
+# In the cache a folder is there from its first file on: this one says that all of them are. Without it, and
+# without a hub to ask, a model that somebody else put there needs at least these.
+_COMPLETE = ".stt-complete"
+_NEEDED = ("config.json", MODEL_FILE, "tokenizer.json")
 _LOG_EVERY = 5.0  # seconds
 
 
@@ -234,9 +238,10 @@ def _download(name: str, settings: Settings) -> Path:
         "allow_patterns": list(_PATTERNS),
         "token": settings.hf_token or None,
     }
+    cached = None
     try:
         cached = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **options))
-        if (cached / MODEL_FILE).is_file():
+        if (cached / _COMPLETE).is_file():
             return cached
     except huggingface_hub.errors.LocalEntryNotFoundError:
         log.debug("the model %s is not in the cache", name)
@@ -246,7 +251,11 @@ def _download(name: str, settings: Settings) -> Path:
     try:
         folder = Path(huggingface_hub.snapshot_download(repository, tqdm_class=_progress(name), **options))
     except Exception as error:
+        if cached is not None and all((cached / file).is_file() for file in _NEEDED):
+            log.warning("the model %s is taken from the cache as it is: %s", name, error)
+            return cached
         raise _unavailable(name, repository, error) from error
+    (folder / _COMPLETE).touch()
     return _folder(str(folder))
 
 

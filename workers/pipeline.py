@@ -53,6 +53,9 @@ STOP_SECONDS = 0.2  # how soon a reader notices that nobody wants its spans any 
 
 Event = dict[str, Any]
 Send = Callable[[Event], None]
+# A file that holds less sound than it promises, by so much, has been cut off.
+MISSING_SECONDS, MISSING_SHARE = 5.0, 0.01
+AlignModel = tuple[Any, dict[str, Any]]  # WhisperX's: the model and its metadata
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ class Work:
     windows: list[Window]
     batches: list[tuple[list[int], Future[list[Heard]]]]
     language: str = ""
-    wav2vec2: bool = False
+    wav2vec2: AlignModel | None = None  # times its words; without it the recogniser's attention does
 
     def heard(self) -> list[Heard]:
         """What was recognised, in the order of the recording, once all of it is."""
@@ -82,28 +85,31 @@ class Aligner:
 
     def __init__(self, device: str, folder: Path, threads: int) -> None:
         self._device, self._folder, self._threads = device, folder, threads
-        self._language = ""
-        self._model: tuple[Any, dict[str, Any]] | None = None
+        self._latest: tuple[str, AlignModel] | None = None
         self._failed: dict[str, float] = {}
 
-    def ready(self, language: str) -> bool:
-        """Whether words of this language can be aligned; loads the model, and tries it."""
-        if self._model is not None and language == self._language:
-            return True
+    def model_for(self, language: str) -> AlignModel | None:
+        """What aligns words of this language, loaded and tried; None where it cannot be had.
+
+        Whoever has it keeps it: meanwhile the next span may be in another language.
+        """
+        if self._latest is not None and language == self._latest[0]:
+            return self._latest[1]
         if time.monotonic() - self._failed.get(language, -self.RETRY_SECONDS) < self.RETRY_SECONDS:
-            return False
+            return None
         try:
-            self._model = self._load(language)
-            self._language = language
+            self._latest = None  # two at once only while words wait to be timed by the one before
+            model = self._load(language)
             # It needs a sentence splitter too, which is fetched at first use.
-            self.align("a", np.zeros(RATE, np.float32), Window(0, 1, [vad.Speech(0, 1)]), 0.0)
+            self.align(model, "a", np.zeros(RATE, np.float32), Window(0, 1, [vad.Speech(0, 1)]), 0.0)
         except Exception as error:  # noqa: BLE001  whatever it is, words are timed in another way
             log.warning("no wav2vec2 alignment for %s: %s", language, error)
             self._failed[language] = time.monotonic()
-            self._model = None
-        return self._model is not None
+            return None
+        self._latest = language, model
+        return model
 
-    def _load(self, language: str) -> tuple[Any, dict[str, Any]]:
+    def _load(self, language: str) -> AlignModel:
         # Seconds and hundreds of megabytes that only those who want it should spend.
         import torch  # noqa: PLC0415
         import whisperx.alignment  # noqa: PLC0415
@@ -119,15 +125,14 @@ class Aligner:
             language, self._device, model_dir=str(self._folder)
         )
 
-    def align(self, text: str, samples: Samples, window: Window, logprob: float) -> list[words.Word] | None:
+    def align(
+        self, model: AlignModel, text: str, samples: Samples, window: Window, logprob: float
+    ) -> list[words.Word] | None:
         """Words with times; None where they do not come out as they went in."""
         import whisperx.alignment  # noqa: PLC0415
 
-        assert self._model is not None
         segment = {"start": window.start, "end": window.end, "text": text}
-        aligned = whisperx.alignment.align(
-            [segment], *self._model, samples, self._device, print_progress=False
-        )
+        aligned = whisperx.alignment.align([segment], *model, samples, self._device, print_progress=False)
         found = [word for part in aligned["segments"] for word in part["words"]]
         pieces = words.spread(text, logprob, window.speech)
         if [piece.text.strip() for piece in pieces] != [word["word"].strip() for word in found]:
@@ -225,7 +230,7 @@ class Job:
             lanes=engine.plan.lanes,
             beside=(lambda: voices.share) if (voices := self._speakers) and voices.beside else None,
         )
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
         self._unfinished: list[Future[list[Heard]]] = []
 
     def run(self) -> None:
@@ -235,7 +240,7 @@ class Job:
         try:
             self._meter.duration = recording.duration
             if self._speakers and self._speakers.beside:
-                self._speakers.start()
+                self._start_speakers(self._speakers)
             self._run(recording)
         finally:
             recording.close()
@@ -304,6 +309,12 @@ class Job:
             }
         )
 
+    def _start_speakers(self, started: Speakers) -> None:
+        try:
+            started.start()
+        except OSError:  # once the text is there it is tried again, and told if it fails again
+            log.exception("job %s: speakers cannot be told apart beside recognition", self._name)
+
     def _tell_speakers(self) -> None:
         """Who spoke when. A failure costs the names, never the text."""
         if self._speakers is None or not self._spoken:
@@ -340,7 +351,7 @@ class Job:
         recogniser = self._recogniser()
         windows = recogniser.vad_model.windows(span.speech, span.samples)
         language = self._language_of(recogniser, span, windows)
-        work = Work(span, windows, [], language, self._asked.timed and self._wav2vec2(language))
+        work = Work(span, windows, [], language, self._wav2vec2(language))
         for numbers in batches(windows, self._engine.batch, self._engine.plan.lanes):
             batch = [windows[number] for number in numbers]
             seconds = (span.end - span.start) / RATE * len(batch) / len(windows)
@@ -398,7 +409,7 @@ class Job:
         """Words timed by wav2vec2; what it cannot time, by the recogniser's attention."""
         for one in said:
             self._meter.aligning()
-            one.timed = self._aligned(work.span, one)
+            one.timed = self._aligned(work, one)
             self._meter.aligned(one.window.end - one.window.start)
         if left := [one for one in said if one.timed is None]:
             self._time_words(work, left)
@@ -411,9 +422,12 @@ class Job:
         except Exception:  # then they are spread over the speech: times must not cost the text
             log.exception("job %s: no word times by attention either", self._name)
 
-    def _aligned(self, span: spans.Span, one: Heard) -> list[words.Word] | None:
+    def _aligned(self, work: Work, one: Heard) -> list[words.Word] | None:
+        assert work.wav2vec2
         try:
-            return self._engine.aligner.align(one.text, span.samples, one.window, one.logprob)
+            return self._engine.aligner.align(
+                work.wav2vec2, one.text, work.span.samples, one.window, one.logprob
+            )
         except Exception:  # whatever it is, it must not cost the text
             log.exception("job %s: the words of a window could not be aligned", self._name)
             self._warn(
@@ -444,18 +458,18 @@ class Job:
         self._send({"type": "language", "language": language, "probability": probability})
         return language
 
-    def _wav2vec2(self, language: str) -> bool:
-        """Whether words are timed by a model of their own; else it is the recogniser's attention."""
+    def _wav2vec2(self, language: str) -> AlignModel | None:
+        """The model of their own by which words are timed; without one it is the recogniser's attention."""
         if not self._wants_wav2vec2():
-            return False
-        if self._engine.aligner.ready(language):
-            return True
+            return None
+        if model := self._engine.aligner.model_for(language):
+            return model
         self._warn(
             "no_alignment_model",
             f"Word times come from the recognition itself: no alignment model for {language} could be "
             "loaded.",
         )
-        return False
+        return None
 
     def _wants_wav2vec2(self) -> bool:
         wanted = self._engine.settings.align
@@ -482,10 +496,16 @@ class Job:
                 "damaged_audio",
                 f"{recording.damaged} damaged part(s) of the recording could not be read and are left out.",
             )
+        if recording.missing > max(MISSING_SECONDS, recording.decoded / RATE * MISSING_SHARE):
+            self._warn(
+                "breaks_off",
+                f"The file promises {recording.missing:.0f} s of sound more than it holds: perhaps it was "
+                "copied or recorded only in part. What there is was transcribed.",
+            )
 
     def _warn(self, code: str, message: str) -> None:
-        if code not in self._warned:
-            self._warned.add(code)
+        if (code, message) not in self._warned:
+            self._warned.add((code, message))
             self._send({"type": "warning", "code": code, "message": message})
 
 

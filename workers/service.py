@@ -27,7 +27,7 @@ _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 async def connections(settings: Settings) -> Any:
     """The pools of a worker: `(PostgreSQL, Redis)`."""
     async with AsyncExitStack() as stack:
-        pool: asyncpg.Pool = await db.create_pool(settings.database_url, max_size=4)
+        pool: asyncpg.Pool = await db.open_pool(settings.database_url, max_size=4)
         stack.push_async_callback(pool.close)
         redis: ArqRedis = await queue.connect(settings.redis_url)
         stack.push_async_callback(redis.aclose)

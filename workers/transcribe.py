@@ -34,6 +34,7 @@ T = TypeVar("T")
 _HEARTBEAT_SECONDS = 1.0
 _PUBLISH_SECONDS = 0.25
 _RETRY_SECONDS = 0.5
+UNREACHABLE = "storage_unreachable"  # the engine's error: the recording cannot be read
 
 
 class Stop(Enum):
@@ -65,7 +66,7 @@ class TransientError(AttemptError):
 
 
 class StorageError(TransientError):
-    """The result cannot be written just now, through no fault of the job: that spends no attempt."""
+    """Nothing can be read or written just now, through no fault of the job: that spends no attempt."""
 
 
 @dataclass
@@ -193,7 +194,9 @@ class Attempt:
     # The engine's events
 
     async def _recognise(self) -> None:
-        if await asyncio.to_thread(self.context.storage.lost, [self.job.file_path]):
+        waiting = await self._patiently(lambda: jobs.waiting_files(self.pool))
+        lost = await asyncio.to_thread(self.context.storage.lost, {*waiting.values(), self.job.file_path})
+        if self.job.file_path in lost:
             raise PermanentError(jobs.FILE_GONE, jobs.FILE_GONE_MESSAGE)
         request = await self._request()
         try:
@@ -255,6 +258,8 @@ class Attempt:
                         jobs.LESS_MEMORY, "The memory did not suffice: another try uses smaller numbers."
                     )
                 kind = PermanentError if event["kind"] == "permanent" else TransientError
+                if event["code"] == UNREACHABLE:
+                    kind = StorageError
                 raise kind(event["code"], event["message"])
 
     async def _on_stage(self, event: dict[str, Any]) -> None:
@@ -268,7 +273,10 @@ class Attempt:
             eta_seconds=self._eta(),
             duration_seconds=event.get("duration") or self.job.duration_seconds,
         )
-        if time.monotonic() - self._published >= _PUBLISH_SECONDS:
+        lost = (
+            time.monotonic() - self._renewed > self.settings.lease_seconds
+        )  # frozen: it may even be deleted
+        if not lost and time.monotonic() - self._published >= _PUBLISH_SECONDS:
             self._published = time.monotonic()
             await self._publish(current(self.job))
 
@@ -437,7 +445,8 @@ class Attempt:
                 message += f" Given up after {job.attempt} attempts; the recording is kept."
             ended = await self._patiently(lambda: jobs.fail(self.pool, job, message=message, **reason))
         else:
-            delay = jobs.backoff(job.attempt)
+            # An attempt that is given back does not count, but whoever fails again and again waits longer.
+            delay = jobs.backoff(job.claim if given_back else job.attempt)
             ended = await self._patiently(
                 lambda: jobs.retry_later(
                     self.pool, job, delay=delay, message=str(error), given_back=given_back, **reason
