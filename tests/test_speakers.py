@@ -249,6 +249,17 @@ async def test_the_number_of_speakers_is_as_asked(
     assert len(names(turns_in(events))) == count
 
 
+def test_fewer_speakers_than_asked_for_are_told_of() -> None:
+    from workers import diarize  # noqa: PLC0415  torch takes seconds
+
+    told: list[dict[str, Any]] = []
+    for at_least in (None, 2, 3):
+        asked = diarize.Asked("x", "cpu", 1, "x", at_least=at_least)
+        diarize.warn_of_few([turn(0, 1, "a"), turn(1, 2, "b")], asked, told.append)
+    assert [event["warning"] for event in told] == ["fewer_speakers"]
+    assert "Only 2 of at least 3" in told[0]["message"]
+
+
 async def test_where_nobody_speaks_nobody_is_named(engine: Engine, shared_audio: Path) -> None:
     events = await ask(engine, shared_audio / "containers" / "edge" / "digital_silence_30s.flac")
     assert not [event for event in events if event["type"] == "speakers"]

