@@ -159,13 +159,14 @@ def test_a_resumed_recording_does_not_hold_what_it_skips(tmp_path: Path) -> None
 
 
 def test_a_file_that_holds_less_than_it_promises_is_found_out(tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "whole.wav", tone(60))
-    cut = tmp_path / "cut.wav"
-    cut.write_bytes(path.read_bytes()[: 44 + 20 * RATE * 2])
+    noise = np.random.default_rng(1).normal(0, 0.1, 60 * RATE).astype(np.float32)
+    path = encode(tmp_path / "whole.m4a", [noise], movflags="faststart")
+    cut = tmp_path / "cut.m4a"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     for file, missing in ((path, 0), (cut, 40)):
         recording = Recording(file)
         list(recording.blocks())
-        assert recording.missing == pytest.approx(missing, abs=0.1)
+        assert recording.missing == pytest.approx(missing, abs=1)
         recording.close()
 
 

@@ -286,7 +286,9 @@ async def test_what_failed_is_tried_again_from_its_page_and_from_the_list(
 async def test_the_text_of_an_earlier_try_is_shown_where_a_later_one_came_to_nothing(
     client: TestClient, actor: Actor
 ) -> None:
-    job = await actor.complete(await actor.running())
+    running = await actor.running()
+    await actor.say(running, 0, segment(" Hello."))
+    job = await actor.complete(running)
     assert (await client.post(f"/api/jobs/{job.id}/retry", json={"language": "de"})).status == 200
     await post(client, f"/jobs/{job.id}/cancel")
     page = await get(client, f"/jobs/{job.id}")

@@ -76,7 +76,7 @@ def test_it_hears_what_whisperx_hears_with_it(pyannote: Pyannote) -> None:
     assert ((found > PARAMS.onset) == (theirs > PARAMS.onset)).mean() > 0.995
 
 
-@pytest.mark.parametrize("name", ["jfk.flac", "libri_61-70968-0000.flac", "story_0085_p01.mp3"])
+@pytest.mark.parametrize("name", ["jfk.flac", "story_0085_p01.mp3"])
 def test_speech_is_found_where_silero_finds_it(pyannote: Pyannote, name: str) -> None:
     samples = decode(AUDIO / "clips" / name)
     length = len(samples) / RATE
@@ -87,10 +87,7 @@ def test_speech_is_found_where_silero_finds_it(pyannote: Pyannote, name: str) ->
     assert ours.sum() < 1.25 * silero.sum() + 50
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["digital_silence_30s.flac", "tone_440hz_10s.flac", "white_noise_20s.ogg", "room_silence_4s.wav"],
-)
+@pytest.mark.parametrize("name", ["tone_440hz_10s.flac", "white_noise_20s.ogg", "room_silence_4s.wav"])
 def test_silence_is_silence(pyannote: Pyannote, name: str) -> None:
     found = list(spans.read(Recording(AUDIO / "containers" / "edge" / name), 60, listen=pyannote))
     assert [span.speech for span in found] == [[]]

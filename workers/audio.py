@@ -35,7 +35,7 @@ CANCELLED = 0.02
 # A container's length is not believed when its bytes so far speak of one that many times longer or shorter.
 IMPLAUSIBLE = 3.0
 
-_EXACT = ("wav", "mov,mp4,m4a,3gp,3g2,mj2", "flac")
+_EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
 
 # How much of what people say each loudspeaker's channel holds, where it is not all of it.
 _WEIGHTS = {"FC": 1.0, "LFE": 0.0, "BL": 0.5, "BR": 0.5, "BC": 0.5, "SL": 0.5, "SR": 0.5}
@@ -74,7 +74,8 @@ class Recording:
     def missing(self) -> float:
         """Seconds of sound that the file promises beyond what was decoded; once all of it was.
 
-        Only where its header says so exactly: elsewhere the length is a guess, or that of the picture.
+        Only where its header says so exactly: elsewhere the length is a guess, goes by the bytes that are
+        there, or is that of the picture.
         """
         length = self._stream.duration if self._container.format.name in _EXACT else None
         if not length or self._stream.time_base is None:

@@ -412,9 +412,9 @@ class Attempt:
 
     def _rendered(self, segments: list[dict[str, Any]]) -> tuple[str, str]:
         """The text, and the file with all that is known; a failure costs the form, never the text."""
-        about = {"language": self.job.language, "duration": self.job.duration_seconds}
+        language, duration = self.job.language, self.job.duration_seconds
         try:
-            document = formats.document(segments, **about)
+            document = formats.document(segments, language=language, duration=duration)
             return document["text"], formats.to_json(document)
         except Exception:
             log.exception("the result could not be brought into its form", extra=self.about)
@@ -422,7 +422,8 @@ class Attempt:
                 "rendering_failed", "The result could not be brought into its form; its text is whole."
             )
             text = "".join(segment["text"] for segment in segments).strip()
-            return text, json.dumps({"text": text, "segments": segments, **about}, ensure_ascii=False)
+            plain = {"text": text, "language": language, "duration": duration, "segments": segments}
+            return text, json.dumps(plain, ensure_ascii=False)
 
     async def _is_committed(self, key: str) -> bool:
         """Whether a commit went through though PostgreSQL went away before it said so."""
