@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -35,6 +36,8 @@ ENDED = {"completed", "failed", "cancelled"}
 RECONNECT_SECONDS = 1.0
 GIVE_UP_SECONDS = 120.0  # without one answer
 START_SECONDS = 120.0
+# After Ctrl-C, for the answer to an upload that was sent whole: it names the job that is to be cancelled.
+ANSWER_SECONDS = 5.0
 SERVICE_STOP = ((signal.SIGTERM, 12.0),)
 
 
@@ -179,7 +182,7 @@ class FileRun:
     async def run(self, fields: Mapping[str, str], uploading: asyncio.Lock) -> str:
         """The text, where no files are asked for; a cancel of this task cancels the job."""
         async with uploading:
-            job = await self._upload(fields)
+            job = await self._accepted(fields)
         try:
             job = await self.client.follow(job["id"], self._show)
         except asyncio.CancelledError:
@@ -187,6 +190,19 @@ class FileRun:
             raise
         self._check(job)
         return await self._fetch(job["id"])
+
+    async def _accepted(self, fields: Mapping[str, str]) -> dict[str, Any]:
+        """The job; a cancel once all was sent, before the service has said so, cancels it too."""
+        upload = asyncio.create_task(self._upload(fields))
+        try:
+            return await asyncio.shield(upload)
+        except asyncio.CancelledError:
+            if self.bars.tasks[self.bar].completed < self.path.stat().st_size:
+                upload.cancel()
+            with contextlib.suppress(aiohttp.ClientError, ServiceError, TimeoutError, asyncio.CancelledError):
+                job = await asyncio.wait_for(upload, ANSWER_SECONDS)
+                await self._cancel(job["id"])
+            raise
 
     async def _upload(self, fields: Mapping[str, str]) -> dict[str, Any]:
         size = self.path.stat().st_size

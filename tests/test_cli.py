@@ -8,14 +8,16 @@ import sys
 from asyncio import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import aiohttp
 import pytest
 from click.testing import CliRunner
 from conftest import SAMPLES
+from rich.progress import Progress
 from up import Up, environment, private_folder, stt, up
 
-from stt import __version__
+from stt import __version__, client
 from stt.cli import cli
 from stt.client import Event, Target, events
 from stt.options import JobOptions
@@ -120,6 +122,37 @@ async def test_control_c_cancels_the_job(running: Up) -> None:
         assert (await newest_job(running))["status"] == "cancelled"
     finally:
         worker.resume()
+
+
+class Slow:
+    """A service that has an upload and has not said so yet."""
+
+    def __init__(self) -> None:
+        self.has_it, self.answers = asyncio.Event(), asyncio.Event()
+        self.cancelled: list[str] = []
+
+    async def upload(self, _name: str, file: Any, _fields: Any) -> dict[str, str]:
+        while file.read(2**16):
+            pass
+        self.has_it.set()
+        await self.answers.wait()
+        return {"id": "1"}
+
+    async def cancel(self, job_id: str) -> None:
+        self.cancelled.append(job_id)
+
+
+async def test_control_c_cancels_a_job_whose_id_is_still_on_its_way() -> None:
+    service = Slow()
+    with Progress(disable=True) as bars:
+        run = client.FileRun(cast(client.Client, service), bars, ENGLISH, {})
+        task = asyncio.create_task(run.run({}, asyncio.Lock()))
+        await service.has_it.wait()
+        task.cancel()
+        service.answers.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert service.cancelled == ["1"]
 
 
 async def newest_job(running: Up, **query: str) -> dict[str, str]:
