@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -26,6 +27,9 @@ from stt.app import create_app
 from stt.settings import Settings, load
 from stt.storage import Storage
 from tests.up import private_folder
+
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_AUDIO = Path(os.environ.get("STT_TEST_AUDIO", ROOT.parent / "shared" / "audio"))
