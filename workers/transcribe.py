@@ -194,9 +194,7 @@ class Attempt:
     # The engine's events
 
     async def _recognise(self) -> None:
-        waiting = await self._patiently(lambda: jobs.waiting_files(self.pool))
-        lost = await asyncio.to_thread(self.context.storage.lost, {*waiting.values(), self.job.file_path})
-        if self.job.file_path in lost:
+        if await self._is_lost():
             raise PermanentError(jobs.FILE_GONE, jobs.FILE_GONE_MESSAGE)
         request = await self._request()
         try:
@@ -211,6 +209,14 @@ class Attempt:
                 if self._why:
                     raise Stopped
                 await self._on_event(event)
+
+    async def _is_lost(self) -> bool:
+        """Whether the recording is gone; where it is missing, others tell whether all the storage is away."""
+        own = self.job.file_path
+        if not await asyncio.to_thread(self.context.storage.lost, [own]):
+            return False
+        waiting = await self._patiently(lambda: jobs.waiting_files(self.pool))
+        return own in await asyncio.to_thread(self.context.storage.lost, {*waiting.values(), own})
 
     async def _request(self) -> dict[str, Any]:
         """What the engine is asked: a retry begins after the last saved span."""
