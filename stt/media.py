@@ -5,6 +5,7 @@ Used by the web role's probe and by the engine, so both judge a file alike.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -64,9 +65,9 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
         pass
     try:
         return av.open(f"file:{os.fspath(path)}", options=_OPTIONS, metadata_errors="replace")
-    except OSError:  # not the file's fault: its disk, or too many files are open
-        raise
-    except av.FFmpegError:
+    except av.FFmpegError as error:
+        if not _is_to_blame(path, error):
+            raise
         raise MediaError(
             "not_media",
             "This is not an audio or video file, or it is damaged beyond reading. "
@@ -125,13 +126,33 @@ def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packe
     while True:
         try:
             packet = next(demuxed, None)
-        except OSError:
-            raise
-        except av.FFmpegError:
+        except av.FFmpegError as error:
+            if not _is_to_blame(container.name.removeprefix("file:"), error):
+                raise
             return
         if packet is None:
             return
         yield packet
+
+
+def _is_to_blame(path: str | os.PathLike[str], error: av.FFmpegError) -> bool:
+    """Whether what is in the file made libav fail, not the machine.
+
+    Some of its demuxers say EIO where a file is cut short; only reading the file tells whether its disk fails.
+    """
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return False
+    return not isinstance(error, OSError) or _is_readable(path)
+
+
+def _is_readable(path: str | os.PathLike[str]) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            while file.read(2**20):
+                pass
+    except OSError:
+        return False
+    return True
 
 
 def tag(stream: AudioStream) -> str:

@@ -184,7 +184,16 @@ class Failing:
         return getattr(self._container, name)
 
 
-def test_a_disk_that_fails_is_not_the_end_of_the_recording(tmp_path: Path) -> None:
+def test_an_input_error_of_a_file_that_can_be_read_is_its_end(tmp_path: Path) -> None:
+    recording = Recording(write_wav(tmp_path / "tone.wav", tone(60)))
+    recording._container = cast(Any, Failing(recording._container, 100))
+    assert 0 < sum(map(len, recording.blocks())) < 60 * RATE
+
+
+def test_a_disk_that_fails_is_not_the_end_of_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "_is_readable", lambda _: False)
     recording = Recording(write_wav(tmp_path / "tone.wav", tone(60)))
     recording._container = cast(Any, Failing(recording._container, 100))
     with pytest.raises(OSError, match="Input/output error"):
@@ -199,6 +208,7 @@ def test_a_file_that_cannot_be_read_now_is_not_called_no_media(
 
     path = write_wav(tmp_path / "tone.wav", tone(1))
     monkeypatch.setattr(av, "open", fail)
+    monkeypatch.setattr(media, "_is_readable", lambda _: False)
     with pytest.raises(OSError, match="Input/output error"):
         media.open_media(path)
 
