@@ -138,7 +138,7 @@ def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packe
 def _is_to_blame(path: str | os.PathLike[str], error: av.FFmpegError) -> bool:
     """Whether what is in the file made libav fail, not the machine.
 
-    Some of its demuxers say EIO where a file is cut short; only reading the file tells whether its disk fails.
+    Some of its demuxers say EIO where a file is cut short; only reading it tells whether its disk fails.
     """
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return False
