@@ -1,7 +1,4 @@
-"""Is this file media, and of which kind? Asked of a child process with limits, since a file may be hostile.
-
-``python -m stt.probe PATH`` prints one line of JSON.
-"""
+"""Is this file media, and of which kind? Asked of a child with limits, since a file may be hostile."""
 
 from __future__ import annotations
 
@@ -9,10 +6,9 @@ import asyncio
 import json
 import logging
 import os
-import resource
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from stt import launch
@@ -21,11 +17,7 @@ from stt.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
-# Opening and decoding the first frames of the largest real file takes a fraction of these.
-_CPU_SECONDS, _WALL_SECONDS, _MEMORY = 20, 60, 4 * 2**30
-# Enough packets to get past a damaged start, few enough to answer at once.
-_PACKETS = 500
-
+_WALL_SECONDS = 60  # looking into the largest real file takes a fraction
 # As many at once as there are cores to run them.
 _slots = asyncio.Semaphore(os.cpu_count() or 1)
 
@@ -51,7 +43,7 @@ async def probe(path: Path) -> Media:
 
 
 async def _ask_child(path: Path) -> Media:
-    program = [sys.executable, "-m", "stt.probe", str(path)]
+    program = [sys.executable, "-m", "stt.probe_child", str(path)]
     process = await asyncio.create_subprocess_exec(
         *launch.command(program, death_signal=signal.SIGKILL, user=None),
         # Our settings hold passwords, which are not for a process that parses other people's files.
@@ -81,27 +73,3 @@ async def _ask_child(path: Path) -> Media:
 
 def _problem(status: int, code: str, message: str) -> Problem:
     return Problem(status, code, _TITLES[status], message)
-
-
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
-    if sys.platform == "linux":  # macOS refuses a limit of address space
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-
-
-def _main(path: Path) -> None:
-    from stt import media  # noqa: PLC0415  libav is loaded in the child only
-
-    _limit()
-    try:
-        kind, duration = media.inspect(path, packets=_PACKETS)
-    except media.MediaError as error:
-        status = 422 if error.code == "empty_audio" else 415
-        answer: dict[str, object] = {"status": status, "code": error.code, "message": str(error)}
-    else:
-        answer = asdict(Media(kind, duration))
-    print(json.dumps(answer))  # noqa: T201  this is the answer
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))

@@ -58,23 +58,24 @@ def read(
     Raises:
         media.MediaError: nothing can be decoded.
     """
-    waiting = np.zeros(0, np.float32)
+    waiting: list[Samples] = []  # joined once a span: an array that grows leaves holes in memory
     listener, found = listen(), np.zeros(0, np.float32)
     for block in recording.blocks(start):
-        waiting = np.concatenate([waiting, block])
+        waiting.append(block)
         found = np.concatenate([found, listener.hear(block)])
-        heard(start + len(waiting))
+        heard(start + sum(map(len, waiting)))
         while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
             cut = _cut(found, length, listener.params, first=number == 0)
-            yield _span(number, start, waiting[: cut * vad.FRAME], found[:cut], listener.params)
-            number, start = number + 1, start + cut * vad.FRAME
-            waiting = waiting[cut * vad.FRAME :].copy()
+            samples, rest = np.split(np.concatenate(waiting), [cut * vad.FRAME])
+            yield _span(number, start, samples, found[:cut], listener.params)
+            number, start = number + 1, start + len(samples)
             # From the cut on it listens anew, as it would if work began here after an interruption.
-            listener = listen()
-            found = listener.hear(waiting)
-    if len(waiting):
+            waiting, listener = [rest.copy()], listen()
+            del samples, rest
+            found = listener.hear(waiting[0])
+    if any(map(len, waiting)):
         found = np.concatenate([found, listener.end()])
-        yield _span(number, start, waiting, found, listener.params, last=True)
+        yield _span(number, start, np.concatenate(waiting), found, listener.params, last=True)
 
 
 def _length(number: int, seconds: float) -> float:
