@@ -192,13 +192,17 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         """Whether the model knows more than English."""
         return bool(self.model.model.is_multilingual)
 
+    @property
+    def _on_gpu(self) -> bool:
+        return bool(self.model.model.device == "cuda")
+
     def encode(self, samples: Samples, windows: Sequence[Window]) -> ctranslate2.StorageView:
         """The encoder's output for some windows.
 
         On a CPU one after the other: that is no slower, and a window's attention alone takes 72 MB.
         """
         heard = np.stack([self._spectrogram(window.cut(samples)) for window in windows])
-        if self.model.model.device == "cuda" or len(windows) == 1:
+        if self._on_gpu or len(windows) == 1:
             return self.model.encode(heard)
         encoded = [np.array(self.model.encode(one[None])) for one in heard]
         return ctranslate2.StorageView.from_array(np.concatenate(encoded))
@@ -230,7 +234,7 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             Heard(window, "", one.logprob) if one.silent else Heard(window, one.text, one.logprob, one.tokens)
             for window, one in zip(windows, attempts, strict=True)
         ]
-        if timed and any(one.tokens for one in heard):
+        if timed:
             self._time(encoded, heard, tokenizer)
         return heard
 
@@ -319,7 +323,22 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         return found
 
     def _time(self, encoded: ctranslate2.StorageView, heard: Sequence[Heard], tokenizer: Tokenizer) -> None:
-        """Word times by the model's own cross-attention."""
+        """Word times by the model's own cross-attention.
+
+        On a CPU window by window: it works out how likely each of its 52,000 tokens was after each of those
+        that were said, some 250 MB for a batch; and one window after the other takes no longer.
+        """
+        if self._on_gpu:
+            self._time_together(encoded, heard, tokenizer)
+            return
+        for window, one in zip(np.asarray(encoded), heard, strict=True):
+            self._time_together(ctranslate2.StorageView.from_array(window[None]), [one], tokenizer)
+
+    def _time_together(
+        self, encoded: ctranslate2.StorageView, heard: Sequence[Heard], tokenizer: Tokenizer
+    ) -> None:
+        if not any(one.tokens for one in heard):
+            return
         frames = [int((one.window.end - one.window.start) * RATE / HOP) for one in heard]
         found = self.model.find_alignment(tokenizer, [one.tokens for one in heard], encoded, frames)
         for one, alignment in zip(heard, found, strict=True):
