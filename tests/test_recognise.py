@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import ctranslate2
 import numpy as np
 import pytest
 
@@ -112,10 +112,8 @@ class Doubting(Recogniser):
 
     def __init__(self, *says: Attempt, beam: int = 1) -> None:
         self.options = SimpleNamespace(beam_size=beam)
+        self.model = cast(Any, SimpleNamespace(model=SimpleNamespace(device="cpu")))
         self.says, self.how = list(says), list[dict[str, Any]]()
-
-    def encode(self, _samples: Any, _windows: Sequence[Window]) -> Any:
-        """Nothing is."""
 
     def _decode(self, _encoded: Any, count: int, _asked: Any, _tokenizer: Any, **how: Any) -> list[Attempt]:
         self.how.append(how)
@@ -123,8 +121,8 @@ class Doubting(Recogniser):
 
     def hear(self) -> str:
         [heard] = self.recognise(
-            cast(Any, None), SILENCE, [Window(0, 10, [Speech(0, 10)])], cast(Any, None), cast(Any, None),
-            timed=False,
+            ctranslate2.StorageView.from_array(np.zeros((1, 1, 1), np.float32)), SILENCE,
+            [Window(0, 10, [Speech(0, 10)])], cast(Any, None), cast(Any, None), timed=False,
         )  # fmt: skip
         return heard.text
 
@@ -177,7 +175,7 @@ class Crammed:
     def tokenizer_for(self, _language: str, _task: str) -> None:
         """None is needed."""
 
-    def encode(self, _samples: Any, windows: list[Window]) -> int:
+    def encode(self, _samples: Any, windows: list[Window], _known: Any) -> int:
         self.sizes.append(len(windows))
         if len(windows) > self.fits:
             raise RuntimeError("CUDA failed with error out of memory")
@@ -203,8 +201,8 @@ def crammed(fits: int) -> tuple[pipeline.Job, pipeline.Engine, Crammed]:
 def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     job, engine, recogniser = crammed(2)
     windows = [Window(n, n + 1, [Speech(n, n + 1)]) for n in range(8)]
-    work = pipeline.Work(Span(0, 0, SILENCE, []), windows, [])
-    heard = job._hear(cast(Recogniser, recogniser), "en", work, windows)
+    work = pipeline.Work(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser))
+    heard = job._hear(work, list(range(8)))
     assert [one.text for one in heard] == [f" {n}" for n in range(8)]
     assert engine.batch == 2
     assert recogniser.sizes[0] == 8
@@ -214,10 +212,9 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
 def test_out_of_memory_at_one_window_is_an_error() -> None:
     job, _, recogniser = crammed(0)
     windows = [Window(0, 1, [Speech(0, 1)])]
+    work = pipeline.Work(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser))
     with pytest.raises(RuntimeError, match="out of memory"):
-        job._hear(
-            cast(Recogniser, recogniser), "en", pipeline.Work(Span(0, 0, SILENCE, []), windows, []), windows
-        )
+        job._hear(work, [0])
 
 
 def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() -> None:
@@ -233,10 +230,10 @@ def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() 
     events: list[dict[str, Any]] = []
     job._send = events.append
     engine.aligner = cast(Any, SimpleNamespace(align=align))
-    recogniser = SimpleNamespace(time_words=time_words, tokenizer_for=lambda *_: None)
-    job._recogniser = cast(Any, lambda: recogniser)  # type: ignore[method-assign]
+    recogniser = cast(Recogniser, SimpleNamespace(time_words=time_words, tokenizer_for=lambda *_: None))
     heard = Heard(Window(0, 1, [Speech(0, 1)]), " yes", -0.1)
-    job._align(pipeline.Work(Span(0, 0, SILENCE, []), [], [], "en", wav2vec2=(None, {})), [heard])
+    work = pipeline.Work(Span(0, 0, SILENCE, []), [], recogniser, language="en", wav2vec2=(None, {}))
+    job._align(work, [heard])
     assert heard.timed == timed
     assert [event["code"] for event in events if event["type"] == "warning"] == ["alignment_failed"]
 

@@ -20,9 +20,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ctranslate2
 import numpy as np
@@ -51,6 +51,7 @@ HUB_SECONDS = 5.0  # for an answer of the model hub
 VOTES = 3  # windows that tell the language
 STOP_SECONDS = 0.2  # how soon a reader notices that nobody wants its spans any more
 
+T = TypeVar("T")
 Event = dict[str, Any]
 Send = Callable[[Event], None]
 # A file that holds less sound than it promises, by so much, has been cut off.
@@ -64,7 +65,9 @@ class Work:
 
     span: spans.Span
     windows: list[Window]
-    batches: list[tuple[list[int], Future[list[Heard]]]]
+    recogniser: Recogniser
+    encoded: dict[int, ctranslate2.StorageView] = field(default_factory=dict)  # those that told the language
+    batches: list[tuple[list[int], Future[list[Heard]]]] = field(default_factory=list)
     language: str = ""
     wav2vec2: AlignModel | None = None  # times its words; without it the recogniser's attention does
 
@@ -160,7 +163,7 @@ class Engine:
         self.vad = PyannoteVad(self.device, threads) if chosen.vad == "pyannote" else SileroVad()
         self.costs = costs.Book(chosen.data_dir / "costs.json")
         self.load_seconds = 0.0  # that loading models took so far
-        self._loaded: OrderedDict[tuple[Path, str], tuple[int, Recogniser]] = OrderedDict()
+        self._loaded: OrderedDict[tuple[Path, str, bool], tuple[int, Recogniser]] = OrderedDict()
         ctranslate2.set_random_seed(0)
         log.info("%s, %s: %s", self.device, self.compute_type, self.plan)
 
@@ -168,25 +171,27 @@ class Engine:
         """What to compute with."""
         return SMALLER.get(self.compute_type, self.compute_type) if less_memory else self.compute_type
 
-    def recogniser(self, name: str, *, less_memory: bool = False) -> Recogniser:
+    def recogniser(self, name: str, *, less_memory: bool = False, windows: int = 0) -> Recogniser:
         """The model `name`, loaded if it is not there; those that were not used for longest make room.
+
+        For a recording of so few windows that half of the replicas or more would have nothing to do, it is
+        one of a single replica with all threads, where there is memory for both.
 
         Raises:
             ModelUnavailable: it cannot be had.
         """
-        folder, compute_type = (
-            models.find(name, self.settings),
-            self.compute_type_for(less_memory=less_memory),
-        )
-        wanted = folder, compute_type
+        folder = models.find(name, self.settings)
+        compute_type = self.compute_type_for(less_memory=less_memory)
+        size = (folder / models.MODEL_FILE).stat().st_size
+        single = 0 < 2 * windows <= self.plan.replicas and 2 * size <= self.plan.model_bytes
+        wanted = folder, compute_type, single
         if wanted not in self._loaded:
-            size = (folder / models.MODEL_FILE).stat().st_size
             self._make_room(size)
-            begun = time.monotonic()
+            begun, replicas = time.monotonic(), self.plan.replicas
             made = Recogniser.load(
                 folder, self.device, compute_type,
-                threads=self.plan.threads, replicas=self.plan.replicas, beam=self.settings.beam_size,
-                vad_model=self.vad,
+                threads=self.plan.threads * replicas if single else self.plan.threads,
+                replicas=1 if single else replicas, beam=self.settings.beam_size, vad_model=self.vad,
             )  # fmt: skip
             seconds = time.monotonic() - begun
             self.load_seconds += seconds
@@ -197,7 +202,7 @@ class Engine:
 
     def _make_room(self, size: int) -> None:
         while self._loaded and sum(held for held, _ in self._loaded.values()) + size > self.plan.model_bytes:
-            (folder, _), _ = self._loaded.popitem(last=False)
+            (folder, *_), _ = self._loaded.popitem(last=False)
             log.info("the model %s makes room for another", folder.name)
 
 
@@ -231,7 +236,7 @@ class Job:
             beside=(lambda: voices.share) if (voices := self._speakers) and voices.beside else None,
         )
         self._warned: set[tuple[str, str]] = set()
-        self._unfinished: list[Future[list[Heard]]] = []
+        self._unfinished: list[Future[Any]] = []
 
     def run(self) -> None:
         """Do it; every error that has a meaning for a person is raised as what it is."""
@@ -267,13 +272,13 @@ class Job:
         self._send({"type": "done", "language": language, "duration": round(duration, 3)})
 
     def _recognise(self, recording: Recording) -> None:
-        for work in _ahead(self._begun(recording)):
+        for span, work in _ahead(self._begun(recording)):
             self._meter.duration = recording.duration
-            found = self._finished(work)
-            self._meter.finished(work.span.end / RATE)
-            if work.span.last:  # once it is known, nobody reads the recording again to tell of its damages
+            found = self._finished(work) if work else []
+            self._meter.finished(span.end / RATE)
+            if span.last:  # once it is known, nobody reads the recording again to tell of its damages
                 self._warn_of(recording)
-            self._send(self._event(work.span, found))
+            self._send(self._event(span, found))
         self._warn_of(recording)
 
     def _cost_names(self) -> dict[str, tuple[str, float]]:
@@ -334,36 +339,36 @@ class Job:
             "segments": found, "last": span.last, "peaks": base64.b64encode(span.peaks).decode(),
         }  # fmt: skip
 
-    def _begun(self, recording: Recording) -> Iterator[Work]:
-        """All spans, each with its windows given to the lanes."""
+    def _begun(self, recording: Recording) -> Iterator[tuple[spans.Span, Work | None]]:
+        """All spans, each with its windows given to the lanes, where there are any."""
         found = spans.read(
             recording, self._engine.settings.span_seconds, number=self._number, start=self._start,
             heard=lambda sample: self._meter.decoded(sample / RATE), listen=self._engine.vad.listen,
         )  # fmt: skip
         for span in self._meter.decoding(found):
             if span.speech:
-                yield self._begin(span)
+                yield span, self._begin(span)
             else:
                 self._meter.silent((span.end - span.start) / RATE)
-                yield Work(span, [], [])
+                yield span, None
 
     def _begin(self, span: spans.Span) -> Work:
-        recogniser = self._recogniser()
-        windows = recogniser.vad_model.windows(span.speech, span.samples)
-        language = self._language_of(recogniser, span, windows)
-        work = Work(span, windows, [], language, self._wav2vec2(language))
-        for numbers in batches(windows, self._engine.batch, self._engine.plan.lanes):
-            batch = [windows[number] for number in numbers]
-            seconds = (span.end - span.start) / RATE * len(batch) / len(windows)
-            future = self._engine.lanes.submit(
-                self._meter.recognising, seconds, self._hear, recogniser, language, work, batch
-            )
+        windows = self._engine.vad.windows(span.speech, span.samples)
+        whole = span.number == 0 and span.last
+        work = Work(span, windows, self._recogniser(len(windows) if whole else 0))
+        work.language = self._language_of(work)
+        work.wav2vec2 = self._wav2vec2(work.language)
+        lanes = min(self._engine.plan.lanes, work.recogniser.lanes)
+        for numbers in batches(windows, self._engine.batch, lanes):
+            seconds = (span.end - span.start) / RATE * len(numbers) / len(windows)
+            future = self._engine.lanes.submit(self._meter.recognising, seconds, self._hear, work, numbers)
             work.batches.append((numbers, future))
         self._unfinished = [one for one in self._unfinished if not one.done()]
         self._unfinished += [future for _, future in work.batches]
         return work
 
-    def _recogniser(self) -> Recogniser:
+    def _recogniser(self, windows: int = 0) -> Recogniser:
+        """The model; `windows` is how many the recording has, where that is known."""
         chosen = self._engine.compute_type_for(less_memory=self._less_memory)
         if chosen != self._engine.compute_type:
             self._warn(
@@ -371,17 +376,18 @@ class Job:
                 f"For want of memory it was recognised with {chosen} instead of "
                 f"{self._engine.compute_type}: a little less exact.",
             )
-        return self._engine.recogniser(self._model, less_memory=self._less_memory)
+        return self._engine.recogniser(self._model, less_memory=self._less_memory, windows=windows)
 
-    def _hear(self, recogniser: Recogniser, language: str, work: Work, batch: list[Window]) -> list[Heard]:
+    def _hear(self, work: Work, numbers: list[int]) -> list[Heard]:
         """What a lane does: recognise a batch, in halves where memory does not suffice for all of it."""
-        tokenizer = recogniser.tokenizer_for(language, self._asked.task)
+        recogniser, samples = work.recogniser, work.span.samples
+        batch = [work.windows[number] for number in numbers]
+        known = {place: work.encoded[one] for place, one in enumerate(numbers) if one in work.encoded}
+        tokenizer = recogniser.tokenizer_for(work.language, self._asked.task)
         timed = self._asked.timed and not work.wav2vec2
         try:
-            encoded = recogniser.encode(work.span.samples, batch)
-            heard = recogniser.recognise(
-                encoded, work.span.samples, batch, self._asked, tokenizer, timed=timed
-            )
+            encoded = recogniser.encode(samples, batch, known)
+            heard = recogniser.recognise(encoded, samples, batch, self._asked, tokenizer, timed=timed)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error) or len(batch) == 1:
                 raise
@@ -391,11 +397,7 @@ class Job:
         else:
             return heard
         # Outside of the handler, whose error holds on to what filled the memory.
-        return [
-            one
-            for part in (batch[:half], batch[half:])
-            for one in self._hear(recogniser, language, work, part)
-        ]
+        return [one for part in (numbers[:half], numbers[half:]) for one in self._hear(work, part)]
 
     def _finished(self, work: Work) -> list[dict[str, Any]]:
         """The segments of a span, once its lanes are done with it."""
@@ -415,10 +417,9 @@ class Job:
             self._time_words(work, left)
 
     def _time_words(self, work: Work, said: list[Heard]) -> None:
-        recogniser = self._recogniser()
         try:
-            tokenizer = recogniser.tokenizer_for(work.language, self._asked.task)
-            recogniser.time_words(work.span.samples, said, tokenizer)
+            tokenizer = work.recogniser.tokenizer_for(work.language, self._asked.task)
+            work.recogniser.time_words(work.span.samples, said, tokenizer)
         except Exception:  # then they are spread over the speech: times must not cost the text
             log.exception("job %s: no word times by attention either", self._name)
 
@@ -436,21 +437,27 @@ class Job:
             )
             return None
 
-    def _language_of(self, recogniser: Recogniser, span: spans.Span, windows: list[Window]) -> str:
+    def _language_of(self, work: Work) -> str:
         """The language that was asked for, or is spoken: in the first span with speech, or in each."""
         if self._language is None or (self._asked.multilingual and self._asked.language is None):
-            self._language = self._detect(recogniser, span, windows)
+            self._language = self._detect(work)
         return self._language
 
-    def _detect(self, recogniser: Recogniser, span: spans.Span, windows: list[Window]) -> str:
+    def _detect(self, work: Work) -> str:
         """The language by the vote of the first windows: the mean of their probabilities."""
-        if not recogniser.multilingual:
+        if not work.recogniser.multilingual:
             return "en"
         votes: dict[str, float] = {}
         # One by one: their number must not depend on how much memory there is.
-        chosen = sorted(windows, key=lambda window: -window.spoken)[:VOTES]
-        for window in chosen:
-            [found] = recogniser.languages(recogniser.encode(span.samples, [window]))
+        chosen = sorted(range(len(work.windows)), key=lambda number: -work.windows[number].spoken)[:VOTES]
+        futures = [
+            self._engine.lanes.submit(work.recogniser.encode, work.span.samples, [work.windows[number]])
+            for number in chosen
+        ]
+        self._unfinished += futures
+        for number, future in zip(chosen, futures, strict=True):
+            work.encoded[number] = future.result()
+            [found] = work.recogniser.languages(work.encoded[number])
             for language, probability in found.items():
                 votes[language] = votes.get(language, 0.0) + probability / len(chosen)
         language = max(votes, key=lambda language: votes[language])
@@ -585,12 +592,12 @@ def main() -> None:
             raise
 
 
-def _ahead(made: Iterator[Work]) -> Iterator[Work]:
+def _ahead(made: Iterator[T]) -> Iterator[T]:
     """What `made` makes, in a thread of its own that is one piece ahead; its error is raised here."""
-    ready: queue.Queue[Work | BaseException | None] = queue.Queue(1)
+    ready: queue.Queue[T | BaseException | None] = queue.Queue(1)
     stop = threading.Event()
 
-    def put(piece: Work | BaseException | None) -> None:
+    def put(piece: T | BaseException | None) -> None:
         while not stop.is_set():
             with suppress(queue.Full):
                 ready.put(piece, timeout=STOP_SECONDS)

@@ -6,10 +6,11 @@ import logging
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ctranslate2
@@ -116,6 +117,11 @@ def _letters(text: str) -> int:
     )
 
 
+def _cut(encoded: ctranslate2.StorageView, place: int) -> ctranslate2.StorageView:
+    """One window's part of the encoder's output, which must be in the CPU's memory; not a copy."""
+    return ctranslate2.StorageView.from_array(np.asarray(encoded)[place : place + 1])
+
+
 class UnsupportedLanguage(Exception):
     """The model does not know the language that was asked for."""
 
@@ -169,8 +175,10 @@ class PyannoteVad(SpeechVad):
 class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     """WhisperX's pipeline, window by window: it keeps the encoder's output, for language and word times.
 
-    Several threads may use one: as many work side by side as it has replicas of the model.
+    Several threads may use one: as many work side by side as it has replicas of the model, its `lanes`.
     """
+
+    lanes = 1
 
     @classmethod
     def load(
@@ -185,7 +193,9 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             str(folder), device, compute_type=compute_type, model=model, vad_model=vad_model or SileroVad(),
             asr_options={"beam_size": beam},
         )  # fmt: skip
-        return cls(model, made.vad_model, made._vad_params, made.options, device=device)
+        found = cls(model, made.vad_model, made._vad_params, made.options, device=device)
+        found.lanes = replicas
+        return found
 
     @property
     def multilingual(self) -> bool:
@@ -196,15 +206,22 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     def _on_gpu(self) -> bool:
         return bool(self.model.model.device == "cuda")
 
-    def encode(self, samples: Samples, windows: Sequence[Window]) -> ctranslate2.StorageView:
-        """The encoder's output for some windows.
+    def encode(
+        self, samples: Samples, windows: Sequence[Window],
+        known: Mapping[int, ctranslate2.StorageView] = MappingProxyType({}),
+    ) -> ctranslate2.StorageView:  # fmt: skip
+        """The encoder's output for some windows; `known` is that of those it heard before, by their place.
 
         On a CPU one after the other: that is no slower, and a window's attention alone takes 72 MB.
         """
-        heard = np.stack([self._spectrogram(window.cut(samples)) for window in windows])
+        if len(windows) == 1 and known:
+            return known[0]
         if self._on_gpu or len(windows) == 1:
-            return self.model.encode(heard)
-        encoded = [np.array(self.model.encode(one[None])) for one in heard]
+            return self.model.encode(np.stack([self._spectrogram(one.cut(samples)) for one in windows]))
+        encoded = [
+            known[place] if place in known else self.encode(samples, [window])
+            for place, window in enumerate(windows)
+        ]
         return ctranslate2.StorageView.from_array(np.concatenate(encoded))
 
     def languages(self, encoded: ctranslate2.StorageView) -> list[dict[str, float]]:
@@ -226,10 +243,11 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     ) -> list[Heard]:
         """Text of each window that was encoded, with the times of its words if `timed`."""
         attempts = self._decode(encoded, len(windows), asked, tokenizer, beam_size=self.options.beam_size)
-        attempts = [
-            self._again(one, samples, window, asked, tokenizer) if one.doubtful(window) else one
-            for one, window in zip(attempts, windows, strict=True)
-        ]
+        for place, window in enumerate(windows):
+            if attempts[place].doubtful(window):
+                # What lies on a GPU cannot be cut, but is made anew in no time.
+                one = self.encode(samples, [window]) if self._on_gpu else _cut(encoded, place)
+                attempts[place] = self._again(attempts[place], one, window, asked, tokenizer)
         heard = [
             Heard(window, "", one.logprob) if one.silent else Heard(window, one.text, one.logprob, one.tokens)
             for window, one in zip(windows, attempts, strict=True)
@@ -289,13 +307,13 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         return Attempt(tokens, tokenizer.decode(tokens), float(logprob), float(result.no_speech_prob))
 
     def _again(
-        self, first: Attempt, samples: Samples, window: Window, asked: Asked, tokenizer: Tokenizer
-    ) -> Attempt:
+        self, first: Attempt, encoded: ctranslate2.StorageView, window: Window, asked: Asked,
+        tokenizer: Tokenizer,
+    ) -> Attempt:  # fmt: skip
         """What looked wrong once more: with a wider beam, then with more and more chance, as in Whisper.
 
         The first that looks right is taken. If none does, the likeliest that does not repeat itself.
         """
-        encoded = self.encode(samples, [window])
         tried = [first]
         # Where the first attempt had the beam already, another with it would say the same.
         for how in LADDER[self.options.beam_size >= BEAM :]:
@@ -331,8 +349,8 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         if self._on_gpu:
             self._time_together(encoded, heard, tokenizer)
             return
-        for window, one in zip(np.asarray(encoded), heard, strict=True):
-            self._time_together(ctranslate2.StorageView.from_array(window[None]), [one], tokenizer)
+        for place, one in enumerate(heard):
+            self._time_together(_cut(encoded, place), [one], tokenizer)
 
     def _time_together(
         self, encoded: ctranslate2.StorageView, heard: Sequence[Heard], tokenizer: Tokenizer
