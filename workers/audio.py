@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import av
 import numpy as np
+from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
@@ -114,8 +115,10 @@ class Recording:
         start = (self._container.start_time or 0) / av.time_base
         resampler = Resampler()
         for frame in self._frames():
-            if frame.time is not None:
-                yield from self._fill(frame.time - start - resampler.delay)
+            if frame.time is not None and (missing := self._missing(frame.time - start - resampler.delay)):
+                for piece in resampler.flush():
+                    yield self._count(piece)
+                yield from self._silence(missing)
             for piece in resampler.feed(frame):
                 yield self._count(piece)
         for piece in resampler.flush():
@@ -135,16 +138,20 @@ class Recording:
                 continue
             yield from frames
 
-    def _fill(self, time: float) -> Iterator[Samples]:
-        """Silence up to `time`, where sound is missing before it; in blocks, as hours may be."""
+    def _missing(self, time: float) -> int:
+        """Samples that are missing before `time`, and that silence may stand in for."""
         missing = int(time * RATE) - self.decoded
         end = (self._container.duration or 0) / av.time_base
         if missing < GAP_SECONDS * RATE or time > end or self._filled + missing > MOST_SILENCE * RATE:
-            return
-        self._filled += missing
-        while missing > 0:
-            piece = np.zeros(min(missing, BLOCK_SECONDS * RATE), np.float32)
-            missing -= len(piece)
+            return 0
+        return missing
+
+    def _silence(self, samples: int) -> Iterator[Samples]:
+        """In blocks, as it may be hours."""
+        self._filled += samples
+        while samples > 0:
+            piece = np.zeros(min(samples, BLOCK_SECONDS * RATE), np.float32)
+            samples -= len(piece)
             yield self._count(piece)
 
     def _count(self, piece: Samples) -> Samples:
@@ -157,6 +164,7 @@ class Resampler:
 
     def __init__(self) -> None:
         self._resampler: AudioResampler | None = None
+        self._gathered = AudioFifo()  # a call of the filter costs more than what it does to a frame of 20 ms
         self._source: tuple[Any, ...] | None = None
         self._mixer = Mixer(())
         self._held = 0.0  # seconds that went in, less those that came out
@@ -167,16 +175,21 @@ class Resampler:
         if source != self._source:
             yield from self.flush()
             self._resampler = AudioResampler("fltp", frame.layout, RATE, frame_size=PIECE)
+            self._gathered = AudioFifo()
             self._mixer = Mixer([channel.name for channel in frame.layout.channels])
             self._source = source
         self._held += frame.samples / frame.sample_rate
         frame.pts = None  # the filter would else "repair" jumps in time in its own way
         assert self._resampler is not None
-        yield from self._mixed(self._resampler.resample(frame))
+        self._gathered.write(frame)
+        if self._gathered.samples * RATE >= PIECE * frame.sample_rate:
+            yield from self._mixed(self._resampler.resample(self._gathered.read()))
 
     def flush(self) -> Iterator[Samples]:
-        """The last samples, which wait in the filter."""
+        """The last samples, which wait for the filter or in it."""
         if self._resampler is not None:
+            if rest := self._gathered.read():
+                yield from self._mixed(self._resampler.resample(rest))
             yield from self._mixed(self._resampler.resample(None))
         self._resampler = self._source = None
         self._held = 0.0
