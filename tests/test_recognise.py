@@ -34,8 +34,20 @@ def test_windows_are_cut_in_the_longest_pauses_and_hold_all_speech() -> None:
     ]
     windows = pack(speech, SILENCE)
     assert [part for window in windows for part in window.speech] == speech
-    assert all(window.end - window.start <= LONGEST for window in windows)
+    assert all(window.spoken <= LONGEST for window in windows)
     assert all(window.start % 10 == 0 for window in windows)
+
+
+def test_pauses_fill_no_windows_and_times_are_those_of_the_recording() -> None:
+    samples = np.repeat(np.arange(120, dtype=np.float32), 16_000)
+    [window] = pack([Speech(2, 12, 50), Speech(70, 80)], samples)
+    heard = window.cut(samples)
+    assert heard[::16_000].tolist() == [*range(2, 12), *range(70, 80)]
+    timed = [
+        words.Word("a", *(words.at(time, window.speech) for time in pair)) for pair in ((9.9, 10.4), (15, 16))
+    ]
+    placed = words.place(timed, window.speech, window.start, window.end)
+    assert [(word.start, word.end) for word in placed] == [(70, pytest.approx(70.4)), (75, 76)]
 
 
 def test_somebody_who_never_pauses_is_cut_where_it_is_quietest() -> None:
@@ -51,7 +63,7 @@ def test_nobody_speaks_no_windows() -> None:
 
 
 def test_batches_hold_each_window_once_and_share_the_work() -> None:
-    windows = [Window(0, end, []) for end in (5.0, 28.0, 7.0, 27.0, 6.0)]
+    windows = [Window(0, end, [Speech(0, end)]) for end in (5.0, 28.0, 7.0, 27.0, 6.0)]
     parts = batches(windows, 4, 2)
     assert sorted(number for part in parts for number in part) == [0, 1, 2, 3, 4]
     assert len(parts) == 2

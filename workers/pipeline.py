@@ -134,14 +134,18 @@ class Aligner:
         """Words with times; None where they do not come out as they went in."""
         import whisperx.alignment  # noqa: PLC0415
 
-        segment = {"start": window.start, "end": window.end, "text": text}
-        aligned = whisperx.alignment.align([segment], *model, samples, self._device, print_progress=False)
+        heard = window.cut(samples)
+        segment = {"start": 0.0, "end": len(heard) / RATE, "text": text}
+        aligned = whisperx.alignment.align([segment], *model, heard, self._device, print_progress=False)
         found = [word for part in aligned["segments"] for word in part["words"]]
         pieces = words.spread(text, logprob, window.speech)
         if [piece.text.strip() for piece in pieces] != [word["word"].strip() for word in found]:
             return None
         return [
-            replace(piece, start=word["start"], end=word["end"], score=word["score"])
+            replace(
+                piece, start=words.at(word["start"], window.speech), end=words.at(word["end"], window.speech),
+                score=word["score"],
+            )
             if "start" in word else piece
             for piece, word in zip(pieces, found, strict=True)
         ]  # fmt: skip

@@ -357,17 +357,21 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     ) -> None:
         if not any(one.tokens for one in heard):
             return
-        frames = [int((one.window.end - one.window.start) * RATE / HOP) for one in heard]
+        frames = [int(one.window.spoken * RATE / HOP) for one in heard]
         found = self.model.find_alignment(tokenizer, [one.tokens for one in heard], encoded, frames)
         for one, alignment in zip(heard, found, strict=True):
             merge_punctuations(alignment, self.options.prepend_punctuations, self.options.append_punctuations)
+            speech = one.window.speech
             timed = [
                 words.Word(
-                    part["word"], one.window.start + float(part["start"]),
-                    one.window.start + float(part["end"]), float(part["probability"]), one.logprob,
+                    part["word"],
+                    words.at(float(part["start"]), speech),
+                    words.at(float(part["end"]), speech),
+                    float(part["probability"]),
+                    one.logprob,
                 )
                 for part in alignment
-            ]  # fmt: skip
+            ]
             # A text that ends in half a character does not come back whole: then the text counts.
             if "".join(word.text for word in timed) == one.text:
                 one.timed = words.whole(timed)

@@ -22,7 +22,11 @@ _TENTH = RATE // 10
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is recognised at once: a stretch of at most 30 s of a span, in seconds from the span's start."""
+    """What is recognised at once: at most 30 s of speech, in seconds from the span's start.
+
+    Pauses are left out but for the padding of what lies around them, as in faster-whisper: fewer windows, and
+    the same words (docs/engine.md).
+    """
 
     start: float
     end: float
@@ -30,12 +34,14 @@ class Window:
 
     @property
     def spoken(self) -> float:
-        """Seconds of speech in it."""
+        """Seconds of speech in it, which is all that is heard."""
         return sum(part.end - part.start for part in self.speech)
 
     def cut(self, samples: Samples) -> Samples:
-        """The window's own samples."""
-        return samples[int(self.start * RATE) : int(self.end * RATE)]
+        """The samples that are heard."""
+        return np.concatenate(
+            [samples[int(part.start * RATE) : int(part.end * RATE)] for part in self.speech]
+        )
 
 
 def pack(speech: Sequence[vad.Speech], samples: Samples) -> list[Window]:
@@ -61,7 +67,7 @@ def batches(windows: Sequence[Window], size: int, lanes: int) -> list[list[int]]
     A batch takes as long as the window in which most is said, so like goes with like; and where there is
     little to do, each lane gets its share of it.
     """
-    order = sorted(range(len(windows)), key=lambda number: windows[number].start - windows[number].end)
+    order = sorted(range(len(windows)), key=lambda number: -windows[number].spoken)
     rounds = -(-len(order) // (size * lanes))
     count = min(len(order), rounds * lanes)
     return [part.tolist() for part in np.array_split(np.array(order, int), count)] if order else []
@@ -70,7 +76,8 @@ def batches(windows: Sequence[Window], size: int, lanes: int) -> list[list[int]]
 def _firsts(parts: Sequence[vad.Speech], last: int) -> range:
     """The parts with which a window that ends before the part `last` may begin."""
     first = last - 1
-    while first and parts[last - 1].end - parts[first - 1].start <= LONGEST:
+    spoken = parts[first].end - parts[first].start
+    while first and (spoken := spoken + parts[first - 1].end - parts[first - 1].start) <= LONGEST:
         first -= 1
     return range(first, last)
 

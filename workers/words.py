@@ -80,10 +80,19 @@ def spread(text: str, logprob: float, speech: Sequence[Speech]) -> list[Word]:
     total = sum(part.end - part.start for part in speech)
     letters, words = 0, []
     for piece in _pieces(text):
-        start = _at(letters / len(text) * total, speech)
+        start = at(letters / len(text) * total, speech)
         letters += len(piece)
-        words.append(Word(piece, start, _at(letters / len(text) * total, speech), None, logprob))
+        words.append(Word(piece, start, at(letters / len(text) * total, speech), None, logprob))
     return words
+
+
+def at(heard: float, speech: Sequence[Speech]) -> float:
+    """The time at which so many seconds of speech are over."""
+    for part in speech:
+        if heard <= part.end - part.start:
+            return part.start + heard
+        heard -= part.end - part.start
+    return speech[-1].end
 
 
 def segments(words: Sequence[Word], *, with_words: bool = True) -> list[dict[str, Any]]:
@@ -111,15 +120,6 @@ def _pieces(text: str) -> list[str]:
         else:
             pieces[-1] += character
     return [word.text for word in whole([Word(piece, 0, 0) for piece in pieces])]
-
-
-def _at(heard: float, speech: Sequence[Speech]) -> float:
-    """The time at which so many seconds of speech are over."""
-    for part in speech:
-        if heard <= part.end - part.start:
-            return part.start + heard
-        heard -= part.end - part.start
-    return speech[-1].end
 
 
 def _sentences(words: Sequence[Word]) -> list[list[Word]]:
