@@ -155,6 +155,26 @@ async def test_times_are_in_order_and_inside_the_recording(engine: Engine) -> No
         assert segment["end"] - segment["start"] <= 15
 
 
+async def test_words_keep_their_places_around_long_pauses(engine: Engine, tmp_path: Path) -> None:
+    """The pauses are left out of what the model hears, never of the times."""
+    said = np.concatenate(list(Recording(JFK).blocks()))
+    parts = [said, np.zeros(16_000 * 6, np.float32)] * 3
+    path = tmp_path / "pauses.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes((np.concatenate(parts) * 32767).astype("<i2").tobytes())
+    once = [word for segment in segments(await ask(engine, JFK, language="en")) for word in segment["words"]]
+    found = [
+        word for segment in segments(await ask(engine, path, language="en")) for word in segment["words"]
+    ]
+    assert [plain(word["word"]) for word in found] == [plain(word["word"]) for word in once] * 3
+    period = len(said) / 16_000 + 6
+    for number, word in enumerate(found):
+        times, offset = once[number % len(once)], number // len(once) * period
+        assert word["start"] == pytest.approx(times["start"] + offset, abs=0.35)
+        assert word["end"] == pytest.approx(times["end"] + offset, abs=0.35)
+
+
 async def test_progress_never_goes_back_and_is_not_told_too_often(engine: Engine) -> None:
     events = await ask(engine, AUDIO / "languages" / "de_librivox.mp3")
     told = [event["progress"] for event in of(events, "stage")]

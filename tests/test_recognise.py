@@ -182,13 +182,16 @@ class Crammed:
     """A recogniser that has memory for `fits` windows at once."""
 
     def __init__(self, fits: int) -> None:
-        self.fits, self.sizes = fits, list[int]()
+        self.replicas = 1
+        self.fits, self.sizes, self.known = fits, list[int](), set[float]()
 
     def tokenizer_for(self, _language: str, _task: str) -> None:
         """None is needed."""
 
-    def encode(self, _samples: Any, windows: list[Window], _known: Any) -> int:
+    def encode(self, _samples: Any, windows: list[Window], known: dict[int, Any]) -> int:
+        assert {place: windows[place].start for place in known} == known
         self.sizes.append(len(windows))
+        self.known |= set(known.values())
         if len(windows) > self.fits:
             raise RuntimeError("CUDA failed with error out of memory")
         return len(windows)
@@ -202,7 +205,7 @@ class Crammed:
 def crammed(fits: int) -> tuple[pipeline.Job, pipeline.Engine, Crammed]:
     engine = SimpleNamespace(
         batch=8, settings=Settings(), device="cpu", lanes=ThreadPoolExecutor(1), load_seconds=0.0,
-        compute_type_for=lambda less_memory: "int8", threads=1, plan=SimpleNamespace(lanes=1),
+        compute_type_for=lambda less_memory: "int8", threads=1, plan=SimpleNamespace(lanes=1, replicas=1),
         costs=Book(Path("/nonexistent/costs.json")),
     )  # fmt: skip
     events: list[dict[str, Any]] = []
@@ -214,8 +217,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     job, engine, recogniser = crammed(2)
     windows = [Window(n, n + 1, [Speech(n, n + 1)]) for n in range(8)]
     work = pipeline.Work(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser))
-    heard = job._hear(work, list(range(8)))
-    assert [one.text for one in heard] == [f" {n}" for n in range(8)]
+    work.encoded = cast(Any, {5: 5.0, 0: 0.0})
+    order = [7, 5, 0, 1, 2, 3, 4, 6]
+    heard = job._hear(work, order)
+    assert [one.text for one in heard] == [f" {n}" for n in order]
+    assert recogniser.known == {0, 5}  # what was encoded before went along to the right place
     assert engine.batch == 2
     assert recogniser.sizes[0] == 8
     assert max(recogniser.sizes[3:]) <= 4
@@ -227,6 +233,43 @@ def test_out_of_memory_at_one_window_is_an_error() -> None:
     work = pipeline.Work(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser))
     with pytest.raises(RuntimeError, match="out of memory"):
         job._hear(work, [0])
+
+
+@pytest.mark.parametrize(("number", "last", "known"), [(0, True, 1), (0, False, None), (1, True, None)])
+def test_only_a_whole_recording_is_taken_for_a_short_one(number: int, last: bool, known: int | None) -> None:
+    job, engine, recogniser = crammed(8)
+    asked = list[int | None]()
+
+    def load(_model: str, *, less_memory: bool, windows: int | None) -> Any:
+        asked.append(windows)
+        return recogniser
+
+    job._language = "en"
+    engine.recogniser = cast(Any, load)  # type: ignore[method-assign]
+    engine.vad = cast(Any, SimpleNamespace(windows=lambda *_: [Window(0, 1, [Speech(0, 1)])]))
+    work = job._begin(Span(number, 0, SILENCE, [Speech(0, 1)], last))
+    assert [one.text for one in work.heard()] == [" 0"]
+    assert asked == [known]
+
+
+def test_an_alignment_hears_no_pauses_and_its_times_are_those_of_the_recording(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def align(parts: Any, *_: Any, **__: Any) -> Any:
+        assert parts == [{"start": 0.0, "end": 20.0, "text": " yes no"}]
+        said = [
+            {"word": "yes", "start": 1.0, "end": 2.0, "score": 0.5},
+            {"word": "no", "start": 15.0, "end": 16.0, "score": 0.5},
+        ]
+        return {"segments": [{"words": said}]}
+
+    alignment = SimpleNamespace(align=align)
+    monkeypatch.setitem(sys.modules, "whisperx.alignment", alignment)
+    monkeypatch.setattr(sys.modules["whisperx"], "alignment", alignment, raising=False)
+    window = Window(2, 80, [Speech(2, 12), Speech(70, 80)])
+    timed = pipeline.Aligner("cpu", Path(), 1).align((None, {}), " yes no", SILENCE, window, -0.1)
+    assert timed is not None
+    assert [(word.start, word.end) for word in timed] == [(3, 4), (75, 76)]
 
 
 def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() -> None:
@@ -271,6 +314,43 @@ def test_models_that_were_not_used_for_longest_make_room(
     for name in ("a", "b", "a", "c", "a", "b"):
         assert engine.recogniser(str(tmp_path / name)) == name
     assert loads == ["a", "b", "c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("windows", "memory", "shape"),
+    [(None, 10**9, (4, 1)), (3, 10**9, (4, 1)), (2, 10**9, (1, 6)), (1, 10**9, (1, 6)), (1, 150, (4, 1))],
+)
+def test_a_short_recording_is_heard_with_all_threads_where_memory_allows_a_second_copy_of_the_model(
+    windows: int | None, memory: int, shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.bin").write_bytes(bytes(100))
+    monkeypatch.setattr(Recogniser, "load", lambda *_, replicas, threads, **__: (replicas, threads))
+    engine = pipeline.Engine(
+        Settings(data_dir=tmp_path, device="cpu", threads=6, replicas=4, model_memory=memory)
+    )
+    assert cast(Any, engine.recogniser(str(tmp_path), windows=windows)) == shape
+
+
+def test_a_window_that_told_the_language_is_not_encoded_again() -> None:
+    encoded = list[float]()
+
+    class Counting(Doubting):
+        def _spectrogram(self, samples: Any) -> Any:
+            return samples[:1]
+
+    recogniser = Counting(GOOD)
+
+    def encode(heard: Any) -> ctranslate2.StorageView:
+        encoded.append(float(heard[0, 0]))
+        return ctranslate2.StorageView.from_array(np.ascontiguousarray(heard[:, None]))
+
+    recogniser.model.encode = encode
+    samples = np.repeat(np.arange(30, dtype=np.float32), 16_000)
+    windows = [Window(n, n + 1, [Speech(n, n + 1)]) for n in range(3)]
+    known = {1: recogniser.encode(samples, [windows[1]])}
+    assert np.asarray(recogniser.encode(samples, windows, known)).ravel().tolist() == [0, 1, 2]
+    assert recogniser.encode(samples, [windows[1]], {0: known[1]}) is known[1]
+    assert encoded == [1, 0, 2]
 
 
 def test_an_error_of_the_reader_is_raised_and_its_thread_ends() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -22,6 +24,12 @@ def form(path: Path | None, name: str = "talk.wav", **fields: str) -> aiohttp.Fo
     if path:
         data.add_field("file", io.BytesIO(path.read_bytes()), filename=name)
     return data
+
+
+def test_what_looks_into_an_upload_starts_without_the_web_application() -> None:
+    """Every upload waits for it."""
+    program = "import sys, stt.probe_child; assert not {'aiohttp', 'pydantic', 'redis'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
 
 
 def stored(storage: Storage) -> list[Path]:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 RATE = 16_000
 BLOCK_SECONDS = 10
-PIECE = RATE // 4  # samples that are mixed at once
+PIECE = RATE // 4  # samples that are resampled and mixed at once
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
 # are rounding, and the sum of the samples is the better clock.
 GAP_SECONDS = 0.25
@@ -116,7 +116,7 @@ class Recording:
         resampler = Resampler()
         for frame in self._frames():
             if frame.time is not None and (missing := self._missing(frame.time - start - resampler.delay)):
-                for piece in resampler.flush():
+                for piece in resampler.flush():  # what waits there belongs before the hole
                     yield self._count(piece)
                 yield from self._silence(missing)
             for piece in resampler.feed(frame):
@@ -139,19 +139,19 @@ class Recording:
             yield from frames
 
     def _missing(self, time: float) -> int:
-        """Samples that are missing before `time`, and that silence may stand in for."""
+        """Samples that are missing before `time`, and that silence may stand in for; 0 where none are."""
         missing = int(time * RATE) - self.decoded
         end = (self._container.duration or 0) / av.time_base
         if missing < GAP_SECONDS * RATE or time > end or self._filled + missing > MOST_SILENCE * RATE:
             return 0
         return missing
 
-    def _silence(self, samples: int) -> Iterator[Samples]:
-        """In blocks, as it may be hours."""
-        self._filled += samples
-        while samples > 0:
-            piece = np.zeros(min(samples, BLOCK_SECONDS * RATE), np.float32)
-            samples -= len(piece)
+    def _silence(self, missing: int) -> Iterator[Samples]:
+        """As many samples of silence, in blocks, as it may be hours."""
+        self._filled += missing
+        while missing > 0:
+            piece = np.zeros(min(missing, BLOCK_SECONDS * RATE), np.float32)
+            missing -= len(piece)
             yield self._count(piece)
 
     def _count(self, piece: Samples) -> Samples:
@@ -170,7 +170,7 @@ class Resampler:
         self._held = 0.0  # seconds that went in, less those that came out
 
     def feed(self, frame: AudioFrame) -> Iterator[Samples]:
-        """What comes out for this frame, and before it the rest of those of another format."""
+        """What is ready after this frame, and before it the rest of those of another format."""
         source = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
         if source != self._source:
             yield from self.flush()

@@ -13,7 +13,7 @@ from stt.settings import Settings
 # Windows that one replica decodes at once. On a CPU 8 take a tenth less time than 4; a GPU is filled by them.
 BATCH = {"cpu": 8, "cuda": 16}
 # Replicas of a thread each are faster than one with all of them, as no thread waits for another. But each
-# takes the memory of a batch.
+# takes the memory of a batch. Not so for a recording too short for them all (pipeline.Engine.recogniser).
 MOST_REPLICAS = 4
 # What a window takes beside the model's weights: what all layers keep of it while it is decoded, or on a GPU,
 # where a batch is encoded at once, the attention of all heads over 30 s.

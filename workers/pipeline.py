@@ -66,7 +66,8 @@ class Work:
     span: spans.Span
     windows: list[Window]
     recogniser: Recogniser
-    encoded: dict[int, ctranslate2.StorageView] = field(default_factory=dict)  # those that told the language
+    # What the encoder made of the windows that told the language, by their numbers.
+    encoded: dict[int, ctranslate2.StorageView] = field(default_factory=dict)
     batches: list[tuple[list[int], Future[list[Heard]]]] = field(default_factory=list)
     language: str = ""
     wav2vec2: AlignModel | None = None  # times its words; without it the recogniser's attention does
@@ -175,11 +176,11 @@ class Engine:
         """What to compute with."""
         return SMALLER.get(self.compute_type, self.compute_type) if less_memory else self.compute_type
 
-    def recogniser(self, name: str, *, less_memory: bool = False, windows: int = 0) -> Recogniser:
+    def recogniser(self, name: str, *, less_memory: bool = False, windows: int | None = None) -> Recogniser:
         """The model `name`, loaded if it is not there; those that were not used for longest make room.
 
-        For a recording of so few windows that half of the replicas or more would have nothing to do, it is
-        one of a single replica with all threads, where there is memory for both.
+        For a recording of so few `windows` that half of the replicas or more would have nothing to do, it is
+        a copy of a single replica with all threads, where there is memory for both.
 
         Raises:
             ModelUnavailable: it cannot be had.
@@ -187,19 +188,23 @@ class Engine:
         folder = models.find(name, self.settings)
         compute_type = self.compute_type_for(less_memory=less_memory)
         size = (folder / models.MODEL_FILE).stat().st_size
-        single = 0 < 2 * windows <= self.plan.replicas and 2 * size <= self.plan.model_bytes
+        few = windows is not None and 2 * windows <= self.plan.replicas
+        single = few and 2 * size <= self.plan.model_bytes
         wanted = folder, compute_type, single
         if wanted not in self._loaded:
             self._make_room(size)
-            begun, replicas = time.monotonic(), self.plan.replicas
+            replicas, threads = (1, self.threads) if single else (self.plan.replicas, self.plan.threads)
+            begun = time.monotonic()
             made = Recogniser.load(
                 folder, self.device, compute_type,
-                threads=self.plan.threads * replicas if single else self.plan.threads,
-                replicas=1 if single else replicas, beam=self.settings.beam_size, vad_model=self.vad,
+                threads=threads, replicas=replicas, beam=self.settings.beam_size, vad_model=self.vad,
             )  # fmt: skip
             seconds = time.monotonic() - begun
             self.load_seconds += seconds
-            log.info("model %s loaded in %.1f s (%s, %s)", name, seconds, self.device, compute_type)
+            log.info(
+                "model %s loaded in %.1f s (%s, %s, %d replicas of %d threads)",
+                name, seconds, self.device, compute_type, replicas, threads,
+            )  # fmt: skip
             self._loaded[wanted] = size, made
         self._loaded.move_to_end(wanted)
         return self._loaded[wanted][1]
@@ -359,10 +364,11 @@ class Job:
     def _begin(self, span: spans.Span) -> Work:
         windows = self._engine.vad.windows(span.speech, span.samples)
         whole = span.number == 0 and span.last
-        work = Work(span, windows, self._recogniser(len(windows) if whole else 0))
+        work = Work(span, windows, self._recogniser(len(windows) if whole else None))
         work.language = self._language_of(work)
         work.wav2vec2 = self._wav2vec2(work.language)
-        lanes = min(self._engine.plan.lanes, work.recogniser.lanes)
+        plan = self._engine.plan
+        lanes = plan.lanes if work.recogniser.replicas == plan.replicas else 1
         for numbers in batches(windows, self._engine.batch, lanes):
             seconds = (span.end - span.start) / RATE * len(numbers) / len(windows)
             future = self._engine.lanes.submit(self._meter.recognising, seconds, self._hear, work, numbers)
@@ -371,8 +377,8 @@ class Job:
         self._unfinished += [future for _, future in work.batches]
         return work
 
-    def _recogniser(self, windows: int = 0) -> Recogniser:
-        """The model; `windows` is how many the recording has, where that is known."""
+    def _recogniser(self, windows: int | None) -> Recogniser:
+        """The model; `windows` is how many the whole recording has, where that is known."""
         chosen = self._engine.compute_type_for(less_memory=self._less_memory)
         if chosen != self._engine.compute_type:
             self._warn(
@@ -448,11 +454,11 @@ class Job:
         return self._language
 
     def _detect(self, work: Work) -> str:
-        """The language by the vote of the first windows: the mean of their probabilities."""
+        """The language by the vote of the windows in which most is said: the mean of their probabilities."""
         if not work.recogniser.multilingual:
             return "en"
         votes: dict[str, float] = {}
-        # One by one: their number must not depend on how much memory there is.
+        # Each by itself, so that the vote does not depend on memory; kept, as their text is decoded from it.
         chosen = sorted(range(len(work.windows)), key=lambda number: -work.windows[number].spoken)[:VOTES]
         futures = [
             self._engine.lanes.submit(work.recogniser.encode, work.span.samples, [work.windows[number]])

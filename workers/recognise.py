@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import ctranslate2
@@ -173,12 +172,12 @@ class PyannoteVad(SpeechVad):
 
 
 class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
-    """WhisperX's pipeline, window by window: it keeps the encoder's output, for language and word times.
+    """WhisperX's pipeline, window by window: the encoder's output serves language, text and word times.
 
-    Several threads may use one: as many work side by side as it has replicas of the model, its `lanes`.
+    Several threads may use one: as many work side by side as it has replicas of the model.
     """
 
-    lanes = 1
+    replicas = 1
 
     @classmethod
     def load(
@@ -194,7 +193,7 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             asr_options={"beam_size": beam},
         )  # fmt: skip
         found = cls(model, made.vad_model, made._vad_params, made.options, device=device)
-        found.lanes = replicas
+        found.replicas = replicas
         return found
 
     @property
@@ -207,14 +206,19 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         return bool(self.model.model.device == "cuda")
 
     def encode(
-        self, samples: Samples, windows: Sequence[Window],
-        known: Mapping[int, ctranslate2.StorageView] = MappingProxyType({}),
-    ) -> ctranslate2.StorageView:  # fmt: skip
-        """The encoder's output for some windows; `known` is that of those it heard before, by their place.
+        self,
+        samples: Samples,
+        windows: Sequence[Window],
+        known: Mapping[int, ctranslate2.StorageView] | None = None,
+    ) -> ctranslate2.StorageView:
+        """The encoder's output for some windows, shape (windows, 1500, width).
 
-        On a CPU one after the other: that is no slower, and a window's attention alone takes 72 MB.
+        `known`: by place in `windows`, what was encoded before; not used for a batch on a GPU, which cannot
+        be put together. On a CPU one after the other: that is no slower, and a window's attention alone
+        takes 72 MB.
         """
-        if len(windows) == 1 and known:
+        known = known or {}
+        if len(windows) == 1 and 0 in known:
             return known[0]
         if self._on_gpu or len(windows) == 1:
             return self.model.encode(np.stack([self._spectrogram(one.cut(samples)) for one in windows]))
@@ -347,12 +351,12 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         that were said, some 250 MB for a batch; and one window after the other takes no longer.
         """
         if self._on_gpu:
-            self._time_together(encoded, heard, tokenizer)
+            self._time_batch(encoded, heard, tokenizer)
             return
         for place, one in enumerate(heard):
-            self._time_together(_cut(encoded, place), [one], tokenizer)
+            self._time_batch(_cut(encoded, place), [one], tokenizer)
 
-    def _time_together(
+    def _time_batch(
         self, encoded: ctranslate2.StorageView, heard: Sequence[Heard], tokenizer: Tokenizer
     ) -> None:
         if not any(one.tokens for one in heard):

@@ -67,11 +67,12 @@ def read(
         while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
             cut = _cut(found, length, listener.params, first=number == 0)
             samples, rest = np.split(np.concatenate(waiting), [cut * vad.FRAME])
+            waiting.clear()  # while the span is at work it is not held twice
             yield _span(number, start, samples, found[:cut], listener.params)
             number, start = number + 1, start + len(samples)
             # From the cut on it listens anew, as it would if work began here after an interruption.
             waiting, listener = [rest.copy()], listen()
-            del samples, rest
+            del samples, rest  # nor until the next one is cut
             found = listener.hear(waiting[0])
     if any(map(len, waiting)):
         found = np.concatenate([found, listener.end()])

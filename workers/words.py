@@ -87,7 +87,7 @@ def spread(text: str, logprob: float, speech: Sequence[Speech]) -> list[Word]:
 
 
 def at(heard: float, speech: Sequence[Speech]) -> float:
-    """The time at which so many seconds of speech are over."""
+    """Seconds of the span at which so many of its speech are over; at a seam, the end of the part before."""
     for part in speech:
         if heard <= part.end - part.start:
             return part.start + heard
