@@ -70,7 +70,9 @@ class Settings(BaseModel):
         "auto", description="CPU threads of each worker; `auto`: the cores, shared among workers."
     )
     replicas: int | Literal["auto"] = Field(
-        "auto", description="Copies of the model that work side by side, the threads shared among them; a short recording has one with all of them."
+        "auto",
+        description="Copies of the model that work side by side, the threads shared among them; a short "
+        "recording has one with all of them.",
     )
     batch_size: int | Literal["auto"] = Field(
         "auto",

@@ -87,6 +87,14 @@ def test_a_silent_channel_does_not_halve_the_voice(tmp_path: Path) -> None:
     assert loudness(one) == pytest.approx(loudness(voice), rel=0.02)
 
 
+@pytest.mark.parametrize("channels", [9, 16])
+def test_a_recording_of_many_microphones_is_read(channels: int, tmp_path: Path) -> None:
+    voice = tone(2)
+    samples = decode(write_wav(tmp_path / "many.wav", *[0 * voice] * (channels - 1), voice))
+    assert hertz(samples) == pytest.approx(300, abs=1)
+    assert loudness(samples) == pytest.approx(loudness(voice), rel=0.02)
+
+
 def test_two_speakers_on_two_channels_are_both_heard(tmp_path: Path) -> None:
     left = np.concatenate([tone(20, 300), 0 * tone(2)])
     right = np.concatenate([0 * tone(20), tone(2, 700)])

@@ -50,6 +50,28 @@ def test_pauses_fill_no_windows_and_times_are_those_of_the_recording() -> None:
     assert [(word.start, word.end) for word in placed] == [(70, pytest.approx(70.4)), (75, 76)]
 
 
+def test_where_times_are_guessed_windows_do_not_reach_over_long_pauses() -> None:
+    speech = [Speech(0, 2, 18), Speech(20, 22, 18), Speech(40, 42, 48), Speech(90, 92)]
+    assert [window.start for window in pack(speech, SILENCE)] == [0, 90]
+    assert [window.start for window in pack(speech, SILENCE, LONGEST)] in ([0, 40, 90], [0, 20, 90])
+
+
+def test_a_word_beside_a_pause_stays_on_its_side() -> None:
+    """The model gives the silence after a word to it, and the padding before the next one."""
+    speech = [Speech(2, 12, 58, 0.3, 0.3), Speech(70, 80, 0, 0.3, 0.3)]
+    last = words.Word("a", words.at(9.6, speech), words.at(10.3, speech))
+    first = words.Word("a", words.at(9.98, speech), words.at(10.8, speech))
+    assert [word.start for word in words.place([last], speech, 2, 80)] == [pytest.approx(11.6)]
+    assert [word.start for word in words.place([first], speech, 2, 80)] == [pytest.approx(70.2)]
+
+
+def test_short_words_far_apart_do_not_look_wrong() -> None:
+    """Numbers called out: most of what is heard is padding."""
+    speech = [Speech(10 * n, 10 * n + 1, 9, 0.3, 0.3) for n in range(20)]
+    window = Window(0, 200, speech)
+    assert not Attempt([1], " 7" * 20, -0.2, 0.0).doubtful(window)
+
+
 def test_somebody_who_never_pauses_is_cut_where_it_is_quietest() -> None:
     samples = np.ones(16_000 * 40, np.float32)
     samples[22 * 16_000 : 22 * 16_000 + 3200] = 0
@@ -317,17 +339,23 @@ def test_models_that_were_not_used_for_longest_make_room(
 
 
 @pytest.mark.parametrize(
-    ("windows", "memory", "shape"),
-    [(None, 10**9, (4, 1)), (3, 10**9, (4, 1)), (2, 10**9, (1, 6)), (1, 10**9, (1, 6)), (1, 150, (4, 1))],
-)
+    ("windows", "memory", "device", "shape"),
+    [
+        (None, 250, "cpu", (4, 1)), (3, 250, "cpu", (4, 1)), (2, 250, "cpu", (1, 6)), (1, 250, "cpu", (1, 6)),
+        (1, 150, "cpu", (4, 1)), (1, 250, "cuda", (4, 1)),
+    ],
+)  # fmt: skip
 def test_a_short_recording_is_heard_with_all_threads_where_memory_allows_a_second_copy_of_the_model(
-    windows: int | None, memory: int, shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    windows: int | None, memory: int, device: str, shape: tuple[int, int], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     (tmp_path / "model.bin").write_bytes(bytes(100))
     monkeypatch.setattr(Recogniser, "load", lambda *_, replicas, threads, **__: (replicas, threads))
+    monkeypatch.setattr(pipeline, "_gpu_memory", lambda: 2**34)
     engine = pipeline.Engine(
-        Settings(data_dir=tmp_path, device="cpu", threads=6, replicas=4, model_memory=memory)
+        Settings(data_dir=tmp_path, device=device, threads=6, replicas=4, model_memory=memory)
     )
+    engine.recogniser(str(tmp_path))
     assert cast(Any, engine.recogniser(str(tmp_path), windows=windows)) == shape
 
 

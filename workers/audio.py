@@ -174,7 +174,7 @@ class Resampler:
         source = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
         if source != self._source:
             yield from self.flush()
-            self._resampler = AudioResampler("fltp", frame.layout, RATE, frame_size=PIECE)
+            self._resampler = AudioResampler("flt", frame.layout, RATE, frame_size=PIECE)
             self._gathered = AudioFifo()
             self._mixer = Mixer([channel.name for channel in frame.layout.channels])
             self._source = source
@@ -202,7 +202,9 @@ class Resampler:
     def _mixed(self, frames: list[AudioFrame]) -> Iterator[Samples]:
         for frame in frames:
             self._held -= frame.samples / RATE
-            yield self._mixer.mix(np.asarray(frame.to_ndarray(), np.float32))
+            # Packed, as PyAV crashes on a ninth plane.
+            rows = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+            yield self._mixer.mix(np.ascontiguousarray(rows, np.float32))
 
 
 class Mixer:

@@ -37,7 +37,7 @@ from workers.meter import Meter
 from workers.models import ModelUnavailable
 from workers.recognise import Asked, Heard, PyannoteVad, Recogniser, SileroVad, UnsupportedLanguage
 from workers.speakers import Speakers, SpeakersFailed
-from workers.windows import Window, batches
+from workers.windows import LONGEST, LONGEST_WITH_PAUSES, Window, batches
 
 log = logging.getLogger("workers.pipeline")  # it runs as __main__
 
@@ -187,13 +187,11 @@ class Engine:
         """
         folder = models.find(name, self.settings)
         compute_type = self.compute_type_for(less_memory=less_memory)
-        size = (folder / models.MODEL_FILE).stat().st_size
-        few = windows is not None and 2 * windows <= self.plan.replicas
-        single = few and 2 * size <= self.plan.model_bytes
-        wanted = folder, compute_type, single
+        size = (folder / models.MODEL_FILE).stat().st_size * (2 if compute_type == "float32" else 1)
+        wanted = folder, compute_type, self._alone(folder, compute_type, size, windows)
         if wanted not in self._loaded:
             self._make_room(size)
-            replicas, threads = (1, self.threads) if single else (self.plan.replicas, self.plan.threads)
+            replicas, threads = (1, self.threads) if wanted[-1] else (self.plan.replicas, self.plan.threads)
             begun = time.monotonic()
             made = Recogniser.load(
                 folder, self.device, compute_type,
@@ -209,8 +207,17 @@ class Engine:
         self._loaded.move_to_end(wanted)
         return self._loaded[wanted][1]
 
+    def _alone(self, folder: Path, compute_type: str, size: int, windows: int | None) -> bool:
+        """Whether a copy of one replica is worth it, and there or loaded without making room."""
+        if self.device != "cpu" or windows is None or 2 * windows > self.plan.replicas:
+            return False
+        return (folder, compute_type, True) in self._loaded or self._fits(size)
+
+    def _fits(self, size: int) -> bool:
+        return sum(held for held, _ in self._loaded.values()) + size <= self.plan.model_bytes
+
     def _make_room(self, size: int) -> None:
-        while self._loaded and sum(held for held, _ in self._loaded.values()) + size > self.plan.model_bytes:
+        while self._loaded and not self._fits(size):
             (folder, *_), _ = self._loaded.popitem(last=False)
             log.info("the model %s makes room for another", folder.name)
 
@@ -362,7 +369,10 @@ class Job:
                 yield span, None
 
     def _begin(self, span: spans.Span) -> Work:
-        windows = self._engine.vad.windows(span.speech, span.samples)
+        # Attention knows on which side of a pause a word is; letters, and words of another language, do not.
+        knows = self._asked.timed and self._asked.task != "translate"
+        longest = LONGEST_WITH_PAUSES if knows else LONGEST
+        windows = self._engine.vad.windows(span.speech, span.samples, longest)
         whole = span.number == 0 and span.last
         work = Work(span, windows, self._recogniser(len(windows) if whole else None))
         work.language = self._language_of(work)

@@ -106,7 +106,7 @@ class Attempt:
         if self.silent:
             return False
         rate = _letters(self.text) / max(window.spoken, 0.5)
-        missing = window.spoken > SLOWEST_SECONDS and rate < SLOWEST
+        missing = window.voiced > SLOWEST_SECONDS and _letters(self.text) < SLOWEST * window.voiced
         return self.logprob < LOGPROB_FLOOR or self.repetitive or missing or rate > FASTEST
 
 
@@ -152,9 +152,9 @@ class SpeechVad(asr.Vad):  # type: ignore[misc,name-defined]
         """Samples are taken as they are."""
         return audio
 
-    def windows(self, speech: Sequence[vad.Speech], samples: Samples) -> list[Window]:
-        """Windows over the speech of a span."""
-        return pack(speech, samples)
+    def windows(self, speech: Sequence[vad.Speech], samples: Samples, longest: float) -> list[Window]:
+        """Windows over the speech of a span; none takes more than `longest` seconds of it."""
+        return pack(speech, samples, longest)
 
 
 class SileroVad(SpeechVad):

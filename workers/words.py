@@ -102,7 +102,11 @@ def segments(words: Sequence[Word], *, with_words: bool = True) -> list[dict[str
 
 def _within(word: Word, speech: Sequence[Speech]) -> tuple[float, float]:
     """The word's time, less the silence before or after it, which attention gives to words."""
-    best = max(speech, key=lambda part: min(word.end, part.end) - max(word.start, part.start), default=None)
+
+    def shared(part: Speech) -> float:  # below 0: how far away it is. Padding is of neither side of a pause
+        return min(word.end, part.end - part.tail) - max(word.start, part.start + part.lead)
+
+    best = max(speech, key=shared, default=None)
     if best is None:
         return word.start, word.end
     start = max(word.start, best.start + max(0.0, best.lead - SOFT))
