@@ -46,6 +46,8 @@ LADDER: tuple[dict[str, Any], ...] = (
         for each in TEMPERATURES
     ),
 )
+# Below this a wider beam finds better words. Of clear English hardly a window lies below it (docs/engine.md).
+UNSURE = -0.2
 # More letters a second than anybody says; fewer than anybody who speaks for so many seconds. A wide character
 # (Chinese, Japanese, Korean) is a syllable or a word, and counts as so many letters.
 FASTEST = 40.0
@@ -109,16 +111,15 @@ class Attempt:
         missing = window.voiced > SLOWEST_SECONDS and _letters(self.text) < SLOWEST * window.voiced
         return self.logprob < LOGPROB_FLOOR or self.repetitive or missing or rate > FASTEST
 
+    def unsure(self, window: Window) -> bool:
+        """Whether it looks right, but the model had others nearly as likely to choose from."""
+        return self.logprob < UNSURE and not self.silent and not self.doubtful(window)
+
 
 def _letters(text: str) -> int:
     return sum(
         WIDE_LETTERS if unicodedata.east_asian_width(character) in "WF" else 1 for character in text.strip()
     )
-
-
-def _cut(encoded: ctranslate2.StorageView, place: int) -> ctranslate2.StorageView:
-    """One window's part of the encoder's output, which must be in the CPU's memory; not a copy."""
-    return ctranslate2.StorageView.from_array(np.asarray(encoded)[place : place + 1])
 
 
 class UnsupportedLanguage(Exception):
@@ -247,11 +248,16 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     ) -> list[Heard]:
         """Text of each window that was encoded, with the times of its words if `timed`."""
         attempts = self._decode(encoded, len(windows), asked, tokenizer, beam_size=self.options.beam_size)
+        unsure = [place for place, one in enumerate(attempts) if one.unsure(windows[place])]
+        if unsure and self.options.beam_size < BEAM:
+            part = self._part(encoded, unsure, samples, windows)
+            wider = self._decode(part, len(unsure), asked, tokenizer, beam_size=BEAM)
+            for place, one in zip(unsure, wider, strict=True):
+                attempts[place] = max(attempts[place], one, key=lambda one: one.logprob)
         for place, window in enumerate(windows):
             if attempts[place].doubtful(window):
-                # What lies on a GPU cannot be cut, but is made anew in no time.
-                one = self.encode(samples, [window]) if self._on_gpu else _cut(encoded, place)
-                attempts[place] = self._again(attempts[place], one, window, asked, tokenizer)
+                part = self._part(encoded, [place], samples, windows)
+                attempts[place] = self._again(attempts[place], part, window, asked, tokenizer)
         heard = [
             Heard(window, "", one.logprob) if one.silent else Heard(window, one.text, one.logprob, one.tokens)
             for window, one in zip(windows, attempts, strict=True)
@@ -310,6 +316,14 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         tokens = [token for token in said if token < tokenizer.eot]
         return Attempt(tokens, tokenizer.decode(tokens), float(logprob), float(result.no_speech_prob))
 
+    def _part(
+        self, encoded: ctranslate2.StorageView, places: list[int], samples: Samples, windows: Sequence[Window]
+    ) -> ctranslate2.StorageView:
+        """The encoder's output for some of the windows; what lies on a GPU is soon made again."""
+        if self._on_gpu:
+            return self.encode(samples, [windows[place] for place in places])
+        return ctranslate2.StorageView.from_array(np.asarray(encoded)[places])
+
     def _again(
         self, first: Attempt, encoded: ctranslate2.StorageView, window: Window, asked: Asked,
         tokenizer: Tokenizer,
@@ -354,7 +368,8 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             self._time_batch(encoded, heard, tokenizer)
             return
         for place, one in enumerate(heard):
-            self._time_batch(_cut(encoded, place), [one], tokenizer)
+            part = ctranslate2.StorageView.from_array(np.asarray(encoded)[place : place + 1])
+            self._time_batch(part, [one], tokenizer)
 
     def _time_batch(
         self, encoded: ctranslate2.StorageView, heard: Sequence[Heard], tokenizer: Tokenizer
