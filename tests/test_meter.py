@@ -89,7 +89,7 @@ class Machine:
         meter.speakers(0.0)
         while work < total + SPEAKERS_START:
             work += self._pass()
-            heard = max(0.0, work - SPEAKERS_START) / (0.95 * total)
+            heard = max(0.0, work - SPEAKERS_START) / (0.99 * total)
             meter.speakers(min(1.0, int(heard * pieces) / pieces))
         meter.speakers(1.0)
 

@@ -28,7 +28,7 @@ _VERSION = 1
 
 # First guesses: the model `base` on two cores, and on a GPU.
 GUESSES = {
-    "cpu": {"decode": 0.004, "recognise": 0.03, "align": 0.08, "speakers": 0.055, "beside": 0.003},
+    "cpu": {"decode": 0.004, "recognise": 0.03, "align": 0.08, "speakers": 0.035, "beside": 0.003},
     "cuda": {"decode": 0.003, "recognise": 0.004, "align": 0.003, "speakers": 0.02, "beside": 0.002},
 }
 

@@ -32,7 +32,7 @@ _RECENT = 600.0
 # Of a batch in work so much is taken to be done at most, however long it has taken.
 _NEARLY = 0.95
 # What telling speakers apart takes before it hears anything, and the part of it that hears: then it groups.
-SPEAKERS_START, _HEARS = 5.0, 0.95
+SPEAKERS_START, _HEARS = 5.0, 0.99
 _DOUBT = 5.0  # seconds for which that is believed more than what it takes
 _FASTER, _SLOWER = 0.25, 4.0  # than it was: what is believed of a machine
 
