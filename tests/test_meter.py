@@ -182,7 +182,7 @@ MACHINES = {
     "decoding is slowest": Machine(HOUR, decode=0.02, lane=0.005),
     "alignment": Machine(HOUR, align=0.01),
     "alignment is slowest": Machine(HOUR, align=0.08),
-    "speakers": Machine(HOUR, speakers=0.06),
+    "speakers": Machine(HOUR, speakers=0.04),
     "all of it": Machine(HOUR, align=0.03, speakers=0.06),
     "a slow start": Machine(HOUR, load=30.0),
     "resumed": Machine(HOUR, start=1500.0, skip=4.0, speakers=0.06),
