@@ -122,6 +122,11 @@ def _letters(text: str) -> int:
     )
 
 
+def _cut(encoded: ctranslate2.StorageView, places: list[int]) -> ctranslate2.StorageView:
+    """Some windows' part of the encoder's output, which must be in the CPU's memory."""
+    return ctranslate2.StorageView.from_array(np.asarray(encoded)[places])
+
+
 class UnsupportedLanguage(Exception):
     """The model does not know the language that was asked for."""
 
@@ -322,7 +327,7 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         """The encoder's output for some of the windows; what lies on a GPU is soon made again."""
         if self._on_gpu:
             return self.encode(samples, [windows[place] for place in places])
-        return ctranslate2.StorageView.from_array(np.asarray(encoded)[places])
+        return _cut(encoded, places)
 
     def _again(
         self, first: Attempt, encoded: ctranslate2.StorageView, window: Window, asked: Asked,
@@ -368,8 +373,7 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             self._time_batch(encoded, heard, tokenizer)
             return
         for place, one in enumerate(heard):
-            part = ctranslate2.StorageView.from_array(np.asarray(encoded)[place : place + 1])
-            self._time_batch(part, [one], tokenizer)
+            self._time_batch(_cut(encoded, [place]), [one], tokenizer)
 
     def _time_batch(
         self, encoded: ctranslate2.StorageView, heard: Sequence[Heard], tokenizer: Tokenizer
