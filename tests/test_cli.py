@@ -108,8 +108,7 @@ async def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
 
 
 async def test_control_c_cancels_the_job(running: Up) -> None:
-    await running.until_logged("engine started")  # by then its process has its name
-    worker = running.child("stt worker")
+    worker = await running.until_child("stt worker")
     worker.suspend()  # so that the job waits
     try:
         process = await subprocess.create_subprocess_exec(

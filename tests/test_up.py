@@ -41,7 +41,7 @@ async def healthy(running: Up) -> bool:
 
 async def ended_child(running: Up, name: str, number: signal.Signals) -> psutil.Process:
     """Wait until that child runs, and end it by a signal."""
-    process = running.child(name)
+    process = await running.until_child(name)
     process.send_signal(number)
     await gone([process])
     return process
@@ -72,7 +72,7 @@ async def test_ready_means_that_every_part_runs_and_the_app_answers(running: Up)
     assert running.url.startswith("http://127.0.0.1:")
     assert await healthy(running)
     for name in ROLES:
-        running.child(name)
+        await running.until_child(name)
 
 
 async def test_the_data_folder_is_private_and_says_who_holds_it(running: Up) -> None:
@@ -95,7 +95,7 @@ async def test_a_web_app_that_dies_is_back_at_the_same_address(running: Up) -> N
     await ended_child(running, "stt web", signal.SIGKILL)
     assert "again in 1 s: SIGKILL" in await running.until_logged("web ended")
     await until("the app answers", lambda: answers(running))
-    running.child("stt web")
+    await running.until_child("stt web")
 
 
 @pytest.mark.parametrize(("name", "title"), [("postgres", "PostgreSQL"), ("valkey-server", "Valkey")])
@@ -103,7 +103,7 @@ async def test_a_server_that_dies_is_back(running: Up, name: str, title: str) ->
     old = await ended_child(running, name, signal.SIGKILL)
     assert "SIGKILL" in await running.until_logged(f"{title} ended")
     await until("the app answers", lambda: answers(running))
-    assert running.child(name).pid != old.pid
+    assert (await running.until_child(name)).pid != old.pid
 
 
 async def test_the_doctor_finds_it_well(running: Up) -> None:
@@ -315,4 +315,4 @@ async def test_as_many_workers_as_asked_for(tmp_path: Path) -> None:
 
 
 async def workers(running: Up, count: int) -> bool:
-    return sum(p.cmdline()[:1] == ["stt worker"] for p in running.children()) == count
+    return list(running.titles().values()).count("stt worker") == count

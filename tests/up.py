@@ -9,7 +9,7 @@ import sys
 import tempfile
 from asyncio import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -80,11 +80,27 @@ class Up:
 
     def child(self, name: str) -> psutil.Process:
         """The child of that name, or whose title begins with it."""
-        found = {" ".join(process.cmdline()).strip(): process for process in self.children()}
-        for title, process in found.items():
+        found = self.titles()
+        for process, title in found.items():
             if title.startswith(name) or process.name() == name:
                 return process
-        raise LookupError(f"no child {name} among {list(found)}")
+        raise LookupError(f"no child {name} among {list(found.values())}")
+
+    async def until_child(self, name: str) -> psutil.Process:
+        """The same, as soon as there is one: it has its title only when its libraries are loaded."""
+        async with asyncio.timeout(STARTS_WITHIN):
+            while True:
+                with suppress(LookupError, psutil.NoSuchProcess):
+                    return self.child(name)
+                await asyncio.sleep(0.02)
+
+    def titles(self) -> dict[psutil.Process, str]:
+        """What each child is called in `ps`; one that ends meanwhile is left out."""
+        found = {}
+        for process in self.children():
+            with suppress(psutil.NoSuchProcess):
+                found[process] = " ".join(process.cmdline()).strip()
+        return found
 
     def children(self) -> list[psutil.Process]:
         """Everything it has started, and what that has started."""
