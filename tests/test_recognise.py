@@ -17,7 +17,7 @@ import pytest
 from stt.settings import Settings
 from workers import lean, machine, pipeline, words
 from workers.costs import Book
-from workers.recognise import Attempt, Heard, Recogniser
+from workers.recognise import Attempt, Heard, Recogniser, frames_for
 from workers.spans import Span
 from workers.vad import Speech
 from workers.windows import LONGEST, Window, batches, pack
@@ -372,25 +372,38 @@ def test_a_short_recording_is_heard_with_all_threads_where_memory_allows_a_secon
 
 
 def test_a_window_that_told_the_language_is_not_encoded_again() -> None:
-    encoded = list[float]()
+    encoded = list[tuple[float, int]]()
 
     class Counting(Doubting):
-        def _spectrogram(self, samples: Any) -> Any:
-            return samples[:1]
+        def _spectrogram(self, samples: Any, frames: int) -> Any:
+            return np.full((1, frames), samples[0])
 
     recogniser = Counting(GOOD)
 
     def encode(heard: Any) -> ctranslate2.StorageView:
-        encoded.append(float(heard[0, 0]))
-        return ctranslate2.StorageView.from_array(np.ascontiguousarray(heard[:, None]))
+        encoded.append((float(heard[0, 0, 0]), heard.shape[2]))
+        return ctranslate2.StorageView.from_array(np.ascontiguousarray(heard[:, 0, ::2, None]))
 
     recogniser.model.encode = encode
     samples = np.repeat(np.arange(30, dtype=np.float32), 16_000)
     windows = [Window(n, n + 1, [Speech(n, n + 1)]) for n in range(3)]
-    known = {1: recogniser.encode(samples, [windows[1]])}
-    assert np.asarray(recogniser.encode(samples, windows, known)).ravel().tolist() == [0, 1, 2]
+    known = {1: recogniser.encode(samples, [windows[1]], frames=1200)}
+    together = np.asarray(recogniser.encode(samples, windows, known))
+    assert together.shape == (3, 600, 1)
+    assert together[:, 0, 0].tolist() == [0, 1, 2]
     assert recogniser.encode(samples, [windows[1]], {0: known[1]}) is known[1]
-    assert encoded == [1, 0, 2]
+    assert encoded == [(1, 1200), (0, 1200), (2, 1200)]
+    recogniser.encode(samples, windows)
+    assert encoded[3:] == [(n, 900) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "frames"), [([3.0], 1100), ([3.01, 2.0], 1102), ([9, 12], 2000), ([29], 3000)]
+)
+def test_a_short_window_is_heard_with_the_silence_it_needs_and_no_more(
+    seconds: list[float], frames: int
+) -> None:
+    assert frames_for([Window(0, end, [Speech(0, end)]) for end in seconds]) == frames
 
 
 def test_an_error_of_the_reader_is_raised_and_its_thread_ends() -> None:

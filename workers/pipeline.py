@@ -35,7 +35,15 @@ from workers import costs, machine, models, spans, vad, words
 from workers.audio import RATE, Recording, Samples
 from workers.meter import Meter
 from workers.models import ModelUnavailable
-from workers.recognise import Asked, Heard, PyannoteVad, Recogniser, SileroVad, UnsupportedLanguage
+from workers.recognise import (
+    Asked,
+    Heard,
+    PyannoteVad,
+    Recogniser,
+    SileroVad,
+    UnsupportedLanguage,
+    frames_for,
+)
 from workers.speakers import Speakers, SpeakersFailed
 from workers.windows import LONGEST, LONGEST_WITH_PAUSES, Window, batches
 
@@ -468,10 +476,14 @@ class Job:
         if not work.recogniser.multilingual:
             return "en"
         votes: dict[str, float] = {}
-        # Each by itself, so that the vote does not depend on memory; kept, as their text is decoded from it.
+        # Each by itself, so that the vote does not depend on memory; kept, as their text is decoded from it,
+        # and of one length, as they may be decoded together.
         chosen = sorted(range(len(work.windows)), key=lambda number: -work.windows[number].spoken)[:VOTES]
+        frames = frames_for([work.windows[number] for number in chosen])
         futures = [
-            self._engine.lanes.submit(work.recogniser.encode, work.span.samples, [work.windows[number]])
+            self._engine.lanes.submit(
+                work.recogniser.encode, work.span.samples, [work.windows[number]], frames=frames
+            )
             for number in chosen
         ]
         self._unfinished += futures

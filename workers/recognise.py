@@ -24,10 +24,11 @@ from workers.windows import Window, pack
 
 log = logging.getLogger(__name__)
 
-# What the encoder hears. Shorter windows could be encoded shorter, but then the model loses words at their
-# end or whole sentences: with two seconds of silence after a clip of 5 s, beam search found nothing in it.
-FRAMES = 3000
 HOP = 160  # samples of a frame of the spectrogram
+# What the encoder hears at most, and so much silence it must hear after a shorter window: with less the model
+# does not notice that the words are over, and loses some or goes on and on (docs/engine.md).
+FRAMES = 3000
+QUIET_FRAMES = 800
 # Whisper's prompt may fill half of its context; a longer one would be refused.
 PROMPT_TOKENS = 220
 
@@ -120,6 +121,12 @@ def _letters(text: str) -> int:
     return sum(
         WIDE_LETTERS if unicodedata.east_asian_width(character) in "WF" else 1 for character in text.strip()
     )
+
+
+def frames_for(windows: Sequence[Window]) -> int:
+    """How much the encoder hears of each of them, in frames: an even number, as it halves them."""
+    needed = int(max(one.spoken for one in windows) * RATE / HOP) + QUIET_FRAMES
+    return min(needed + needed % 2, FRAMES)
 
 
 def _cut(encoded: ctranslate2.StorageView, places: list[int]) -> ctranslate2.StorageView:
@@ -216,23 +223,27 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         samples: Samples,
         windows: Sequence[Window],
         known: Mapping[int, ctranslate2.StorageView] | None = None,
+        *,
+        frames: int = 0,
     ) -> ctranslate2.StorageView:
-        """The encoder's output for some windows, shape (windows, 1500, width).
+        """The encoder's output for some windows, shape (windows, frames / 2, width).
 
-        `known`: by place in `windows`, what was encoded before; not used for a batch on a GPU, which cannot
-        be put together. On a CPU one after the other: that is no slower, and a window's attention alone
-        takes 72 MB.
+        `known`: by place in `windows`, what was encoded before, all with as many frames; not used on a GPU,
+        where a batch cannot be put together. `frames`: by default as many as that has, or `frames_for` says.
+        On a CPU one after the other: that is no slower, and a window's attention alone takes up to 72 MB.
         """
-        known = known or {}
-        if len(windows) == 1 and 0 in known:
-            return known[0]
-        if self._on_gpu or len(windows) == 1:
-            return self.model.encode(np.stack([self._spectrogram(one.cut(samples)) for one in windows]))
+        known = {} if self._on_gpu else known or {}
+        frames = frames or next((2 * one.shape[1] for one in known.values()), frames_for(windows))
+        if self._on_gpu or (len(windows) == 1 and not known):
+            heard = [self._spectrogram(one.cut(samples), frames) for one in windows]
+            return self.model.encode(np.stack(heard))
         encoded = [
-            known[place] if place in known else self.encode(samples, [window])
+            known[place] if place in known else self.encode(samples, [window], frames=frames)
             for place, window in enumerate(windows)
         ]
-        return ctranslate2.StorageView.from_array(np.concatenate(encoded))
+        return (
+            encoded[0] if len(encoded) == 1 else ctranslate2.StorageView.from_array(np.concatenate(encoded))
+        )
 
     def languages(self, encoded: ctranslate2.StorageView) -> list[dict[str, float]]:
         """For each window, the probability of each language."""
@@ -292,10 +303,10 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             made.language_code = "en"  # what comes out is English, and is split into words as English is
         return made
 
-    def _spectrogram(self, samples: Samples) -> Samples:
-        samples = samples[: FRAMES * HOP]
-        padded = np.pad(samples, (0, FRAMES * HOP - len(samples)))
-        found: Samples = self.model.feature_extractor(padded, padding=HOP)[:, :FRAMES].astype(np.float32)
+    def _spectrogram(self, samples: Samples, frames: int) -> Samples:
+        samples = samples[: frames * HOP]
+        padded = np.pad(samples, (0, frames * HOP - len(samples)))
+        found: Samples = self.model.feature_extractor(padded, padding=HOP)[:, :frames].astype(np.float32)
         return found
 
     def _decode(
