@@ -148,16 +148,23 @@ class Doubting(Recogniser):
         self.options = SimpleNamespace(beam_size=beam)
         self.model = cast(Any, SimpleNamespace(model=SimpleNamespace(device="cpu")))
         self.says, self.how = list(says), list[dict[str, Any]]()
+        self.frames = list[int]()
+
+    def encode(self, *_: Any, frames: int = 0, **__: Any) -> Any:
+        self.frames.append(frames)
 
     def _decode(self, _encoded: Any, count: int, _asked: Any, _tokenizer: Any, **how: Any) -> list[Attempt]:
         self.how.append(how)
         return [self.says.pop(0) for _ in range(count)]
 
-    def hear(self) -> str:
-        [heard] = self.recognise(
+    def ask(self, *, wide: bool = False) -> list[Heard]:
+        return self.recognise(
             ctranslate2.StorageView.from_array(np.zeros((1, 1, 1), np.float32)), SILENCE,
-            [Window(0, 10, [Speech(0, 10)])], cast(Any, None), cast(Any, None), timed=False,
+            [Window(0, 10, [Speech(0, 10)])], cast(Any, None), cast(Any, None), timed=False, wide=wide,
         )  # fmt: skip
+
+    def hear(self) -> str:
+        [heard] = self.ask()
         return heard.text
 
 
@@ -195,6 +202,33 @@ def test_where_the_model_is_not_sure_the_likelier_of_two_beams_is_taken() -> Non
     assert Doubting(unsure, beam=5).hear() == unsure.text
 
 
+def test_a_likelier_text_that_looks_wrong_does_not_replace_one_that_looks_right() -> None:
+    unsure = Attempt([1], " Ask not what your country can do for you.", -0.5, 0.0)
+    recogniser = Doubting(unsure, LOOP)
+    assert recogniser.hear() == unsure.text
+    assert recogniser.says == []
+
+
+def test_a_wide_beam_at_once_is_the_only_one() -> None:
+    unsure = Attempt([1], " Ask not what your country can do for you.", -0.5, 0.0)
+    recogniser = Doubting(unsure)
+    [heard] = recogniser.ask(wide=True)
+    assert (heard.text, heard.unsure) == (unsure.text, True)
+    assert [how["beam_size"] for how in recogniser.how] == [5]
+    looping = Doubting(LOOP, GOOD)
+    assert looping.ask(wide=True)[0].text == GOOD.text
+    assert [how.get("sampling_temperature") for how in looping.how] == [None, 0.2]
+
+
+def test_what_looks_wrong_is_heard_again_in_full() -> None:
+    recogniser = Doubting(LOOP, LOOP, GOOD)
+    assert recogniser.hear() == GOOD.text
+    assert recogniser.frames == [3000]
+    recogniser = Doubting(GOOD)
+    recogniser.hear()
+    assert recogniser.frames == []
+
+
 def test_a_wide_beam_is_not_tried_twice() -> None:
     recogniser = Doubting(LOOP, GOOD, beam=5)
     assert recogniser.hear() == GOOD.text
@@ -217,6 +251,7 @@ class Crammed:
     def __init__(self, fits: int) -> None:
         self.replicas = 1
         self.fits, self.sizes, self.known = fits, list[int](), set[float]()
+        self.unsure, self.wide = False, list[bool]()
 
     def tokenizer_for(self, _language: str, _task: str) -> None:
         """None is needed."""
@@ -230,9 +265,10 @@ class Crammed:
         return len(windows)
 
     def recognise(
-        self, _encoded: Any, _samples: Any, windows: list[Window], *_: Any, **__: Any
+        self, _encoded: Any, _samples: Any, windows: list[Window], *_: Any, wide: bool, **__: Any
     ) -> list[Heard]:
-        return [Heard(window, f" {window.start:.0f}", -0.1) for window in windows]
+        self.wide.append(wide)
+        return [Heard(window, f" {window.start:.0f}", -0.1, unsure=self.unsure) for window in windows]
 
 
 def crammed(fits: int) -> tuple[pipeline.Job, pipeline.Engine, Crammed]:
@@ -284,6 +320,18 @@ def test_only_a_whole_recording_is_taken_for_a_short_one(number: int, last: bool
     work = job._begin(Span(number, 0, SILENCE, [Speech(0, 1)], last))
     assert [one.text for one in work.heard()] == [" 0"]
     assert asked == [known]
+
+
+def test_a_span_gets_a_wide_beam_at_once_where_one_before_it_was_unsure() -> None:
+    """The second goes by the first; later ones by that before the last, which is done by then."""
+    job, engine, recogniser = crammed(8)
+    job._language = "en"
+    engine.recogniser = cast(Any, lambda *_, **__: recogniser)  # type: ignore[method-assign]
+    engine.vad = cast(Any, SimpleNamespace(windows=lambda *_: [Window(0, 1, [Speech(0, 1)])]))
+    for number, unsure in enumerate((True, False, False, True, True)):
+        recogniser.unsure = unsure
+        job._begin(Span(number, 0, SILENCE, [Speech(0, 1)])).heard()
+    assert recogniser.wide == [False, True, True, False, False]
 
 
 def test_an_alignment_hears_no_pauses_and_its_times_are_those_of_the_recording(
@@ -375,6 +423,8 @@ def test_a_window_that_told_the_language_is_not_encoded_again() -> None:
     encoded = list[tuple[float, int]]()
 
     class Counting(Doubting):
+        encode = Recogniser.encode
+
         def _spectrogram(self, samples: Any, frames: int) -> Any:
             return np.full((1, frames), samples[0])
 
@@ -387,18 +437,18 @@ def test_a_window_that_told_the_language_is_not_encoded_again() -> None:
     recogniser.model.encode = encode
     samples = np.repeat(np.arange(30, dtype=np.float32), 16_000)
     windows = [Window(n, n + 1, [Speech(n, n + 1)]) for n in range(3)]
-    known = {1: recogniser.encode(samples, [windows[1]], frames=1200)}
+    known = {1: recogniser.encode(samples, [windows[1]], frames=1800)}
     together = np.asarray(recogniser.encode(samples, windows, known))
-    assert together.shape == (3, 600, 1)
+    assert together.shape == (3, 900, 1)
     assert together[:, 0, 0].tolist() == [0, 1, 2]
     assert recogniser.encode(samples, [windows[1]], {0: known[1]}) is known[1]
-    assert encoded == [(1, 1200), (0, 1200), (2, 1200)]
+    assert encoded == [(1, 1800), (0, 1800), (2, 1800)]
     recogniser.encode(samples, windows)
-    assert encoded[3:] == [(n, 900) for n in range(3)]
+    assert encoded[3:] == [(n, 1500) for n in range(3)]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "frames"), [([3.0], 1100), ([3.01, 2.0], 1102), ([9, 12], 2000), ([29], 3000)]
+    ("seconds", "frames"), [([3.0], 1500), ([13.5, 2.0], 1550), ([9, 17.01], 1902), ([28.5], 3000)]
 )
 def test_a_short_window_is_heard_with_the_silence_it_needs_and_no_more(
     seconds: list[float], frames: int

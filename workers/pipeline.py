@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -77,6 +77,8 @@ class Work:
     # What the encoder made of the windows that told the language, by their numbers.
     encoded: dict[int, ctranslate2.StorageView] = field(default_factory=dict)
     batches: list[tuple[list[int], Future[list[Heard]]]] = field(default_factory=list)
+    # What a span before it was heard as: it tells how wide a beam this one wants.
+    before: list[Future[list[Heard]]] = field(default_factory=list)
     language: str = ""
     wav2vec2: AlignModel | None = None  # times its words; without it the recogniser's attention does
 
@@ -88,6 +90,14 @@ class Work:
             for number, one in zip(numbers, future.result(), strict=True)
         }
         return [found[number] for number in range(len(self.windows))]
+
+    def wants_wide(self) -> bool:
+        """Whether a wider beam at once is cheaper: it takes some twice the time of greedy decoding.
+
+        Waits for what tells; that is given to the lanes before this span, so it is done, or at work.
+        """
+        told = [one.unsure for future in self.before for one in future.result()]
+        return 2 * sum(told) > len(told)
 
 
 class Aligner:
@@ -261,6 +271,7 @@ class Job:
         )
         self._warned: set[tuple[str, str]] = set()
         self._unfinished: list[Future[Any]] = []
+        self._latest: deque[list[Future[list[Heard]]]] = deque(maxlen=2)
 
     def run(self) -> None:
         """Do it; every error that has a meaning for a person is raised as what it is."""
@@ -387,12 +398,16 @@ class Job:
         work.wav2vec2 = self._wav2vec2(work.language)
         plan = self._engine.plan
         lanes = plan.lanes if work.recogniser.replicas == plan.replicas else 1
+        # Not by the one just before, which would be waited for; only the second span goes by the first.
+        work.before = self._latest[0] if self._latest else []
         for numbers in batches(windows, self._engine.batch, lanes):
             seconds = (span.end - span.start) / RATE * len(numbers) / len(windows)
             future = self._engine.lanes.submit(self._meter.recognising, seconds, self._hear, work, numbers)
             work.batches.append((numbers, future))
         self._unfinished = [one for one in self._unfinished if not one.done()]
-        self._unfinished += [future for _, future in work.batches]
+        futures = [future for _, future in work.batches]
+        self._unfinished += futures
+        self._latest.append(futures)
         return work
 
     def _recogniser(self, windows: int | None) -> Recogniser:
@@ -415,7 +430,9 @@ class Job:
         timed = self._asked.timed and not work.wav2vec2
         try:
             encoded = recogniser.encode(samples, batch, known)
-            heard = recogniser.recognise(encoded, samples, batch, self._asked, tokenizer, timed=timed)
+            heard = recogniser.recognise(
+                encoded, samples, batch, self._asked, tokenizer, timed=timed, wide=work.wants_wide()
+            )
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error) or len(batch) == 1:
                 raise

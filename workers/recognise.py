@@ -25,10 +25,11 @@ from workers.windows import Window, pack
 log = logging.getLogger(__name__)
 
 HOP = 160  # samples of a frame of the spectrogram
-# What the encoder hears at most, and so much silence it must hear after a shorter window: with less the model
-# does not notice that the words are over, and loses some or goes on and on (docs/engine.md).
+# What the encoder hears at most, and at least, and so much silence after the speech: encoding is most of the
+# work. In less than 12 s the model does not notice that words are over, and loses some or goes on and on.
 FRAMES = 3000
-QUIET_FRAMES = 800
+FEWEST_FRAMES = 1500
+QUIET_FRAMES = 200
 # Whisper's prompt may fill half of its context; a longer one would be refused.
 PROMPT_TOKENS = 220
 
@@ -67,6 +68,7 @@ class Heard:
     logprob: float
     tokens: list[int] = field(default_factory=list)
     timed: list[words.Word] | None = None
+    unsure: bool = False  # whether a wider beam was worth its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _letters(text: str) -> int:
 def frames_for(windows: Sequence[Window]) -> int:
     """How much the encoder hears of each of them, in frames: an even number, as it halves them."""
     needed = int(max(one.spoken for one in windows) * RATE / HOP) + QUIET_FRAMES
-    return min(needed + needed % 2, FRAMES)
+    return min(max(needed + needed % 2, FEWEST_FRAMES), FRAMES)
 
 
 def _cut(encoded: ctranslate2.StorageView, places: list[int]) -> ctranslate2.StorageView:
@@ -261,23 +263,31 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         tokenizer: Tokenizer,
         *,
         timed: bool,
+        wide: bool = False,
     ) -> list[Heard]:
-        """Text of each window that was encoded, with the times of its words if `timed`."""
-        attempts = self._decode(encoded, len(windows), asked, tokenizer, beam_size=self.options.beam_size)
+        """Text of each window that was encoded, with the times of its words if `timed`.
+
+        `wide`: with a wider beam at once, where most windows would get one anyway.
+        """
+        beam = max(self.options.beam_size, BEAM) if wide else self.options.beam_size
+        attempts = self._decode(encoded, len(windows), asked, tokenizer, beam_size=beam)
         unsure = [place for place, one in enumerate(attempts) if one.unsure(windows[place])]
-        if unsure and self.options.beam_size < BEAM:
+        if unsure and beam < BEAM:
             part = self._part(encoded, unsure, samples, windows)
             wider = self._decode(part, len(unsure), asked, tokenizer, beam_size=BEAM)
             for place, one in zip(unsure, wider, strict=True):
-                attempts[place] = max(attempts[place], one, key=lambda one: one.logprob)
+                if one.logprob > attempts[place].logprob and not one.doubtful(windows[place]):
+                    attempts[place] = one
         for place, window in enumerate(windows):
             if attempts[place].doubtful(window):
-                part = self._part(encoded, [place], samples, windows)
-                attempts[place] = self._again(attempts[place], part, window, asked, tokenizer)
+                part = self._in_full(encoded, place, samples, window)
+                attempts[place] = self._again(attempts[place], part, window, asked, tokenizer, beam)
         heard = [
             Heard(window, "", one.logprob) if one.silent else Heard(window, one.text, one.logprob, one.tokens)
             for window, one in zip(windows, attempts, strict=True)
         ]
+        for place in unsure:
+            heard[place].unsure = True
         if timed:
             self._time(encoded, heard, tokenizer)
         return heard
@@ -340,17 +350,25 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             return self.encode(samples, [windows[place] for place in places])
         return _cut(encoded, places)
 
+    def _in_full(
+        self, encoded: ctranslate2.StorageView, place: int, samples: Samples, window: Window
+    ) -> ctranslate2.StorageView:
+        """A window in 30 s, as Whisper was taught: what looks wrong may do so for want of silence."""
+        if self._on_gpu or 2 * encoded.shape[1] < FRAMES:
+            return self.encode(samples, [window], frames=FRAMES)
+        return _cut(encoded, [place])
+
     def _again(
         self, first: Attempt, encoded: ctranslate2.StorageView, window: Window, asked: Asked,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer, beam: int,
     ) -> Attempt:  # fmt: skip
         """What looked wrong once more: with a wider beam, then with more and more chance, as in Whisper.
 
         The first that looks right is taken. If none does, the likeliest that does not repeat itself.
         """
         tried = [first]
-        # Where the first attempt had the beam already, another with it would say the same.
-        for how in LADDER[self.options.beam_size >= BEAM :]:
+        # Where the first attempt had the wider beam already, another with it would say the same.
+        for how in LADDER[beam >= BEAM :]:
             tried += self._decode(encoded, 1, asked, tokenizer, **how)
             if not tried[-1].doubtful(window):
                 log.debug("a window was decoded again (%s): %r became %r", how, first.text, tried[-1].text)
