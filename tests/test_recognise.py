@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -144,11 +144,11 @@ def test_what_whisper_calls_silence_is_not_tried_again() -> None:
 class Doubting(Recogniser):
     """A recogniser that says what it is told to, decoding by decoding."""
 
-    def __init__(self, *says: Attempt, beam: int = 1) -> None:
+    def __init__(self, *says: Attempt, beam: int = 1, frames: int = 1500) -> None:
         self.options = SimpleNamespace(beam_size=beam)
         self.model = cast(Any, SimpleNamespace(model=SimpleNamespace(device="cpu")))
         self.says, self.how = list(says), list[dict[str, Any]]()
-        self.frames = list[int]()
+        self.heard, self.frames = frames, list[int]()
 
     def encode(self, *_: Any, frames: int = 0, **__: Any) -> Any:
         self.frames.append(frames)
@@ -159,7 +159,7 @@ class Doubting(Recogniser):
 
     def ask(self, *, wide: bool = False) -> list[Heard]:
         return self.recognise(
-            ctranslate2.StorageView.from_array(np.zeros((1, 1, 1), np.float32)), SILENCE,
+            ctranslate2.StorageView.from_array(np.zeros((1, self.heard // 2, 1), np.float32)), SILENCE,
             [Window(0, 10, [Speech(0, 10)])], cast(Any, None), cast(Any, None), timed=False, wide=wide,
         )  # fmt: skip
 
@@ -202,6 +202,14 @@ def test_where_the_model_is_not_sure_the_likelier_of_two_beams_is_taken() -> Non
     assert Doubting(unsure, beam=5).hear() == unsure.text
 
 
+def test_on_a_gpu_both_beams_hear_the_same() -> None:
+    unsure, surer = (Attempt([1], " Ask not what your country can do.", it, 0.0) for it in (-0.5, -0.3))
+    recogniser = Doubting(unsure, surer, frames=1700)
+    recogniser.model.model.device = "cuda"
+    recogniser.hear()
+    assert recogniser.frames == [1700]
+
+
 def test_a_likelier_text_that_looks_wrong_does_not_replace_one_that_looks_right() -> None:
     unsure = Attempt([1], " Ask not what your country can do for you.", -0.5, 0.0)
     recogniser = Doubting(unsure, LOOP)
@@ -217,20 +225,20 @@ def test_a_wide_beam_at_once_is_the_only_one() -> None:
     assert [how["beam_size"] for how in recogniser.how] == [5]
     looping = Doubting(LOOP, GOOD)
     assert looping.ask(wide=True)[0].text == GOOD.text
-    assert [how.get("sampling_temperature") for how in looping.how] == [None, 0.2]
+    assert [how["beam_size"] for how in looping.how] == [5, 5]  # the second time it is heard in full
 
 
 def test_what_looks_wrong_is_heard_again_in_full() -> None:
     recogniser = Doubting(LOOP, LOOP, GOOD)
     assert recogniser.hear() == GOOD.text
     assert recogniser.frames == [3000]
-    recogniser = Doubting(GOOD)
-    recogniser.hear()
-    assert recogniser.frames == []
+    for recogniser in (Doubting(GOOD), Doubting(LOOP, GOOD, frames=3000)):
+        assert recogniser.hear() == GOOD.text
+        assert recogniser.frames == []
 
 
 def test_a_wide_beam_is_not_tried_twice() -> None:
-    recogniser = Doubting(LOOP, GOOD, beam=5)
+    recogniser = Doubting(LOOP, GOOD, beam=5, frames=3000)
     assert recogniser.hear() == GOOD.text
     assert [how.get("sampling_temperature") for how in recogniser.how] == [None, 0.2]
 
@@ -295,6 +303,19 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     assert engine.batch == 2
     assert recogniser.sizes[0] == 8
     assert max(recogniser.sizes[3:]) <= 4
+
+
+def test_what_another_span_wanted_for_memory_does_not_halve_this_batch() -> None:
+    job, engine, recogniser = crammed(8)
+    work = pipeline.Work(
+        Span(1, 0, SILENCE, []), [Window(0, 1, [Speech(0, 1)])] * 8, cast(Recogniser, recogniser)
+    )
+    failed = Future[list[Heard]]()
+    failed.set_exception(RuntimeError("CUDA failed with error out of memory"))
+    work.before = [failed]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        job._hear(work, list(range(8)))
+    assert (engine.batch, recogniser.sizes) == (8, [])
 
 
 def test_out_of_memory_at_one_window_is_an_error() -> None:

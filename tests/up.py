@@ -88,11 +88,13 @@ class Up:
 
     async def until_child(self, name: str) -> psutil.Process:
         """The same, as soon as there is one: it has its title only when its libraries are loaded."""
-        async with asyncio.timeout(STARTS_WITHIN):
-            while True:
-                with suppress(LookupError, psutil.NoSuchProcess):
-                    return self.child(name)
-                await asyncio.sleep(0.02)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STARTS_WITHIN):
+                while True:
+                    with suppress(LookupError, psutil.NoSuchProcess):
+                        return self.child(name)
+                    await asyncio.sleep(0.02)
+        return self.child(name)  # which says what there is instead
 
     def titles(self) -> dict[psutil.Process, str]:
         """What each child is called in `ps`; one that ends meanwhile is left out."""

@@ -428,10 +428,11 @@ class Job:
         known = {place: work.encoded[one] for place, one in enumerate(numbers) if one in work.encoded}
         tokenizer = recogniser.tokenizer_for(work.language, self._asked.task)
         timed = self._asked.timed and not work.wav2vec2
+        wide = work.wants_wide()  # not below: an error of the span that tells is not one of this batch
         try:
             encoded = recogniser.encode(samples, batch, known)
             heard = recogniser.recognise(
-                encoded, samples, batch, self._asked, tokenizer, timed=timed, wide=work.wants_wide()
+                encoded, samples, batch, self._asked, tokenizer, timed=timed, wide=wide
             )
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error) or len(batch) == 1:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 HOP = 160  # samples of a frame of the spectrogram
 # What the encoder hears at most, and at least, and so much silence after the speech: encoding is most of the
-# work. In less than 12 s the model does not notice that words are over, and loses some or goes on and on.
+# work. In 12 s and less base does not always notice that words are over: it loses some, or goes on and on.
 FRAMES = 3000
 FEWEST_FRAMES = 1500
 QUIET_FRAMES = 200
@@ -68,7 +68,7 @@ class Heard:
     logprob: float
     tokens: list[int] = field(default_factory=list)
     timed: list[words.Word] | None = None
-    unsure: bool = False  # whether a wider beam was worth its time
+    unsure: bool = False  # it looked right, but the model had others nearly as likely to choose from
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,22 +230,23 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     ) -> ctranslate2.StorageView:
         """The encoder's output for some windows, shape (windows, frames / 2, width).
 
-        `known`: by place in `windows`, what was encoded before, all with as many frames; not used on a GPU,
-        where a batch cannot be put together. `frames`: by default as many as that has, or `frames_for` says.
-        On a CPU one after the other: that is no slower, and a window's attention alone takes up to 72 MB.
+        `known`: by place in `windows`, what was encoded before, all of one shape; a batch on a GPU is encoded
+        whole all the same, as it cannot be put together there. `frames`: how much is heard of each window; by
+        default as much as of those known, else what `frames_for` says. On a CPU one after the other: that is
+        no slower, and a window's attention alone takes up to 72 MB.
         """
-        known = {} if self._on_gpu else known or {}
+        known = known or {}
+        if len(windows) == 1 and 0 in known:
+            return known[0]
         frames = frames or next((2 * one.shape[1] for one in known.values()), frames_for(windows))
-        if self._on_gpu or (len(windows) == 1 and not known):
+        if self._on_gpu or len(windows) == 1:
             heard = [self._spectrogram(one.cut(samples), frames) for one in windows]
             return self.model.encode(np.stack(heard))
         encoded = [
             known[place] if place in known else self.encode(samples, [window], frames=frames)
             for place, window in enumerate(windows)
         ]
-        return (
-            encoded[0] if len(encoded) == 1 else ctranslate2.StorageView.from_array(np.concatenate(encoded))
-        )
+        return ctranslate2.StorageView.from_array(np.concatenate(encoded))
 
     def languages(self, encoded: ctranslate2.StorageView) -> list[dict[str, float]]:
         """For each window, the probability of each language."""
@@ -280,8 +281,15 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
                     attempts[place] = one
         for place, window in enumerate(windows):
             if attempts[place].doubtful(window):
-                part = self._in_full(encoded, place, samples, window)
-                attempts[place] = self._again(attempts[place], part, window, asked, tokenizer, beam)
+                full = 2 * encoded.shape[1] == FRAMES
+                # In 30 s, as Whisper was taught: it may look wrong for want of silence.
+                part = (
+                    self._part(encoded, [place], samples, windows) if full
+                    else self.encode(samples, [window], frames=FRAMES)
+                )  # fmt: skip
+                # Where the first attempt had the wider beam already, another with it would say the same.
+                rungs = LADDER[full and beam >= BEAM :]
+                attempts[place] = self._again(attempts[place], rungs, part, window, asked, tokenizer)
         heard = [
             Heard(window, "", one.logprob) if one.silent else Heard(window, one.text, one.logprob, one.tokens)
             for window, one in zip(windows, attempts, strict=True)
@@ -347,28 +355,20 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     ) -> ctranslate2.StorageView:
         """The encoder's output for some of the windows; what lies on a GPU is soon made again."""
         if self._on_gpu:
-            return self.encode(samples, [windows[place] for place in places])
+            part = [windows[place] for place in places]
+            return self.encode(samples, part, frames=2 * encoded.shape[1])
         return _cut(encoded, places)
 
-    def _in_full(
-        self, encoded: ctranslate2.StorageView, place: int, samples: Samples, window: Window
-    ) -> ctranslate2.StorageView:
-        """A window in 30 s, as Whisper was taught: what looks wrong may do so for want of silence."""
-        if self._on_gpu or 2 * encoded.shape[1] < FRAMES:
-            return self.encode(samples, [window], frames=FRAMES)
-        return _cut(encoded, [place])
-
     def _again(
-        self, first: Attempt, encoded: ctranslate2.StorageView, window: Window, asked: Asked,
-        tokenizer: Tokenizer, beam: int,
+        self, first: Attempt, rungs: Sequence[dict[str, Any]], encoded: ctranslate2.StorageView,
+        window: Window, asked: Asked, tokenizer: Tokenizer,
     ) -> Attempt:  # fmt: skip
         """What looked wrong once more: with a wider beam, then with more and more chance, as in Whisper.
 
         The first that looks right is taken. If none does, the likeliest that does not repeat itself.
         """
         tried = [first]
-        # Where the first attempt had the wider beam already, another with it would say the same.
-        for how in LADDER[beam >= BEAM :]:
+        for how in rungs:
             tried += self._decode(encoded, 1, asked, tokenizer, **how)
             if not tried[-1].doubtful(window):
                 log.debug("a window was decoded again (%s): %r became %r", how, first.text, tried[-1].text)
