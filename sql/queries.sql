@@ -72,17 +72,17 @@ returning *;
 with mine as (
     select id, options_hash from jobs where id = :id and claim = :claim and status = 'processing' for update
 )
-insert into spans (job_id, options_hash, number, "start", "end", segments, last, peaks)
+insert into spans (job_id, options_hash, number, "start", "end", segments, last, peaks, unsure)
 select id, options_hash, :number::integer, :start::float8, :end::float8, :segments::jsonb, :last::boolean,
-    :peaks::bytea
+    :peaks::bytea, :unsure::boolean
 from mine
 on conflict (job_id, options_hash, number)
 do update set "start" = excluded."start", "end" = excluded."end", segments = excluded.segments,
-    last = excluded.last, peaks = excluded.peaks, created_at = excluded.created_at
+    last = excluded.last, peaks = excluded.peaks, unsure = excluded.unsure, created_at = excluded.created_at
 returning job_id;
 
 -- name: get_spans
-select number, "start", "end", segments, last, created_at from spans
+select number, "start", "end", segments, last, unsure, created_at from spans
 where job_id = :id and options_hash = :options_hash order by number;
 
 -- name: get_peaks

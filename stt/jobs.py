@@ -280,7 +280,7 @@ async def latest_transcript(pool: Connection, job: Job) -> asyncpg.Record | None
 async def spans(pool: Connection, job: Job) -> list[asyncpg.Record]:
     """The spans already recognised for these options, in order.
 
-    Each has `number, start, end, segments, last`; with one that is the last, they are all there.
+    Each has `number, start, end, segments, last, unsure`; with one that is the last, they are all there.
     """
     rows = [row async for row in queries.get_spans(pool, id=job.id, options_hash=job.options_hash)]
     return _unbroken(rows)
@@ -352,8 +352,12 @@ async def save_span(
     segments: list[dict[str, Any]],
     last: bool = False,
     peaks: bytes | None = None,
+    unsure: bool | None = None,
 ) -> bool:
-    """Keep a finished span; `last` is the one that the recording ends with."""
+    """Keep a finished span; `last` is the one that the recording ends with.
+
+    `unsure`: whether its engine was unsure of most of it, for that of a later try; None where nobody spoke.
+    """
     row = await queries.save_span(
         pool,
         id=job.id,
@@ -364,6 +368,7 @@ async def save_span(
         segments=segments,
         last=last,
         peaks=peaks,
+        unsure=unsure,
     )
     return row is not None
 

@@ -192,7 +192,7 @@ async def test_a_resumed_job_says_what_an_uninterrupted_one_says(engine: Engine)
     done = spans[:2]
     resume = {
         "spans": 2, "end": done[-1]["end"], "language": "de",
-        "segments": sum(len(span["segments"]) for span in done),
+        "segments": sum(len(span["segments"]) for span in done), "unsure": [span["unsure"] for span in done],
     }  # fmt: skip
     rest = await ask(engine, path, resume=resume)
     assert of(rest, "span") == spans[2:]

@@ -44,7 +44,7 @@ from workers import costs, maintenance, models
 from workers.engine import Engine
 from workers.gpu import _end_when_idle
 from workers.meter import ENGINE_SHARE
-from workers.transcribe import Context, transcribe
+from workers.transcribe import Attempt, Context, transcribe
 
 [SHORT] = SAMPLES.glob("en*.flac")
 LEASE, SPAN = 3, 10  # seconds
@@ -296,6 +296,19 @@ async def test_a_long_recording_whose_worker_is_killed_runs_elsewhere_in_time_an
     decoding = guesses["decode"] / (guesses["decode"] + guesses["recognise"])
     heard = left.progress / ENGINE_SHARE * rows[-1]["end"] - decoding * 2 * SPAN
     assert heard - kept[-1]["end"] <= SPAN
+
+
+async def test_an_engine_that_goes_on_is_told_how_sure_the_one_before_it_was(
+    context: Context, pool: asyncpg.Pool, storage: Storage, recording: Path, model: str
+) -> None:
+    await waiting(pool, storage, recording, model)
+    job = await jobs.claim_next(pool, worker="one", lease=60)
+    assert job
+    for number, unsure in enumerate((True, None, False, True)):
+        where = {"number": number, "start": number, "end": number + 1}
+        assert await jobs.save_span(pool, job, **where, segments=[], unsure=unsure)
+    request = await Attempt(context, job)._request()
+    assert request["resume"]["unsure"] == [False, True]
 
 
 async def is_at(pool: asyncpg.Pool, job: Job, progress: float) -> bool:

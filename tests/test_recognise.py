@@ -279,7 +279,7 @@ class Crammed:
         return [Heard(window, f" {window.start:.0f}", -0.1, unsure=self.unsure) for window in windows]
 
 
-def crammed(fits: int) -> tuple[pipeline.Job, pipeline.Engine, Crammed]:
+def crammed(fits: int, **resume: Any) -> tuple[pipeline.Job, pipeline.Engine, Crammed]:
     engine = SimpleNamespace(
         batch=8, settings=Settings(), device="cpu", lanes=ThreadPoolExecutor(1), load_seconds=0.0,
         compute_type="int8",
@@ -287,7 +287,9 @@ def crammed(fits: int) -> tuple[pipeline.Job, pipeline.Engine, Crammed]:
         costs=Book(Path("/nonexistent/costs.json")),
     )  # fmt: skip
     events: list[dict[str, Any]] = []
-    job = pipeline.Job(cast(pipeline.Engine, engine), {"path": "x", "model": "base"}, events.append)
+    job = pipeline.Job(
+        cast(pipeline.Engine, engine), {"path": "x", "model": "base", "resume": resume}, events.append
+    )
     return job, cast(pipeline.Engine, engine), Crammed(fits)
 
 
@@ -310,9 +312,9 @@ def test_what_another_span_wanted_for_memory_does_not_halve_this_batch() -> None
     work = pipeline.Work(
         Span(1, 0, SILENCE, []), [Window(0, 1, [Speech(0, 1)])] * 8, cast(Recogniser, recogniser)
     )
-    failed = Future[list[Heard]]()
+    failed = Future[bool]()
     failed.set_exception(RuntimeError("CUDA failed with error out of memory"))
-    work.before = [failed]
+    work.wide = failed.result
     with pytest.raises(RuntimeError, match="out of memory"):
         job._hear(work, list(range(8)))
     assert (engine.batch, recogniser.sizes) == (8, [])
@@ -349,10 +351,27 @@ def test_a_span_gets_a_wide_beam_at_once_where_one_before_it_was_unsure() -> Non
     job._language = "en"
     engine.recogniser = cast(Any, lambda *_, **__: recogniser)  # type: ignore[method-assign]
     engine.vad = cast(Any, SimpleNamespace(windows=lambda *_: [Window(0, 1, [Speech(0, 1)])]))
-    for number, unsure in enumerate((True, False, False, True, True)):
+    said = (True, False, False, True, True)
+    for number, unsure in enumerate(said):
         recogniser.unsure = unsure
-        job._begin(Span(number, 0, SILENCE, [Speech(0, 1)])).heard()
+        work = job._begin(Span(number, 0, SILENCE, [Speech(0, 1)]))
+        work.heard()
+        assert work.told()() == unsure
     assert recogniser.wide == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("known", "wide"), [([], False), ([True], True), ([False, True], False), ([True, False], True)]
+)
+def test_a_try_that_goes_on_searches_as_widely_as_one_that_was_not_stopped(
+    known: list[bool], wide: bool
+) -> None:
+    job, engine, recogniser = crammed(8, unsure=known)
+    job._language = "en"
+    engine.recogniser = cast(Any, lambda *_, **__: recogniser)  # type: ignore[method-assign]
+    engine.vad = cast(Any, SimpleNamespace(windows=lambda *_: [Window(0, 1, [Speech(0, 1)])]))
+    job._begin(Span(len(known), 0, SILENCE, [Speech(0, 1)])).heard()
+    assert recogniser.wide == [wide]
 
 
 def test_an_alignment_hears_no_pauses_and_its_times_are_those_of_the_recording(

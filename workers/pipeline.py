@@ -17,10 +17,11 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,8 +78,9 @@ class Work:
     # What the encoder made of the windows that told the language, by their numbers.
     encoded: dict[int, ctranslate2.StorageView] = field(default_factory=dict)
     batches: list[tuple[list[int], Future[list[Heard]]]] = field(default_factory=list)
-    # What a span before it was heard as: it tells how wide a beam this one wants.
-    before: list[Future[list[Heard]]] = field(default_factory=list)
+    # Whether a wider beam at once is cheaper, which an earlier span tells. It may wait for that one, which is
+    # given to the lanes before this one, so it is done, or at work.
+    wide: Callable[[], bool] = bool
     language: str = ""
     wav2vec2: AlignModel | None = None  # times its words; without it the recogniser's attention does
 
@@ -91,13 +93,10 @@ class Work:
         }
         return [found[number] for number in range(len(self.windows))]
 
-    def wants_wide(self) -> bool:
-        """Whether a wider beam at once is cheaper: it takes some twice the time of greedy decoding.
-
-        Waits for what tells; that is given to the lanes before this span, so it is done, or at work.
-        """
-        told = [one.unsure for future in self.before for one in future.result()]
-        return 2 * sum(told) > len(told)
+    def told(self) -> Callable[[], bool]:
+        """What tells, once its lanes are done, whether most was unsure; it holds on to no samples."""
+        futures = [future for _, future in self.batches]
+        return lambda: _mostly(one.unsure for future in futures for one in future.result())
 
 
 class Aligner:
@@ -271,7 +270,10 @@ class Job:
         )
         self._warned: set[tuple[str, str]] = set()
         self._unfinished: list[Future[Any]] = []
-        self._latest: deque[list[Future[list[Heard]]]] = deque(maxlen=2)
+        # Of the last two spans with speech, whether they were mostly unsure.
+        self._latest: deque[Callable[[], bool]] = deque(maxlen=2)
+        for unsure in resume.get("unsure", []):
+            self._latest.append(partial(bool, unsure))
 
     def run(self) -> None:
         """Do it; every error that has a meaning for a person is raised as what it is."""
@@ -313,7 +315,7 @@ class Job:
             self._meter.finished(span.end / RATE)
             if span.last:  # once it is known, nobody reads the recording again to tell of its damages
                 self._warn_of(recording)
-            self._send(self._event(span, found))
+            self._send(self._event(span, found, work.told()() if work else None))
         self._warn_of(recording)
 
     def _cost_names(self) -> dict[str, tuple[str, float]]:
@@ -367,11 +369,12 @@ class Job:
         else:
             self._send({"type": "speakers", "turns": turns})
 
-    def _event(self, span: spans.Span, found: list[dict[str, Any]]) -> Event:
+    def _event(self, span: spans.Span, found: list[dict[str, Any]], unsure: bool | None) -> Event:
         self._spoken = self._spoken or bool(found)
         return {
             "type": "span", "number": span.number, "start": span.start / RATE, "end": span.end / RATE,
             "segments": found, "last": span.last, "peaks": base64.b64encode(span.peaks).decode(),
+            "unsure": unsure,
         }  # fmt: skip
 
     def _begun(self, recording: Recording) -> Iterator[tuple[spans.Span, Work | None]]:
@@ -398,16 +401,16 @@ class Job:
         work.wav2vec2 = self._wav2vec2(work.language)
         plan = self._engine.plan
         lanes = plan.lanes if work.recogniser.replicas == plan.replicas else 1
-        # Not by the one just before, which would be waited for; only the second span goes by the first.
-        work.before = self._latest[0] if self._latest else []
+        # A wider beam takes some twice the time of greedy decoding: it comes first where most would get it.
+        # Not the last span tells, which would be waited for; only the second span goes by the first.
+        work.wide = self._latest[0] if self._latest else bool
         for numbers in batches(windows, self._engine.batch, lanes):
             seconds = (span.end - span.start) / RATE * len(numbers) / len(windows)
             future = self._engine.lanes.submit(self._meter.recognising, seconds, self._hear, work, numbers)
             work.batches.append((numbers, future))
         self._unfinished = [one for one in self._unfinished if not one.done()]
-        futures = [future for _, future in work.batches]
-        self._unfinished += futures
-        self._latest.append(futures)
+        self._unfinished += [future for _, future in work.batches]
+        self._latest.append(work.told())
         return work
 
     def _recogniser(self, windows: int | None) -> Recogniser:
@@ -428,7 +431,7 @@ class Job:
         known = {place: work.encoded[one] for place, one in enumerate(numbers) if one in work.encoded}
         tokenizer = recogniser.tokenizer_for(work.language, self._asked.task)
         timed = self._asked.timed and not work.wav2vec2
-        wide = work.wants_wide()  # not below: an error of the span that tells is not one of this batch
+        wide = work.wide()  # not below: an error of the span that tells is not one of this batch
         try:
             encoded = recogniser.encode(samples, batch, known)
             heard = recogniser.recognise(
@@ -673,6 +676,12 @@ def _ahead(made: Iterator[T]) -> Iterator[T]:
     finally:
         stop.set()
         maker.join()  # it reads the file, which may then be closed
+
+
+def _mostly(those: Iterable[bool]) -> bool:
+    """Whether more than half of them are."""
+    values = list(those)
+    return 2 * sum(values) > len(values)
 
 
 def _peak_memory() -> float:

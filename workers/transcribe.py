@@ -238,6 +238,7 @@ class Attempt:
                 "segments": self.segments,
                 "language": job.language,
                 "complete": bool(spans) and spans[-1]["last"],
+                "unsure": [span["unsure"] for span in spans if span["unsure"] is not None][-2:],
             },
         }
 
@@ -306,6 +307,7 @@ class Attempt:
                 segments=event["segments"],
                 last=event["last"],
                 peaks=base64.b64decode(event["peaks"]),
+                unsure=event.get("unsure"),
             )
         )
         if not saved:
