@@ -83,8 +83,8 @@ class Settings(BaseModel):
         1,
         ge=1,
         le=20,
-        description="Width of the search for the likeliest text. What looks wrong is decoded again, with 5 "
-        "where this is less.",
+        description="Width of the search for the likeliest text. Where this is less than 5, what looks wrong "
+        "or unsure is decoded again with 5; with 5 at once where earlier minutes were mostly unsure.",
     )
     model_memory: int | Literal["auto"] = Field(
         "auto",
