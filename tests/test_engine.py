@@ -117,6 +117,17 @@ async def test_a_broken_file_ends_in_a_sentence_or_in_what_can_be_heard(engine: 
     assert engine.pid == process
 
 
+async def test_one_that_is_being_killed_is_not_asked(engine: Engine) -> None:
+    """A heartbeat that finds its job ended kills the engine, and is itself cut off."""
+    await engine.start()
+    killing = asyncio.create_task(engine.kill())
+    await asyncio.sleep(0)
+    killing.cancel()
+    assert engine.running  # as far as is known yet
+    events = await ask(engine, JFK)
+    assert events[-1]["type"] == "done"
+
+
 async def test_after_broken_files_the_same_process_goes_on(engine: Engine) -> None:
     await ask(engine, AUDIO / "containers" / "broken" / "random.mp3")
     process = engine.pid

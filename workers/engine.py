@@ -98,9 +98,9 @@ class Engine:
         return "\n".join(self._child.tail) if self._child else ""
 
     async def start(self) -> None:
-        """Start the process if none runs."""
+        """Start the process if none runs, or only one that is being killed: its end is not known at once."""
         async with self._starting:
-            if not self.running:
+            if not self.running or self._killed:
                 await self._forget()
                 await self._spawn()
 
