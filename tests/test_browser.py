@@ -350,9 +350,8 @@ async def test_the_keyboard_reaches_the_upload(open_page: Open) -> None:
         await page.keyboard.press("Tab")
     await expect(page.locator("#file")).to_be_focused()
     choosers: list[object] = []
-    for _ in range(
-        5
-    ):  # on a machine that is busy with something else, Chromium may not count the first press
+    # On a machine that is busy with something else, Chromium may not count the first press.
+    for _ in range(5):
         with suppress(PlaywrightTimeout):
             async with page.expect_file_chooser(timeout=4000) as chooser:
                 await page.keyboard.press("Space")

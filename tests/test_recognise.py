@@ -345,12 +345,18 @@ def test_only_a_whole_recording_is_taken_for_a_short_one(number: int, last: bool
     assert asked == [known]
 
 
-def test_a_span_gets_a_wide_beam_at_once_where_one_before_it_was_unsure() -> None:
-    """The second goes by the first; later ones by that before the last, which is done by then."""
-    job, engine, recogniser = crammed(8)
+def span_by_span(**resume: Any) -> tuple[pipeline.Job, Crammed]:
+    """A job that finds one window in each span."""
+    job, engine, recogniser = crammed(8, **resume)
     job._language = "en"
     engine.recogniser = cast(Any, lambda *_, **__: recogniser)  # type: ignore[method-assign]
     engine.vad = cast(Any, SimpleNamespace(windows=lambda *_: [Window(0, 1, [Speech(0, 1)])]))
+    return job, recogniser
+
+
+def test_a_span_gets_a_wide_beam_at_once_where_one_before_it_was_unsure() -> None:
+    """The second goes by the first; later ones by that before the last, which is done by then."""
+    job, recogniser = span_by_span()
     said = (True, False, False, True, True)
     for number, unsure in enumerate(said):
         recogniser.unsure = unsure
@@ -366,10 +372,7 @@ def test_a_span_gets_a_wide_beam_at_once_where_one_before_it_was_unsure() -> Non
 def test_a_try_that_goes_on_searches_as_widely_as_one_that_was_not_stopped(
     known: list[bool], wide: bool
 ) -> None:
-    job, engine, recogniser = crammed(8, unsure=known)
-    job._language = "en"
-    engine.recogniser = cast(Any, lambda *_, **__: recogniser)  # type: ignore[method-assign]
-    engine.vad = cast(Any, SimpleNamespace(windows=lambda *_: [Window(0, 1, [Speech(0, 1)])]))
+    job, recogniser = span_by_span(unsure=known)
     job._begin(Span(len(known), 0, SILENCE, [Speech(0, 1)])).heard()
     assert recogniser.wide == [wide]
 

@@ -271,9 +271,8 @@ class Job:
         self._warned: set[tuple[str, str]] = set()
         self._unfinished: list[Future[Any]] = []
         # Of the last two spans with speech, whether they were mostly unsure.
-        self._latest: deque[Callable[[], bool]] = deque(maxlen=2)
-        for unsure in resume.get("unsure", []):
-            self._latest.append(partial(bool, unsure))
+        known = [partial(bool, unsure) for unsure in resume.get("unsure", [])]
+        self._latest: deque[Callable[[], bool]] = deque(known, maxlen=2)
 
     def run(self) -> None:
         """Do it; every error that has a meaning for a person is raised as what it is."""
