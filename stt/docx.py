@@ -12,7 +12,7 @@ from docx.oxml import OxmlElement
 from docx.shared import Pt, RGBColor
 
 from stt import scripts
-from stt.wording import clock, language_name, speaker_name
+from stt.labels import clock, language_name, speaker_name
 
 GREY = RGBColor(0x66, 0x66, 0x66)
 

@@ -77,7 +77,7 @@ class Job:
     lease_expires_at: dt.datetime | None
     not_before: dt.datetime
     cancel_requested: bool
-    warnings: list[dict[str, str]]
+    warnings: list[dict[str, Any]]
     error_code: str | None
     error_message: str | None
     created_at: dt.datetime
@@ -324,7 +324,7 @@ async def heartbeat(
     eta_seconds: float | None,
     duration_seconds: float | None,
     language: str | None,
-    warnings: list[dict[str, str]],
+    warnings: list[dict[str, Any]],
 ) -> Job | None:
     """Renew the lease and keep the progress. Progress never goes back."""
     row = await queries.heartbeat(
@@ -382,7 +382,7 @@ async def complete(
     file_path: str,
     language: str | None,
     duration_seconds: float | None,
-    warnings: list[dict[str, str]],
+    warnings: list[dict[str, Any]],
 ) -> Job | None:
     """Commit a transcription: the row and the next version of the transcript, or neither."""
     async with pool.acquire() as connection, connection.transaction():
@@ -416,7 +416,7 @@ async def fail(
     code: str,
     message: str,
     log: str | None = None,
-    warnings: list[dict[str, str]] | None = None,
+    warnings: list[dict[str, Any]] | None = None,
 ) -> Job | None:
     """Give the job up: `message` is for a person, `log` what the engine said last."""
     row = await queries.fail_job(
@@ -433,7 +433,7 @@ async def fail(
 
 async def retry_later(
     pool: Connection, job: Job, *, delay: float, code: str, message: str, log: str | None = None,
-    warnings: list[dict[str, str]] | None = None, given_back: bool = False,
+    warnings: list[dict[str, Any]] | None = None, given_back: bool = False,
 ) -> Job | None:  # fmt: skip
     """A failure that may pass: the job waits `delay` seconds for its next try; this one may be given back."""
     row = await queries.retry_later(

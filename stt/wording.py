@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from stt.formats import paragraphs
-from stt.languages import LANGUAGES
+from stt.labels import clock, language_name, speaker_name
 
 STAGES = {
     "decode": "Reading the recording",
@@ -35,13 +35,6 @@ def size(count: int) -> str:
     while value >= 999.5 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.0f} {units[0]}" if value >= 9.95 else f"{value:.1f} {units[0]}"
-
-
-def clock(seconds: float) -> str:
-    """A time in a recording, or its length, in seconds: ``0:42``, ``1:02:03``."""
-    whole = int(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def iso_duration(seconds: float) -> str:
@@ -94,19 +87,9 @@ def until(value: str | dt.datetime, now: dt.datetime | None = None) -> str:
     return f"in {seconds} s" if seconds < 100 else f"in {round(seconds / 60)} min"
 
 
-def language_name(code: str) -> str:
-    return LANGUAGES.get(code, code)
-
-
 def model_name(model: str) -> str:
     """A model without the folders or the account before its name."""
     return PurePath(model).name or model
-
-
-def speaker_name(speaker: str) -> str:
-    """A speaker's label for a person: ``Speaker 1`` for ``SPEAKER_00``; other names as they are."""
-    number = speaker.removeprefix("SPEAKER_")
-    return f"Speaker {int(number) + 1}" if number != speaker and number.isdecimal() else speaker
 
 
 def doing(job: dict[str, Any]) -> str:

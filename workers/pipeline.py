@@ -29,14 +29,15 @@ import ctranslate2
 import numpy as np
 from setproctitle import setproctitle
 
-from stt import logs, settings, speakers
+from stt import logs, passages, settings, speakers
 from stt.media import MediaError
 from stt.settings import Settings
-from workers import costs, machine, models, spans, vad, words
+from workers import costs, coverage, machine, models, second_look, spans, vad, weak_speech, words
 from workers.audio import RATE, Recording, Samples
 from workers.meter import Meter
 from workers.models import ModelUnavailable
 from workers.recognise import (
+    UNSURE,
     Asked,
     Heard,
     PyannoteVad,
@@ -82,6 +83,7 @@ class Work:
     # given to the lanes before this one, so it is done, or at work.
     wide: Callable[[], bool] = bool
     language: str = ""
+    again: bool = False  # its windows were recognised before, as parts of others that skipped them
     wav2vec2: AlignModel | None = None  # times its words; without it the recogniser's attention does
 
     def heard(self) -> list[Heard]:
@@ -383,17 +385,19 @@ class Job:
             heard=lambda sample: self._meter.decoded(sample / RATE), listen=self._engine.vad.listen,
         )  # fmt: skip
         for span in self._meter.decoding(found):
-            if span.speech:
+            if span.speech or span.weak:
                 yield span, self._begin(span)
             else:
                 self._meter.silent((span.end - span.start) / RATE)
                 yield span, None
 
     def _begin(self, span: spans.Span) -> Work:
-        # Attention knows on which side of a pause a word is; letters, and words of another language, do not.
-        knows = self._asked.timed and self._asked.task != "translate"
+        # Attention knows on which side of a pause a word is; that of a translation does not.
+        knows = self._asked.task != "translate"
         longest = LONGEST_WITH_PAUSES if knows else LONGEST
-        windows = self._engine.vad.windows(span.speech, span.samples, longest)
+        windows = weak_speech.windows(
+            span.speech, span.weak, lambda speech: self._engine.vad.windows(speech, span.samples, longest)
+        )
         whole = span.number == 0 and span.last
         work = Work(span, windows, self._recogniser(len(windows) if whole else None))
         work.language = self._language_of(work)
@@ -429,13 +433,14 @@ class Job:
         batch = [work.windows[number] for number in numbers]
         known = {place: work.encoded[one] for place, one in enumerate(numbers) if one in work.encoded}
         tokenizer = recogniser.tokenizer_for(work.language, self._asked.task)
-        timed = self._asked.timed and not work.wav2vec2
+        timed = not work.wav2vec2  # also where nobody wants the times: they tell what was skipped
         wide = work.wide()  # not below: an error of the span that tells is not one of this batch
         try:
             encoded = recogniser.encode(samples, batch, known)
             heard = recogniser.recognise(
-                encoded, samples, batch, self._asked, tokenizer, timed=timed, wide=wide
-            )
+                encoded, samples, batch, self._asked, tokenizer, timed=timed, wide=wide,
+                spoken=work.language, floor=0.0 if work.again else UNSURE,
+            )  # fmt: skip
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error) or len(batch) == 1:
                 raise
@@ -449,11 +454,50 @@ class Job:
 
     def _finished(self, work: Work) -> list[dict[str, Any]]:
         """The segments of a span, once its lanes are done with it."""
-        said = [one for one in work.heard() if one.text.strip()]
-        if work.wav2vec2:
-            self._align(work, said)
-        placed = [word for one in said for word in self._place(one, work.span)]
+        heard = self._filled(work, self._timed(work, work.heard()))
+        placed = [word for one in heard if one.text.strip() for word in self._place(one, work.span)]
         return words.segments(placed, with_words=self._asked.timed)
+
+    def _timed(self, work: Work, heard: list[Heard]) -> list[Heard]:
+        if work.wav2vec2:
+            self._align(work, [one for one in heard if one.text.strip()])
+        return heard
+
+    def _filled(self, work: Work, heard: list[Heard]) -> list[Heard]:
+        """The hypotheses of a span with the speech that was skipped recognised in windows of its own."""
+
+        def recognise(samples: Samples, windows: list[Window]) -> list[Heard]:
+            # Not in the lanes, where it would wait for all of the next span.
+            again = replace(
+                work, span=replace(work.span, samples=samples), windows=windows, encoded={}, again=True
+            )
+            batch = self._engine.batch
+            numbers = [
+                list(range(first, min(first + batch, len(windows))))
+                for first in range(0, len(windows), batch)
+            ]
+            return self._timed(again, [one for part in numbers for one in self._hear(again, part)])
+
+        found = second_look.fill(heard, work.span.samples, recognise)
+        if found.seconds:
+            log.info("job %s: %.1f s of sound were recognised again", self._name, found.seconds)
+        self._warn_of_passages(work, found)
+        return found.heard
+
+    def _warn_of_passages(self, work: Work, found: second_look.Result) -> None:
+        """Tell what stays without words though somebody probably speaks, and what is in another language."""
+        offset = work.span.start / RATE
+        uncovered = [
+            (start + offset, end + offset)
+            for start, end in coverage.probable(found.uncovered, work.span.speech)
+        ]
+        others = [passage for one in found.heard for passage in one.passages]
+        warnings = [passages.warning(passages.UNCOVERED, uncovered)] if uncovered else []
+        for language in sorted({one.language for one in others}):
+            times = [(one.start + offset, one.end + offset) for one in others if one.language == language]
+            warnings.append(passages.warning(passages.OTHER_LANGUAGE, times, language, work.language))
+        for warning in warnings:
+            self._send({"type": "warning", **warning})
 
     def _align(self, work: Work, said: list[Heard]) -> None:
         """Words timed by wav2vec2; what it cannot time, by the recogniser's attention."""
@@ -498,7 +542,11 @@ class Job:
         votes: dict[str, float] = {}
         # Each by itself, so that the vote does not depend on memory; kept, as their text is decoded from it,
         # and of one length, as they may be decoded together.
-        chosen = sorted(range(len(work.windows)), key=lambda number: -work.windows[number].spoken)[:VOTES]
+        order = sorted(
+            range(len(work.windows)),
+            key=lambda number: (work.windows[number].weak, -work.windows[number].spoken),
+        )
+        chosen = [number for number in order if not work.windows[number].weak or number == order[0]][:VOTES]
         frames = frames_for([work.windows[number] for number in chosen])
         futures = [
             self._engine.lanes.submit(

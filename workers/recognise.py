@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import unicodedata
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ import numpy as np
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import merge_punctuations
 
-from workers import vad, vad_pyannote, words
+from workers import coverage, vad, vad_pyannote, words
 from workers.audio import RATE, Samples
+from workers.language import Passage, passages, slices
 from workers.lean import asr
 from workers.windows import Window, pack
 
@@ -50,11 +50,11 @@ LADDER: tuple[dict[str, Any], ...] = (
 )
 # Below this a wider beam finds better words. Of clear English hardly a window lies below it (docs/engine.md).
 UNSURE = -0.2
-# More letters a second than anybody says; fewer than anybody who speaks for so many seconds. A wide character
-# (Chinese, Japanese, Korean) is a syllable or a word, and counts as so many letters.
+# A hypothesis for speech that may be none (weak speech, gaps) is dropped if it is less likely than this.
+WEAK_LOGPROB = -0.8
+# More letters a second than anybody says; fewer than anybody who speaks for so many seconds.
 FASTEST = 40.0
 SLOWEST, SLOWEST_SECONDS = 2.5, 6.0
-WIDE_LETTERS = 3
 # The same few words again and again. Verses and "no, no, no" repeat too, but not so often.
 _LOOP = re.compile(r"(\b.{2,60}?)(?:[\s,.!?-]*\1){5,}", re.DOTALL | re.IGNORECASE)
 
@@ -69,6 +69,7 @@ class Heard:
     tokens: list[int] = field(default_factory=list)
     timed: list[words.Word] | None = None
     unsure: bool = False  # it looked right, but the model had others nearly as likely to choose from
+    passages: list[Passage] = field(default_factory=list)  # in another language
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +111,20 @@ class Attempt:
         """Whether it looks wrong for this window, so that it is worth another look."""
         if self.silent:
             return False
-        rate = _letters(self.text) / max(window.spoken, 0.5)
-        missing = window.voiced > SLOWEST_SECONDS and _letters(self.text) < SLOWEST * window.voiced
+        rate = words.letters(self.text) / max(window.spoken, 0.5)
+        missing = window.voiced > SLOWEST_SECONDS and words.letters(self.text) < SLOWEST * window.voiced
         return self.logprob < LOGPROB_FLOOR or self.repetitive or missing or rate > FASTEST
 
     def unsure(self, window: Window) -> bool:
         """Whether it looks right, but the model had others nearly as likely to choose from."""
         return self.logprob < UNSURE and not self.silent and not self.doubtful(window)
 
-
-def _letters(text: str) -> int:
-    return sum(
-        WIDE_LETTERS if unicodedata.east_asian_width(character) in "WF" else 1 for character in text.strip()
-    )
+    def hypothesis(self, window: Window) -> Heard:
+        """What is kept of it: no text where nobody speaks, and of weak speech only a likely one."""
+        unlikely = self.logprob < WEAK_LOGPROB or self.doubtful(window)
+        if self.silent or (window.weak and unlikely):
+            return Heard(window, "", self.logprob)
+        return Heard(window, self.text, self.logprob, self.tokens)
 
 
 def frames_for(windows: Sequence[Window]) -> int:
@@ -265,10 +267,14 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         *,
         timed: bool,
         wide: bool = False,
+        spoken: str | None = None,
+        floor: float = UNSURE,
     ) -> list[Heard]:
         """Text of each window that was encoded, with the times of its words if `timed`.
 
-        `wide`: with a wider beam at once, where most windows would get one anyway.
+        `wide`: with a wider beam at once, where most windows would get one anyway. `spoken`: the language in
+        which they are decoded; passages in another one are looked for in windows of a lower log probability
+        than `floor`.
         """
         beam = max(self.options.beam_size, BEAM) if wide else self.options.beam_size
         attempts = self._decode(encoded, len(windows), asked, tokenizer, beam_size=beam)
@@ -280,7 +286,8 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
                 if one.logprob > attempts[place].logprob and not one.doubtful(windows[place]):
                     attempts[place] = one
         for place, window in enumerate(windows):
-            if attempts[place].doubtful(window):
+            # Of weak speech most that looks wrong is noise: it is not worth the time.
+            if attempts[place].doubtful(window) and not window.weak:
                 full = 2 * encoded.shape[1] == FRAMES
                 # In 30 s, as Whisper was taught: it may look wrong for want of silence.
                 part = (
@@ -290,15 +297,34 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
                 # Where the first attempt had the wider beam already, another with it would say the same.
                 rungs = LADDER[full and beam >= BEAM :]
                 attempts[place] = self._again(attempts[place], rungs, part, window, asked, tokenizer)
-        heard = [
-            Heard(window, "", one.logprob) if one.silent else Heard(window, one.text, one.logprob, one.tokens)
-            for window, one in zip(windows, attempts, strict=True)
-        ]
+        heard = [one.hypothesis(window) for window, one in zip(windows, attempts, strict=True)]
         for place in unsure:
             heard[place].unsure = True
         if timed:
             self._time(encoded, heard, tokenizer)
+        if spoken and self.multilingual:
+            for place, hypothesis in enumerate(heard):
+                if hypothesis.logprob < floor:
+                    window = hypothesis.window
+                    hypothesis.passages = self._passages(encoded, place, window, samples, spoken)
         return heard
+
+    def _passages(
+        self, encoded: ctranslate2.StorageView, place: int, window: Window, samples: Samples, spoken: str
+    ) -> list[Passage]:
+        """What of a window is in another language than it was decoded in."""
+        found = []
+        for start, end in slices(window.speech):
+            if self._on_gpu:
+                times = words.at(start, window.speech), words.at(end, window.speech)
+                piece = self.encode(samples, [Window(*times, coverage.within(window.speech, *times))])
+            else:
+                first, last = (int(second * RATE / HOP / 2) for second in (start, end))
+                piece = ctranslate2.StorageView.from_array(
+                    np.ascontiguousarray(np.asarray(encoded)[place : place + 1, first:last])
+                )
+            found.append(((start, end), self.languages(piece)[0]))
+        return passages(found, spoken, window.speech)
 
     def time_words(self, samples: Samples, heard: Sequence[Heard], tokenizer: Tokenizer) -> None:
         """Word times by attention for what was recognised without them."""

@@ -7,11 +7,11 @@ goes on with the very spans it would have had.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from workers import peaks, vad
+from workers import peaks, vad, weak_speech
 from workers.audio import RATE, Recording, Samples
 
 # The first span is short, so that text appears soon.
@@ -27,6 +27,7 @@ class Span:
 
     The recording ends with the `last` one. There is none where it happens to end with a full span.
     `peaks` is the loudest moment of each tenth of a second, counted from the recording's beginning.
+    `weak` is speech that the detector is unsure of (:mod:`workers.weak_speech`), apart from `speech`.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Span:
     speech: list[vad.Speech]
     last: bool = False
     peaks: bytes = b""
+    weak: list[vad.Speech] = field(default_factory=list)
 
     @property
     def end(self) -> int:
@@ -68,7 +70,7 @@ def read(
             cut = _cut(found, length, listener.params, first=number == 0)
             samples, rest = np.split(np.concatenate(waiting), [cut * vad.FRAME])
             waiting.clear()  # while the span is at work it is not held twice
-            yield _span(number, start, samples, found[:cut], listener.params)
+            yield _span(number, start, samples, found[:cut], listen)
             number, start = number + 1, start + len(samples)
             # From the cut on it listens anew, as it would if work began here after an interruption.
             waiting, listener = [rest.copy()], listen()
@@ -76,7 +78,7 @@ def read(
             found = listener.hear(waiting[0])
     if any(map(len, waiting)):
         found = np.concatenate([found, listener.end()])
-        yield _span(number, start, np.concatenate(waiting), found, listener.params, last=True)
+        yield _span(number, start, np.concatenate(waiting), found, listen, last=True)
 
 
 def _length(number: int, seconds: float) -> float:
@@ -95,9 +97,10 @@ def _span(
     start: int,
     samples: Samples,
     found: vad.Probabilities,
-    params: vad.Params,
+    listen: Callable[[], vad.Hears],
     *,
     last: bool = False,
 ) -> Span:
-    speech = vad.speech(found, len(samples) / RATE, params)
-    return Span(number, start, samples, speech, last, peaks.of(samples, start))
+    speech = vad.speech(found, len(samples) / RATE, listen().params)
+    weak = weak_speech.find(samples, speech, listen)
+    return Span(number, start, samples, speech, last, peaks.of(samples, start), weak)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import asyncpg
 from arq import ArqRedis
 
-from stt import formats, jobs, queue, speakers
+from stt import formats, jobs, passages, queue, speakers
 from stt.errors import UNAVAILABLE
 from stt.jobs import Job
 from stt.progress import current, publish
@@ -127,6 +127,7 @@ class Attempt:
         self._renewed = time.monotonic()
         self._left: tuple[float, float] | None = None  # seconds to the end, and when that was told
         self._published = 0.0
+        self._unsaved = False  # whether there are warnings that the row does not hold
 
     @property
     def about(self) -> dict[str, str]:
@@ -252,6 +253,8 @@ class Attempt:
                 await self._on_span(event)
             case "speakers":
                 self.turns = event["turns"]
+            case "warning" if "times" in event:
+                self._warn_of_passages({key: value for key, value in event.items() if key != "type"})
             case "warning":
                 self._warn(event["code"], event["message"])
             case "done":
@@ -295,7 +298,9 @@ class Attempt:
         return round(max(0.0, left - (time.monotonic() - told_at)), 1)
 
     async def _on_span(self, event: dict[str, Any]) -> None:
-        if event["last"]:  # no later try hears the recording: its language and warnings are kept first
+        # A later try does not recognise this span again: its warnings are kept first, and so is the language
+        # with the last one.
+        if event["last"] or self._unsaved:
             await self._patiently(self._beat)
         saved = await self._patiently(
             lambda: jobs.save_span(
@@ -324,6 +329,12 @@ class Attempt:
         warning = {"code": code, "message": message}
         if warning not in self.warnings:
             self.warnings.append(warning)
+            self._unsaved = True
+
+    def _warn_of_passages(self, warning: dict[str, Any]) -> None:
+        log.warning("%s: %s", warning["code"], warning["message"], extra=self.about)
+        self.warnings = passages.add(self.warnings, warning)
+        self._unsaved = True
 
     # Lease
 
@@ -358,7 +369,7 @@ class Attempt:
             await asyncio.sleep(left)
 
     async def _beat(self) -> None:
-        job = self.job
+        job, warnings = self.job, list(self.warnings)
         row = await jobs.heartbeat(
             self.pool,
             job,
@@ -368,8 +379,9 @@ class Attempt:
             eta_seconds=self._eta(),
             duration_seconds=job.duration_seconds,
             language=job.language,
-            warnings=self.warnings,
+            warnings=warnings,
         )
+        self._unsaved = self._unsaved and warnings != self.warnings
         if row is None:
             await self.stop(Stop.LOST)
         elif row.cancel_requested:

@@ -31,7 +31,8 @@ Probabilities: TypeAlias = NDArray[np.float32]
 class Speech:
     """Somebody speaks from `start` to `end`, in seconds; then nobody for `pause`, padding not counted.
 
-    `lead` and `tail` are the padding: seconds before and after what sounds like speech.
+    `lead` and `tail` are the padding: seconds before and after what sounds like speech. `probability` is the
+    mean of the frames between them.
     """
 
     start: float
@@ -39,6 +40,7 @@ class Speech:
     pause: float = field(default=0.0, compare=False)
     lead: float = field(default=0.0, compare=False)
     tail: float = field(default=0.0, compare=False)
+    probability: float = field(default=1.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,14 @@ def speech(found: Probabilities, length: float, params: Params | None = None) ->
     pauses = [max(0.0, start - end) for start, (_, end) in zip(starts, spoken, strict=False)]
     padded = _padded(spoken, params.pad, length)
     return [
-        Speech(start, end, pause, first - start, end - last)
+        Speech(start, end, pause, first - start, end - last, _mean(found, first, last))
         for (start, end), (first, last), pause in zip(padded, spoken, pauses, strict=True)
     ]
+
+
+def _mean(found: Probabilities, start: float, end: float) -> float:
+    frames = found[int(start * FRAMES_PER_SECOND) : int(end * FRAMES_PER_SECOND)]
+    return float(frames.mean()) if len(frames) else 0.0
 
 
 def quietest(found: Probabilities, first: int, last: int, params: Params | None = None) -> int:

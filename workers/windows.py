@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Window:
     start: float
     end: float
     speech: list[vad.Speech]
+    weak: bool = False  # the voice activity detector is unsure of it: only a likely text is believed
 
     @property
     def spoken(self) -> float:
@@ -115,7 +116,7 @@ def _short(part: vad.Speech, samples: Samples) -> list[vad.Speech]:
     tenths = middle[: len(middle) // _TENTH * _TENTH].reshape(-1, _TENTH)
     cut = (first + (int(np.argmin(np.square(tenths).sum(axis=1))) + 0.5) * _TENTH) / RATE
     halves = (
-        vad.Speech(part.start, cut, lead=part.lead),
-        vad.Speech(cut, part.end, part.pause, tail=part.tail),
+        replace(part, end=cut, pause=0.0, tail=0.0),
+        replace(part, start=cut, lead=0.0),
     )
     return [piece for half in halves for piece in _short(half, samples)]

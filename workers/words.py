@@ -22,6 +22,8 @@ LONG_PAUSE = 1.5
 CLAUSE_PAUSE = 0.6
 LONGEST_SECONDS = 15.0
 LONGEST_WIDTH = 180  # columns; a Chinese or Japanese character takes two
+# A wide character (Chinese, Japanese, Korean) is a syllable or a word, and counts as so many letters.
+WIDE_LETTERS = 3
 
 _SENTENCE_ENDS = frozenset(".?!…。？！｡؟۔।॥።፧։")  # noqa: RUF001
 _CLAUSE_ENDS = frozenset(",;:、，；：،؛–—")  # noqa: RUF001
@@ -40,6 +42,13 @@ class Word:
     end: float
     score: float | None = None
     logprob: float = 0.0
+
+
+def letters(text: str) -> int:
+    """How much a text says: its characters, of which a wide one counts as `WIDE_LETTERS`."""
+    return sum(
+        WIDE_LETTERS if unicodedata.east_asian_width(character) in "WF" else 1 for character in text.strip()
+    )
 
 
 def whole(words: Sequence[Word]) -> list[Word]:
@@ -132,7 +141,7 @@ def _sentences(words: Sequence[Word]) -> list[list[Word]]:
         found[-1].append(word)
         pause = words[number + 1].start - word.end if number + 1 < len(words) else 0.0
         if (
-            _ends_sentence(word.text, words[number + 1 : number + 2])
+            ends_sentence(word.text, words[number + 1 : number + 2])
             or pause >= LONG_PAUSE
             or (pause >= CLAUSE_PAUSE and _mark(word.text) in _CLAUSE_ENDS)
         ):
@@ -140,7 +149,8 @@ def _sentences(words: Sequence[Word]) -> list[list[Word]]:
     return found
 
 
-def _ends_sentence(text: str, following: Sequence[Word]) -> bool:
+def ends_sentence(text: str, following: Sequence[Word] = ()) -> bool:
+    """Whether a sentence ends with this word; `following` is the next word, if there is one."""
     mark = _mark(text)
     if mark not in _SENTENCE_ENDS:
         return False

@@ -1,0 +1,138 @@
+"""Recognising again what the first pass over a span skipped, and putting it in its place.
+
+The first pass leaves speech without words where a quieter or another voice, a repeated sentence or another
+language lies between louder or other speech (:mod:`workers.coverage` finds it). That speech is recognised in
+windows of its own, at a raised level and with its pauses, since the voice activity detector finds only parts
+of a quiet voice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from workers import coverage
+from workers.audio import Samples
+from workers.coverage import Gap
+from workers.recognise import Heard
+from workers.vad import Speech
+from workers.windows import LONGEST, Window, pack
+from workers.words import Word, letters
+
+log = logging.getLogger(__name__)
+
+# Windows of a gap hold pauses up to so long, and so much before and after what was detected as speech.
+# Seconds.
+PAUSE, MARGIN = 2.5, 1.0
+# A gap that was filled may have a gap in it.
+ROUNDS = 2
+
+Recognise = Callable[[Samples, list[Window]], list[Heard]]
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of it: the hypotheses in the order of the span, and windows that stay without words.
+
+    `seconds` of sound were recognised again.
+    """
+
+    heard: list[Heard]
+    uncovered: list[Window] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def fill(heard: Sequence[Heard], samples: Samples, recognise: Recognise, rounds: int = ROUNDS) -> Result:
+    """The hypotheses of a span with what they skipped put in its place.
+
+    Args:
+        heard: The hypotheses of a span's windows, in order.
+        samples: Of the span, 16 kHz mono.
+        recognise: Recognises windows of some samples, with word times.
+        rounds: How often a gap may be recognised again: a gap that was filled may have a gap in it.
+    """
+    found = [_Checked.of(one, samples) for one in heard]
+    windows = [window for one in found for gap in one.windows for window in gap]
+    if not windows or not rounds:
+        return Result(list(heard), windows)
+    level = coverage.raised(samples, windows)
+    again = fill(recognise(level, windows), level, recognise, rounds - 1)
+    again.seconds += sum(window.spoken for window in windows)
+    hypotheses = iter(again.heard)
+    again.heard = [
+        one.filled([[next(hypotheses) for _ in gap] for gap in one.windows], again.uncovered) for one in found
+    ]
+    return again
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A hypothesis with its gaps, and for each gap the windows in which it is recognised again."""
+
+    heard: Heard
+    words: list[Word]
+    gaps: list[Gap]
+    windows: list[list[Window]]
+
+    @classmethod
+    def of(cls, one: Heard, samples: Samples) -> _Checked:
+        speech = one.window.speech
+        unknown = one.timed is None and one.text.strip()  # words without times do not tell what they cover
+        rejected = one.window.weak and not one.text.strip()  # again it would be rejected
+        if unknown or rejected:
+            return cls(one, [], [], [])
+        words = coverage.settled(one.timed or [], speech)
+        gaps = coverage.gaps(words, speech)
+        return cls(one, words, gaps, [_windows(gap, speech, samples) for gap in gaps])
+
+    def filled(self, found: Sequence[list[Heard]], uncovered: list[Window]) -> Heard:
+        """The hypothesis with those found for its gaps; what was found for none is added to `uncovered`."""
+        words, speech = self.words, self.heard.window.speech
+        passages = [
+            *self.heard.passages,
+            *(one for some in found for other in some for one in other.passages),
+        ]
+        for gap, hypotheses in reversed(list(zip(self.gaps, found, strict=True))):
+            good = [one for one in hypotheses if one.timed]
+            new = [word for one in good for word in one.timed or []]
+            replaced = words[gap.first : gap.last]
+            log.debug(
+                "a gap from %.1f to %.1f s: %r instead of %r", gap.start, gap.end, _text(new), _text(replaced)
+            )
+            if not good:
+                uncovered += [one.window for one in hypotheses]
+            elif letters(_text(new)) > letters(_text(replaced)):
+                words = [*words[: gap.first], *new, *words[gap.last :]]
+                speech = [
+                    *coverage.within(speech, 0.0, gap.start),
+                    *(part for one in good for part in one.window.speech),
+                    *coverage.within(speech, gap.end, self.heard.window.end),
+                ]
+        window = replace(self.heard.window, speech=speech)
+        made = replace(self.heard, passages=passages)
+        return replace(made, window=window, text=_text(words), timed=words) if words else made
+
+
+def _text(words: Sequence[Word]) -> str:
+    return "".join(word.text for word in words)
+
+
+def _windows(gap: Gap, speech: Sequence[Speech], samples: Samples) -> list[Window]:
+    """The windows in which a gap is recognised again: its speech with its short pauses, and a little around
+    it.
+    """
+    parts = coverage.within(speech, gap.start, gap.end)
+    joined: list[Speech] = []
+    for part in parts:
+        if joined and part.start - joined[-1].end <= PAUSE and part.end - joined[-1].start <= LONGEST:
+            joined[-1] = replace(joined[-1], end=part.end, pause=part.pause, tail=part.tail)
+        else:
+            joined.append(part)
+    made = pack([_with_margin(part, gap) for part in joined], samples)
+    return [replace(window, weak=True) for window in made]
+
+
+def _with_margin(part: Speech, gap: Gap) -> Speech:
+    start, end = max(gap.start, part.start - MARGIN), min(gap.end, part.end + MARGIN)
+    return replace(part, start=start, end=end, lead=0.0, tail=0.0)
