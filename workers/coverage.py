@@ -99,17 +99,20 @@ def within(speech: Iterable[Speech], start: float, end: float) -> list[Speech]:
     ]
 
 
-def probable(windows: Iterable[Window], speech: Sequence[Speech]) -> list[Times]:
-    """The start and end of those windows in which somebody probably speaks, in seconds.
+def probable(windows: Iterable[Window], speech: Sequence[Speech], words: Sequence[Word]) -> list[Times]:
+    """The start and end of the windows in which somebody probably speaks and no words lie, in seconds.
 
     Args:
-        windows: Windows that stay without words.
+        windows: Windows for which nothing was recognised.
         speech: What the voice activity detector found where they are, with its probability.
+        words: All words, with their times.
     """
     found = []
     for window in windows:
         parts = [part for part in within(speech, window.start, window.end) if part.probability >= PROBABLE]
-        if sum(part.end - part.tail - part.start - part.lead for part in parts) >= LEAST_WARNED:
+        inside = [word for word in words if window.start <= _middle(word) <= window.end]
+        voiced = sum(end - start for start, end in _voiced(parts))
+        if voiced - sum(longest(word.text) for word in inside) >= LEAST_WARNED:
             found.append((parts[0].start + parts[0].lead, parts[-1].end - parts[-1].tail))
     return found
 

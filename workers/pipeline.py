@@ -469,7 +469,12 @@ class Job:
         def recognise(samples: Samples, windows: list[Window]) -> list[Heard]:
             # Not in the lanes, where it would wait for all of the next span.
             again = replace(
-                work, span=replace(work.span, samples=samples), windows=windows, encoded={}, again=True
+                work,
+                span=replace(work.span, samples=samples),
+                windows=windows,
+                encoded={},
+                again=True,
+                wide=lambda: True,
             )
             batch = self._engine.batch
             numbers = [
@@ -487,9 +492,10 @@ class Job:
     def _warn_of_passages(self, work: Work, found: second_look.Result) -> None:
         """Tell what stays without words though somebody probably speaks, and what is in another language."""
         offset = work.span.start / RATE
+        known = [word for one in found.heard for word in one.timed or []]
         uncovered = [
             (start + offset, end + offset)
-            for start, end in coverage.probable(found.uncovered, work.span.speech)
+            for start, end in coverage.probable(found.uncovered, work.span.speech, known)
         ]
         others = [passage for one in found.heard for passage in one.passages]
         warnings = [passages.warning(passages.UNCOVERED, uncovered)] if uncovered else []

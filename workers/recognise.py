@@ -286,16 +286,16 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
                 if one.logprob > attempts[place].logprob and not one.doubtful(windows[place]):
                     attempts[place] = one
         for place, window in enumerate(windows):
-            # Of weak speech most that looks wrong is noise: it is not worth the time.
-            if attempts[place].doubtful(window) and not window.weak:
+            if attempts[place].doubtful(window):
                 full = 2 * encoded.shape[1] == FRAMES
                 # In 30 s, as Whisper was taught: it may look wrong for want of silence.
                 part = (
                     self._part(encoded, [place], samples, windows) if full
                     else self.encode(samples, [window], frames=FRAMES)
                 )  # fmt: skip
-                # Where the first attempt had the wider beam already, another with it would say the same.
-                rungs = LADDER[full and beam >= BEAM :]
+                # Where the first attempt had the wider beam already, another with it would say the same. Of
+                # weak speech most that looks wrong is noise: there, more attempts are not worth the time.
+                rungs = LADDER[full and beam >= BEAM : 1 if window.weak else None]
                 attempts[place] = self._again(attempts[place], rungs, part, window, asked, tokenizer)
         heard = [one.hypothesis(window) for window, one in zip(windows, attempts, strict=True)]
         for place in unsure:

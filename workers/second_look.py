@@ -9,22 +9,26 @@ of a quiet voice.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 
 from workers import coverage
 from workers.audio import Samples
 from workers.coverage import Gap
 from workers.recognise import Heard
 from workers.vad import Speech
-from workers.windows import LONGEST, Window, pack
-from workers.words import Word, letters
+from workers.weak_speech import bridged
+from workers.windows import Window, pack
+from workers.words import Word, ends_sentence, letters
 
 log = logging.getLogger(__name__)
 
-# Windows of a gap hold pauses up to so long, and so much before and after what was detected as speech.
-# Seconds.
-PAUSE, MARGIN = 2.5, 1.0
+# So many seconds before and after what was detected as speech are recognised with it.
+MARGIN = 1.0
+# Words are in a text if this share of their letters is, in runs of so many at least.
+SAME_SHARE, SAME_LETTERS = 0.6, 3
 # A gap that was filled may have a gap in it.
 ROUNDS = 2
 
@@ -55,7 +59,7 @@ def fill(heard: Sequence[Heard], samples: Samples, recognise: Recognise, rounds:
     found = [_Checked.of(one, samples) for one in heard]
     windows = [window for one in found for gap in one.windows for window in gap]
     if not windows or not rounds:
-        return Result(list(heard), windows)
+        return Result(list(heard))
     level = coverage.raised(samples, windows)
     again = fill(recognise(level, windows), level, recognise, rounds - 1)
     again.seconds += sum(window.spoken for window in windows)
@@ -103,7 +107,8 @@ class _Checked:
             if not good:
                 uncovered += [one.window for one in hypotheses]
             elif letters(_text(new)) > letters(_text(replaced)):
-                words = [*words[: gap.first], *new, *words[gap.last :]]
+                before, after = _kept(replaced, _text(new))
+                words = [*words[: gap.first], *before, *new, *after, *words[gap.last :]]
                 speech = [
                     *coverage.within(speech, 0.0, gap.start),
                     *(part for one in good for part in one.window.speech),
@@ -118,17 +123,29 @@ def _text(words: Sequence[Word]) -> str:
     return "".join(word.text for word in words)
 
 
+def _kept(replaced: Sequence[Word], text: str) -> tuple[Sequence[Word], Sequence[Word]]:
+    """The replaced words that are not in the new text: those of the sentence before it, and of the one after.
+
+    Word times beside a gap are uncertain: a word may be timed inside it and belong to a sentence beside it.
+    """
+    cut = max((number + 1 for number, word in enumerate(replaced) if ends_sentence(word.text)), default=0)
+    before, after = replaced[:cut], replaced[cut:]
+    return [] if _contains(text, before) else before, [] if _contains(text, after) else after
+
+
+def _contains(text: str, words: Sequence[Word]) -> bool:
+    """Whether most letters of the words are in the text, in order."""
+    said = _text(words).strip().lower()
+    matcher = SequenceMatcher(None, text.lower(), said, autojunk=False)
+    same = sum(block.size for block in matcher.get_matching_blocks() if block.size >= SAME_LETTERS)
+    return same >= SAME_SHARE * len(said)
+
+
 def _windows(gap: Gap, speech: Sequence[Speech], samples: Samples) -> list[Window]:
     """The windows in which a gap is recognised again: its speech with its short pauses, and a little around
     it.
     """
-    parts = coverage.within(speech, gap.start, gap.end)
-    joined: list[Speech] = []
-    for part in parts:
-        if joined and part.start - joined[-1].end <= PAUSE and part.end - joined[-1].start <= LONGEST:
-            joined[-1] = replace(joined[-1], end=part.end, pause=part.pause, tail=part.tail)
-        else:
-            joined.append(part)
+    joined = bridged(coverage.within(speech, gap.start, gap.end), unsure=math.inf)
     made = pack([_with_margin(part, gap) for part in joined], samples)
     return [replace(window, weak=True) for window in made]
 

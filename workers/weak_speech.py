@@ -17,7 +17,7 @@ import numpy as np
 from workers import vad
 from workers.audio import RATE, Samples
 from workers.vad import Speech
-from workers.windows import Window
+from workers.windows import LONGEST, Window
 
 # As for other speech, but with lower thresholds, and longer: seconds.
 PARAMS = vad.Params(onset=0.3, offset=0.2, silence=0.3, speech=0.5, pad=0.3)
@@ -25,6 +25,11 @@ PAUSE = 1.0  # a shorter pause holds no sentence
 # The level of a pause is that of the loudest quarter of its tenths of a second (RMS, dB of full scale). A
 # quieter pause than QUIET is not judged; others are raised to LEVEL, by MOST_GAIN at most.
 LOUD_SHARE, QUIET, LEVEL, MOST_GAIN = 0.25, -65.0, -20.0, 40.0
+# Speech of a lower probability is weak; the detector's own threshold.
+DETECTED = vad.Params().onset
+# Of clear speech hardly a part has a lower probability than UNSURE. Pauses up to BRIDGE seconds are
+# recognised with what lies around them where both sides are unsure.
+UNSURE, BRIDGE = 0.8, 2.5
 _TENTH = RATE // 10
 
 
@@ -39,29 +44,55 @@ def find(samples: Samples, speech: Sequence[Speech], listen: Callable[[], vad.He
     return [
         replace(part, start=part.start + start, end=part.end + start)
         for start, end in _pauses(speech, len(samples) / RATE)
-        for part in _judged(samples[int(start * RATE) : int(end * RATE)], listen)
+        for part in _judged(_cut(samples, start, end), listen)
     ]
 
 
 def windows(
     speech: Sequence[Speech], weak: Sequence[Speech], make: Callable[[Sequence[Speech]], list[Window]]
 ) -> list[Window]:
-    """The windows of a span, in order: weak speech lies in windows of its own, apart from louder speech.
+    """The windows of a span, in order: weak speech lies in windows of its own, apart from clear speech.
 
     Args:
         speech: What was detected as speech.
         weak: What `find` found in its pauses.
         make: Makes windows over some speech.
     """
+    starts = {part.start for part in weak}
+    parts = bridged(sorted([*speech, *weak], key=lambda part: part.start))
     made: list[Window] = []
-    parts = sorted([*((part, False) for part in speech), *((part, True) for part in weak)], key=_start)
-    for is_weak, group in groupby(parts, key=lambda pair: pair[1]):
-        made += [replace(window, weak=is_weak) for window in make([part for part, _ in group])]
+    for apart, group in groupby(parts, key=lambda part: any(part.start <= at < part.end for at in starts)):
+        held = list(group)
+        is_weak = apart and max(part.probability for part in held) < DETECTED
+        made += [replace(window, weak=is_weak) for window in make(held)]
     return made
 
 
-def _start(pair: tuple[Speech, bool]) -> float:
-    return pair[0].start
+def bridged(parts: Sequence[Speech], unsure: float = UNSURE) -> list[Speech]:
+    """Speech without the short pauses in what the detector is unsure of: it misses words there.
+
+    Args:
+        parts: Speech, in order.
+        unsure: A pause stays a pause beside a part of at least this probability.
+    """
+    joined: list[Speech] = []
+    for part in parts:
+        before = joined[-1] if joined else None
+        if (
+            before is not None
+            and max(before.probability, part.probability) < unsure
+            and part.start - before.end <= BRIDGE
+            and part.end - before.start <= LONGEST
+        ):
+            end = {"end": part.end, "pause": part.pause, "tail": part.tail}
+            joined[-1] = replace(before, **end, probability=max(before.probability, part.probability))
+        else:
+            joined.append(part)
+    return joined
+
+
+def _cut(samples: Samples, start: float, end: float) -> Samples:
+    return samples[int(start * RATE) : int(end * RATE)]
 
 
 def _pauses(speech: Sequence[Speech], length: float) -> Iterator[tuple[float, float]]:
@@ -81,6 +112,8 @@ def _judged(samples: Samples, listen: Callable[[], vad.Hears]) -> list[Speech]:
 
 def _level(samples: Samples) -> float:
     tenths = samples[: len(samples) // _TENTH * _TENTH].reshape(-1, _TENTH)
+    if not len(tenths):
+        return float("-inf")
     power = np.sort(np.square(tenths, dtype=np.float64).mean(axis=1))
     loud = power[-max(1, int(len(power) * LOUD_SHARE)) :]
     return float(10 * np.log10(loud.mean() + 1e-12))
