@@ -209,7 +209,7 @@ async def check_disk(settings: Settings) -> str:
         found.append(f"{free / 2**30:.1f} GiB free in {folder}")
         if free < LEAST_FREE_BYTES:
             raise Failed(
-                found[-1],
+                f"{found[-1]}, less than the {LEAST_FREE_BYTES / 2**30:.0f} GiB that recordings soon take",
                 "Delete recordings that nobody needs, or move STT_DATA_DIR to a larger disk.",
             )
     return ", ".join(found)

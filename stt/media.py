@@ -65,12 +65,15 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
     with open(path, "rb"):  # noqa: PTH123  so that a missing file is not called "not media"
         pass
     try:
-        return av.open(f"file:{os.fspath(path)}", options=_OPTIONS, metadata_errors="replace")
+        container = av.open(f"file:{os.fspath(path)}", options=_OPTIONS, metadata_errors="replace")
     except av.FFmpegError as error:
         if not _is_to_blame(path, error):
             raise
-        raise _explained(path, "not_media", "This is not an audio or video file, or it is damaged beyond "
-            "reading. Please check that it plays on your computer and send it again.") from None  # fmt: skip
+        raise _not_media(path) from None
+    if container.format.name == "gsm" and not unreadable.is_gsm(path):
+        container.close()
+        raise _not_media(path)
+    return container
 
 
 def audio_stream(container: InputContainer) -> AudioStream:
@@ -133,6 +136,15 @@ def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packe
 
 def _path(container: Container) -> str:
     return container.name.removeprefix("file:")
+
+
+def _not_media(path: str | os.PathLike[str]) -> MediaError:
+    return _explained(
+        path,
+        "not_media",
+        "This is not an audio or video file, or it is damaged beyond reading. "
+        "Please check that it plays on your computer and send it again.",
+    )
 
 
 def _explained(path: str | os.PathLike[str], code: str, sentence: str) -> MediaError:

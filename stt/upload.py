@@ -18,7 +18,7 @@ from stt.jobs import Job, NewJob
 from stt.keys import POOL, REDIS, SETTINGS, STORAGE
 from stt.probe import Media, probe
 from stt.progress import about, publish
-from stt.storage import Incoming
+from stt.storage import RESERVE, Incoming
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,8 @@ def _disk_full() -> Problem:
         507,
         "disk_full",
         "No room",
-        "The server's disk has no room for this file; free some space and send it again.",
+        f"The server's disk has no room for this file and the {RESERVE / 1e6:.0f} MB that must stay free "
+        "besides it; free some space and send it again.",
     )
 
 

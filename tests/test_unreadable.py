@@ -267,6 +267,32 @@ def test_raw_telephone_sound_comes_with_a_command_that_converts_it(name: str, to
     assert "raw telephone sound" in sentence
 
 
+def alaw(quiet: float) -> bytes:
+    """Seconds of telephone sound that begins with silence, as A-law without a header."""
+    rng = np.random.default_rng(5)
+    sound = np.concatenate([np.zeros(int(quiet * 8000)), rng.normal(0, 3000, 24_000)]).astype(np.int16)
+    encoder = av.CodecContext.create("pcm_alaw", "w")
+    encoder.sample_rate, encoder.layout, encoder.format = 8000, "mono", "s16"
+    frame = av.AudioFrame.from_ndarray(sound[None], format="s16", layout="mono")
+    frame.sample_rate = 8000
+    return b"".join(bytes(packet) for packet in encoder.encode(frame))
+
+
+@pytest.mark.parametrize("quiet", [0.5, 1.5, 30])
+def test_a_law_that_begins_with_silence_is_not_taken_for_gsm(tmp_path: Path, quiet: float) -> None:
+    path = tmp_path / "call"
+    path.write_bytes(alaw(quiet))
+    assert refused(path)[0] == "not_media"
+
+
+def test_gsm_without_a_header_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "call.gsm"
+    frames = np.frombuffer(noise(33 * 500), np.uint8).reshape(500, 33).copy()
+    frames[:, 0] = 0xD0 | frames[:, 0] & 0x0F
+    path.write_bytes(frames.tobytes() + b"\xd1half a frame")
+    assert media.inspect(path, 500)[0] == "audio"
+
+
 @pytest.mark.parametrize("name", ["", "talk.mp3", "ulaw", "call.ulaw.mp3", ".ulaw", "call.wav"])
 def test_other_names_are_no_telephone_sound(name: str) -> None:
     assert telephone.advice(name) is None
