@@ -14,7 +14,7 @@ import jinja2
 from aiohttp import web
 from setproctitle import setproctitle
 
-from stt import api, db, download, errors, events, guard, pages, queue, upload
+from stt import api, db, download, errors, events, folders, guard, pages, queue, upload
 from stt.keys import HUB, POOL, REDIS, RUNNING, SETTINGS, STORAGE
 from stt.progress import Hub
 from stt.settings import Settings
@@ -127,8 +127,13 @@ async def _finish_requests(app: web.Application) -> None:
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        FolderError: the folder of the recordings cannot be used.
+    """
     setproctitle("stt web")
+    folders.prepare_storage(settings)
     asyncio.run(_serve(settings))
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from stt import __version__, logs, settings
+from stt.folders import FolderError
 from stt.formats import FORMATS
 from stt.options import JobOptions
 from stt.settings import Settings, SettingsError
@@ -40,6 +41,9 @@ def main() -> None:
     except SettingsError as error:
         print(f"stt: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except FolderError as error:
+        print(f"stt: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

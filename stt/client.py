@@ -29,6 +29,7 @@ from rich.progress import (
 from rich.text import Text
 
 from stt.children import Child
+from stt.folders import FolderError
 from stt.lock import holder
 from stt.settings import Settings
 
@@ -117,7 +118,7 @@ async def _run(
     try:
         async with service(settings, server, console) as url, _session(url) as session:
             return await _transcribe_all(Client(session), console, files, fields, target)
-    except ServiceError as error:
+    except (ServiceError, FolderError) as error:
         console.print(f"stt: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import redis.asyncio
 import redis.exceptions
 from rich.console import Console
 
-from stt import gpus
+from stt import folders, gpus
 from stt.embedded import Postgres, Servers, ServersError
+from stt.folders import FolderError
 from stt.lock import holder
 from stt.settings import WHISPER_SIZES, Settings
 
@@ -34,7 +36,7 @@ class Failed(Exception):
 
     def __init__(self, wrong: str, advice: str) -> None:
         super().__init__(wrong)
-        self.advice = advice
+        self.wrong, self.advice = wrong, advice
 
 
 Check = Callable[[Settings], Awaitable[str]]  # what was found; raises Failed
@@ -47,9 +49,9 @@ async def run(settings: Settings) -> int:
     for name, check in CHECKS.items():
         try:
             head, text = "[green]ok[/]   ", await check(settings)
-        except Failed as failure:
+        except (Failed, FolderError) as failure:
             failed = 1
-            head, text = "[red]wrong[/]", f"{failure}\n      {failure.advice}"
+            head, text = "[red]wrong[/]", f"{failure.wrong}\n      {failure.advice}"
         console.print(head, end=" ")
         console.print(f"{name}: {text}", markup=False)
     return failed
@@ -139,7 +141,8 @@ def _model_folder(settings: Settings) -> Path | None:
         repo = f"*--faster-{'' if size == settings.model else 'distil-'}whisper-{size}"
     places = [Path(settings.model), models / settings.model]
     places += sorted((models / "hub").glob(f"models--{repo}/snapshots/*"))
-    return next((place for place in places if (place / "model.bin").exists()), None)
+    with folders.explained(folders.DATA_DIR, settings.data_dir):
+        return next((place for place in places if (place / "model.bin").exists()), None)
 
 
 async def check_database(settings: Settings) -> str:
@@ -190,22 +193,30 @@ async def check_redis(settings: Settings) -> str:
     return f"{info.get('server_name', 'redis')} {found} answers"
 
 
+async def check_folders(settings: Settings) -> str:
+    """Are the folders folders, and can they be written to?"""
+    folders.look(settings)
+    return " and ".join(dict.fromkeys(map(str, (settings.data_dir, settings.storage_dir))))
+
+
 async def check_disk(settings: Settings) -> str:
     """Is there room for recordings?"""
     found = []
     for folder in dict.fromkeys((settings.data_dir, settings.storage_dir)):
-        place = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        free = shutil.disk_usage(place).free
+        place = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+        with folders.explained(folders.DATA_DIR, folder):
+            free = shutil.disk_usage(place).free
         found.append(f"{free / 2**30:.1f} GiB free in {folder}")
         if free < LEAST_FREE_BYTES:
             raise Failed(
-                found[-1],
+                f"{found[-1]}, less than the {LEAST_FREE_BYTES / 2**30:.0f} GiB that recordings soon take",
                 "Delete recordings that nobody needs, or move STT_DATA_DIR to a larger disk.",
             )
     return ", ".join(found)
 
 
 CHECKS: dict[str, Check] = {
+    "folders": check_folders,
     "media": check_media,
     "engine": check_engine,
     "GPU": check_gpu,

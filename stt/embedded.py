@@ -165,6 +165,8 @@ class Postgres(Server):
 
     def _initialise(self) -> None:
         """Make the database folder beside its place and rename it: there is a whole one or none."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ServersError(_not_a_folder(self.folder))
         draft = self.folder.with_name(self.folder.name + ".new")
         shutil.rmtree(draft, ignore_errors=True)
         _make_private(draft, self._owner)
@@ -187,7 +189,10 @@ class Postgres(Server):
             check=False,
         )  # fmt: skip
         if done.returncode:
-            raise ServersError(f"{name} failed with exit code {done.returncode}: {done.stdout}")
+            said = " ".join(done.stdout.split())  # an error is one line
+            raise ServersError(
+                f"{name} failed with exit code {done.returncode} in {self.folder} (STT_DATA_DIR): {said}"
+            )
 
     def check_version(self) -> None:
         """Refuse data of another major version; fine where there is none yet."""
@@ -403,9 +408,14 @@ def _make_private(folder: Path, owner: tuple[int, int] | None) -> None:
         folder.mkdir(mode=0o700, parents=True)
         os.chown(folder, uid, gid)
     found = folder.lstat()
-    private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
-    if not private or found.st_uid not in (uid, os.geteuid()):
+    if not stat.S_ISDIR(found.st_mode):
+        raise ServersError(_not_a_folder(folder))
+    if found.st_mode & 0o077 or found.st_uid not in (uid, os.geteuid()):
         raise ServersError(f"{folder} is open to other users or belongs to one: move it away.")
+
+
+def _not_a_folder(folder: Path) -> str:
+    return f"{folder} is not a folder: move it away, or set STT_DATA_DIR to another folder."
 
 
 def _lend_group(data_dir: Path, gid: int) -> None:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from stt.folders import DATA_DIR, FolderError, explained
+
 FILE_NAME = "stt.lock"
 
 
@@ -54,24 +56,35 @@ def hold(data_dir: Path) -> Iterator[Lock]:
 
     Raises:
         Held: somebody else does.
+        FolderError: it cannot be made or written to.
     """
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Not inheritable (PEP 446), so that no child keeps the lock of a killed parent.
-    fd = os.open(data_dir / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    with explained(DATA_DIR, data_dir):
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not inheritable (PEP 446), so that no child keeps the lock of a killed parent.
+        fd = os.open(data_dir / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not _taken(fd, fcntl.LOCK_EX, tries=5):
             raise Held(data_dir, _read(fd))
-        yield Lock(fd)
+        with explained(DATA_DIR, data_dir):
+            lock = Lock(fd)
+        yield lock
     finally:
         os.close(fd)
 
 
 def holder(data_dir: Path) -> Holder | None:
-    """Who holds the data folder now, or None."""
+    """Who holds the data folder now, or None.
+
+    Raises:
+        FolderError: it cannot be looked into.
+    """
     try:
-        fd = os.open(data_dir / FILE_NAME, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
+        with explained(DATA_DIR, data_dir):
+            fd = os.open(data_dir / FILE_NAME, os.O_RDONLY)
+    except FolderError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
     try:
         return None if _taken(fd, fcntl.LOCK_SH) else _read(fd)
     finally:

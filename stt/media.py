@@ -12,10 +12,12 @@ from typing import TypeAlias
 
 import av
 from av.audio.stream import AudioStream
-from av.container import InputContainer
+from av.container import Container, InputContainer
 from av.packet import Packet as AnyPacket
 from av.stream import Disposition
 from av.video.stream import VideoStream
+
+from stt import unreadable
 
 Packet: TypeAlias = "AnyPacket[AudioStream]"
 
@@ -37,7 +39,6 @@ _OPTIONS = {
 }
 # A longer recording is none: its container tells nonsense.
 _LONGEST_SECONDS = 366 * 86400.0
-_ENCRYPTED_TAGS = {"enca", "drms"}
 # Tracks a viewer chooses on purpose; what people mean by "the sound" is another one.
 _SIDE_TRACKS = Disposition.comment | Disposition.visual_impaired | Disposition.karaoke
 _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
@@ -64,15 +65,15 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
     with open(path, "rb"):  # noqa: PTH123  so that a missing file is not called "not media"
         pass
     try:
-        return av.open(f"file:{os.fspath(path)}", options=_OPTIONS, metadata_errors="replace")
+        container = av.open(f"file:{os.fspath(path)}", options=_OPTIONS, metadata_errors="replace")
     except av.FFmpegError as error:
         if not _is_to_blame(path, error):
             raise
-        raise MediaError(
-            "not_media",
-            "This is not an audio or video file, or it is damaged beyond reading. "
-            "Please check that it plays on your computer and send it again.",
-        ) from None
+        raise _not_media(path) from None
+    if container.format.name == "gsm" and not unreadable.is_gsm(path):
+        container.close()
+        raise _not_media(path)
+    return container
 
 
 def audio_stream(container: InputContainer) -> AudioStream:
@@ -86,15 +87,13 @@ def audio_stream(container: InputContainer) -> AudioStream:
     if not tracks:
         if not container.streams and container.format.name == "flac":
             raise empty_audio()  # its only track is told by the first frame
-        raise MediaError(
-            "no_audio_track",
-            "There is no sound in this file. Please export it again with its audio track.",
-        )
+        raise _explained(_path(container), "no_audio_track", "There is no sound in this file. "
+            "Please export it again with its audio track.")  # fmt: skip
     readable = [track for track in tracks if track.codec_context is not None]
     if not readable:
         raise unsupported_codec(tracks[0])
     chosen = _chosen(container, readable)
-    if tag(chosen) in _ENCRYPTED_TAGS:
+    if "enc_key_id" in chosen.metadata or unreadable.is_protected(_path(container), tag(chosen)):
         raise encrypted()
     return chosen
 
@@ -127,12 +126,30 @@ def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packe
         try:
             packet = next(demuxed, None)
         except av.FFmpegError as error:
-            if not _is_to_blame(container.name.removeprefix("file:"), error):
+            if not _is_to_blame(_path(container), error):
                 raise
             return
         if packet is None:
             return
         yield packet
+
+
+def _path(container: Container) -> str:
+    return container.name.removeprefix("file:")
+
+
+def _not_media(path: str | os.PathLike[str]) -> MediaError:
+    return _explained(
+        path,
+        "not_media",
+        "This is not an audio or video file, or it is damaged beyond reading. "
+        "Please check that it plays on your computer and send it again.",
+    )
+
+
+def _explained(path: str | os.PathLike[str], code: str, sentence: str) -> MediaError:
+    """The error of a file, by what its bytes tell, else as given."""
+    return MediaError(*(unreadable.reason(path) or (code, sentence)))
 
 
 def _is_to_blame(path: str | os.PathLike[str], error: av.FFmpegError) -> bool:
@@ -171,10 +188,7 @@ def empty_audio() -> MediaError:
 
 def encrypted() -> MediaError:
     """The error of a file that is protected by DRM."""
-    return MediaError(
-        "encrypted",
-        "The sound in this file is encrypted (DRM). Please send a copy without copy protection.",
-    )
+    return MediaError(*unreadable.COPY_PROTECTED)
 
 
 def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
@@ -187,7 +201,8 @@ def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
 def unsupported_codec(stream: AudioStream) -> MediaError:
     """The error of a file whose sound libav cannot decode."""
     codec = stream.codec_context
-    return MediaError(
+    return _explained(
+        _path(stream.container),
         "unsupported_codec",
         "The sound in this file is in a format that cannot be decoded"
         f"{f' ({codec.name})' if codec else ''}. "
@@ -212,7 +227,7 @@ def _moves(track: VideoStream) -> bool:
 
 
 def _hear_something(container: InputContainer, stream: AudioStream, packets: int | None) -> None:
-    failure = empty_audio()
+    failed: Packet | None = None
     for seen, packet in enumerate(packets_of(container, stream)):
         if packets is not None and seen >= packets:
             break
@@ -220,5 +235,6 @@ def _hear_something(container: InputContainer, stream: AudioStream, packets: int
             if any(frame.samples for frame in packet.decode()):
                 return
         except av.FFmpegError:
-            failure = undecodable(stream, packet)
-    raise failure
+            failed = packet
+    reason = unreadable.reason(_path(container))
+    raise MediaError(*reason) if reason else undecodable(stream, failed) if failed else empty_audio()

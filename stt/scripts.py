@@ -6,6 +6,7 @@ import unicodedata
 
 SENTENCE_ENDS = tuple(".!?…。！？｡؟۔।॥።፧։")  # noqa: RUF001  of several scripts
 CLAUSE_ENDS = tuple(",;:、，；：،؛–—")  # noqa: RUF001
+_SMALL_KANA = "ぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶｧｨｩｪｫｬｭｮｯ"  # they belong to the one before
 _CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
 
 
@@ -22,6 +23,16 @@ def unspaced(char: str) -> bool:
         or 0xFF00 <= code <= 0xFF65
         or 0x20000 <= code <= 0x3FFFF
     )
+
+
+def kind(char: str) -> str:
+    """`kana`, `han`, `thai`, or nothing for any other script."""
+    code = ord(char)
+    if 0x3041 <= code <= 0x30FF or 0x31F0 <= code <= 0x31FF or 0xFF66 <= code <= 0xFF9D:
+        return "kana"
+    if 0x3400 <= code <= 0x9FFF or 0xF900 <= code <= 0xFAFF or 0x20000 <= code <= 0x3FFFF:
+        return "han"
+    return "thai" if 0x0E01 <= code <= 0x0E5B else ""
 
 
 def needs_space(left: str, right: str) -> bool:
@@ -48,13 +59,13 @@ def right_to_left(text: str) -> bool:
 def may_break(left: str, right: str) -> bool:
     """May a line end between two characters that no space parts?
 
-    Only in scripts without spaces, and never before a closing mark, after an opening one, or inside a
-    character that is made of several.
+    Only in scripts without spaces, and never before a closing mark, a dash or a small kana, after an opening
+    mark or a currency's sign, or inside a character that is made of several.
     """
-    if not (unspaced(left) or unspaced(right)):
+    if not (unspaced(left) or unspaced(right)) or right in _SMALL_KANA:
         return False
-    return unicodedata.category(left) not in ("Ps", "Pi") and unicodedata.category(right) not in (
-        "Pe", "Pf", "Po", "Mn", "Mc", "Me", "Lm", "Cf",
+    return unicodedata.category(left) not in ("Ps", "Pi", "Sc") and unicodedata.category(right) not in (
+        "Pe", "Pf", "Po", "Pd", "Mn", "Mc", "Me", "Lm", "Cf",
     )  # fmt: skip
 
 

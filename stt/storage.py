@@ -27,7 +27,7 @@ _BUFFER = 2**20
 # Pages are handed to the disk as we go, so that the fsync at the end has little left to do.
 _FLUSH_EVERY = 64 * 2**20
 # Never filled by uploads: the database and the results need room while they come in.
-_RESERVE = 256 * 2**20
+RESERVE = 256 * 2**20
 
 
 class Incoming:
@@ -160,7 +160,7 @@ class Storage:
 
 def check_room(folder: Path, size: int = 0) -> None:
     """Raise OSError (ENOSPC) where `size` bytes more would fill the disk of `folder`."""
-    if shutil.disk_usage(folder).free < size + _RESERVE:
+    if shutil.disk_usage(folder).free < size + RESERVE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from stt import scripts
+from stt import phrases, scripts
 
 Segment = dict[str, Any]
 
@@ -28,7 +28,12 @@ PAUSE = 500  # milliseconds of silence that make a good cut
 
 # What it costs to cut a text after a sentence, after a clause or in a pause, or elsewhere.
 _AFTER_SENTENCE, _AFTER_CLAUSE, _ANYWHERE = 0.0, 0.15, 0.6
+# Inside a word of a script without spaces: only where it would fill more than a line.
+_INSIDE_A_WORD = 4.0
 _A_CUE, _TOO_SHORT, _UNEVEN = 1.0, 1.0, 0.5
+# With a label before each, many short cues are more to read than few long ones: for one that stays only half
+# as long as its reader needs, half of this.
+_TOO_FAST = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +43,21 @@ class Piece:
     text: str
     start: int
     end: int
+    inside: bool = False  # it begins inside a word, of a script without spaces
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What is shown from `start` to `end`, in milliseconds; `lines` are of pieces."""
+    """What is shown from `start` to `end`, in milliseconds; `lines` are of pieces.
+
+    `label`: columns of what the writer puts before the first line.
+    """
 
     start: int
     end: int
     lines: tuple[tuple[Piece, ...], ...]
     speaker: str | None
+    label: int = 0
 
     @property
     def texts(self) -> list[str]:
@@ -56,8 +66,11 @@ class Cue:
 
 
 def cues(segments: Iterable[Segment], *, label: int = 0) -> list[Cue]:
-    """Cues in order that never overlap; the first line of each leaves `label` columns free."""
-    return _timed([cue for segment in segments for cue in _cut(segment, label)])
+    """Cues in order that never overlap; with a speaker the first line leaves `label` columns free."""
+    shown = list(segments)
+    ends = [_ms(following["start"]) for following in shown[1:]]
+    parts = zip(shown, [*ends, None], strict=False)
+    return _timed([cue for segment, end in parts for cue in _cut(segment, label, end)])
 
 
 def stamped(cue: Cue) -> list[list[tuple[int | None, str]]]:
@@ -93,14 +106,16 @@ def split_words(text: str, words: Sequence[dict[str, Any]]) -> list[str] | None:
     return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _cut(segment: Segment, label: int) -> Iterator[Cue]:
+def _cut(segment: Segment, label: int, end: int | None) -> Iterator[Cue]:
+    """The cues of a segment; what follows it begins at `end`, in milliseconds."""
     pieces = _pieces(segment)
+    label = label if segment.get("speaker") else 0
     columns = COLUMNS_WIDE if any(scripts.wide(char) for char in segment["text"]) else COLUMNS
-    layout = _Layout(pieces, columns, label)
+    layout = _Layout(pieces, columns, label, end)
     for first, last in layout.parts():
         part = pieces[first:last]
         lines = tuple(tuple(pieces[start:end]) for start, end in layout.lines(first, last))
-        yield Cue(part[0].start, max(part[0].start, part[-1].end), lines, segment.get("speaker"))
+        yield Cue(part[0].start, max(part[0].start, part[-1].end), lines, segment.get("speaker"), label)
 
 
 def _timed(found: list[Cue]) -> list[Cue]:
@@ -108,18 +123,24 @@ def _timed(found: list[Cue]) -> list[Cue]:
     starts = list(accumulate((cue.start for cue in found), lambda before, now: max(before + BARELY, now)))
     timed = []
     for cue, start, following in zip(found, starts, [*starts, None][1:], strict=True):
-        reading = sum(map(scripts.width, cue.texts)) * 1000 // COLUMNS_A_SECOND
+        reading = _reading(cue.label + sum(map(scripts.width, cue.texts)))
         end = min(max(cue.end, start + SHORTEST, start + reading), start + LONGEST)
         end = end if following is None else min(end, following)
         timed.append(replace(cue, start=start, end=end))
     return timed
 
 
+def _reading(columns: int) -> int:
+    """Milliseconds that it takes to read so many columns."""
+    return columns * 1000 // COLUMNS_A_SECOND
+
+
 class _Layout:
     """How the pieces of a segment may be cut into cues and lines."""
 
-    def __init__(self, pieces: Sequence[Piece], columns: int, label: int) -> None:
-        self._pieces, self._columns, self._label = pieces, columns, label
+    def __init__(self, pieces: Sequence[Piece], columns: int, label: int, end: int | None) -> None:
+        self._pieces, self._columns, self._label, self._end = pieces, columns, label, end
+        self._words = [at for at, piece in enumerate(pieces) if not piece.inside]
         self._before = [0, *accumulate(scripts.width(piece.text) for piece in pieces)]
 
     def parts(self) -> list[tuple[int, int]]:
@@ -161,14 +182,32 @@ class _Layout:
             return False
         if self._width(first, last) + self._label <= self._columns:
             return True
-        room = self._before[first] + self._columns - self._label + self._pieces[first].text[:1].isspace()
-        cut = bisect_right(self._before, room) - 1  # as much as the first line holds
+        cut = self._first_line(first)
         return first < cut and self._width(cut, last) <= self._columns
 
+    def _first_line(self, first: int) -> int:
+        """Where a first line ends that holds as much as it can."""
+        room = self._before[first] + self._columns - self._label + self._pieces[first].text[:1].isspace()
+        return bisect_right(self._before, room) - 1
+
     def _price(self, first: int, last: int) -> float:
-        slack = 1 - (self._width(first, last) + self._label) / (2 * self._columns)
+        columns = self._width(first, last) + self._label
+        slack = 1 - columns / (2 * self._columns)
         short = self._pieces[last - 1].end - self._pieces[first].start < SHORTEST
-        return _A_CUE + self._cut_price(last) + _TOO_SHORT * short + _UNEVEN * slack**2
+        price = _A_CUE + self._cut_price(last) + _TOO_SHORT * short + _UNEVEN * slack**2
+        if self._label:
+            price += _TOO_FAST * max(0.0, 1 - self._shown(first, last) / _reading(columns))
+        return price + _INSIDE_A_WORD * (columns > self._columns and not self._parts_words(first, last))
+
+    def _parts_words(self, first: int, last: int) -> bool:
+        """Whether two lines can be parted between words."""
+        cut = self._words[bisect_right(self._words, self._first_line(first)) - 1]
+        return first < cut < last and self._width(cut, last) <= self._columns
+
+    def _shown(self, first: int, last: int) -> float:
+        """Milliseconds from its first word to the next cue, or as long as it takes where none follows."""
+        following = self._pieces[last].start if last < len(self._pieces) else self._end
+        return float("inf") if following is None else following - self._pieces[first].start
 
     def _line_price(self, first: int, cut: int, last: int) -> float:
         upper, lower = self._width(first, cut) + self._label, self._width(cut, last)
@@ -181,7 +220,7 @@ class _Layout:
         pause = self._pieces[at].start - self._pieces[at - 1].end
         if pause >= PAUSE or scripts.ends_clause(self._pieces[at - 1].text):
             return _AFTER_CLAUSE
-        return _ANYWHERE
+        return _INSIDE_A_WORD if self._pieces[at].inside else _ANYWHERE
 
 
 def _pieces(segment: Segment) -> list[Piece]:
@@ -189,7 +228,10 @@ def _pieces(segment: Segment) -> list[Piece]:
     words = segment.get("words") or []
     texts = split_words(segment["text"], words)
     parts = list(_spread(segment)) if texts is None else _of_words(segment, words, texts)
-    return _whole(parts)
+    pieces = _whole(parts)
+    inside = phrases.continued("".join(piece.text for piece in pieces))
+    begins = accumulate((len(piece.text) for piece in pieces), initial=0)
+    return [replace(piece, inside=at in inside) for piece, at in zip(pieces, begins, strict=False)]
 
 
 def _of_words(segment: Segment, words: Sequence[dict[str, Any]], texts: list[str]) -> list[Piece]:

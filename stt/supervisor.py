@@ -18,7 +18,7 @@ import aiohttp
 import asyncpg
 from setproctitle import setproctitle
 
-from stt import db, gpus
+from stt import db, folders, gpus
 from stt.children import Child
 from stt.embedded import Servers, ServersError
 from stt.lock import Held, Lock, hold
@@ -265,11 +265,15 @@ def run(settings: Settings) -> int:
     setproctitle("stt up")
     try:
         with hold(settings.data_dir) as lock:
+            folders.prepare_data(settings)
+            folders.prepare_storage(settings)
             if reason := port_taken(settings.host, settings.port):
                 where = f"{settings.host}:{settings.port}"
                 return _fail(f"Cannot listen on {where}: {reason}. Choose another port: STT_PORT.")
             asyncio.run(_supervise(settings, lock))
-    except (Held, ServersError, OSError, db.MigrationError) as error:
+    except OSError as error:
+        return _fail(folders.sentence(error, settings))
+    except (Held, folders.FolderError, ServersError, db.MigrationError) as error:
         return _fail(str(error))
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return _fail(f"PostgreSQL: {error}")

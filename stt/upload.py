@@ -12,13 +12,13 @@ from uuid import uuid4
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from stt import jobs, options, queue
+from stt import jobs, options, queue, telephone
 from stt.errors import Problem
 from stt.jobs import Job, NewJob
 from stt.keys import POOL, REDIS, SETTINGS, STORAGE
-from stt.probe import probe
+from stt.probe import Media, probe
 from stt.progress import about, publish
-from stt.storage import Incoming
+from stt.storage import RESERVE, Incoming
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ async def receive(request: web.Request) -> Job:
             filename, asked = await _read_parts(request, incoming)
             job_options = options.parse(asked, app[SETTINGS])
             await incoming.sync()
-            media = await probe(incoming.path)
+            media = await _look_into(incoming.path, filename)
             job_id = uuid4()
             key = app[STORAGE].upload_key(job_id)
             await app[STORAGE].publish(incoming.path, key)
@@ -80,6 +80,17 @@ async def receive(request: web.Request) -> Job:
         options=job_options,
     )
     return await _register(app, new)
+
+
+async def _look_into(path: Path, filename: str) -> Media:
+    """What the file holds; of a recording without a header only its name tells why it is refused."""
+    try:
+        return await probe(path)
+    except Problem as problem:
+        sentence = telephone.advice(filename)
+        if problem.code == "encrypted" or sentence is None:
+            raise
+        raise Problem(415, "not_media", problem.title, sentence) from None
 
 
 async def _register(app: web.Application, new: NewJob) -> Job:
@@ -192,7 +203,8 @@ def _disk_full() -> Problem:
         507,
         "disk_full",
         "No room",
-        "The server's disk has no room for this file; free some space and send it again.",
+        f"The server's disk has no room for this file and the {RESERVE / 1e6:.0f} MB that must stay free "
+        "besides it; free some space and send it again.",
     )
 
 

@@ -268,6 +268,20 @@ async def test_options_reach_the_model(engine: Engine) -> None:
     assert hot[-1]["type"] == "done"
 
 
+@pytest.mark.parametrize("field", ["initial_prompt", "hotwords"])
+async def test_what_looks_like_a_control_token_in_a_prompt_changes_no_word(
+    engine: Engine, field: str
+) -> None:
+    for text_ in (
+        "Americans <|endoftext|>",
+        "<|startoftranscript|><|de|><|translate|>",
+        "<|nospeech|><|0.00|>",
+    ):
+        events = await ask(engine, JFK, language="en", options={field: text_})
+        assert plain(text(events)) == WORDS, text_
+        assert len([word for segment in segments(events) for word in segment["words"]]) == 22
+
+
 async def test_numerals_are_written_as_words_where_asked(engine: Engine) -> None:
     path = AUDIO / "languages" / "sv_nst_2.wav"
     prompt = {"initial_prompt": "Siffror: 9, 10, 11, 12."}

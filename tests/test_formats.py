@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import docx
@@ -107,6 +107,95 @@ def test_chinese_is_cut_without_spaces_and_no_line_begins_with_a_mark() -> None:
         assert "".join(lines) == text
         assert max(len(line) for line in lines) <= 20
         assert not [line for line in lines if line[0] in "，。,"]  # noqa: RUF001
+
+
+# Spaces show where a line may end.
+PHRASES = {
+    "ja": (
+        "今日は とても 良い 天気ですので、 みんなで 公園に 行って、 サッカーを したり、 "
+        "お弁当を 食べたりして 楽しい 一日を 過ごしました。 明日は 雨が 降るそうですから、 "
+        "図書館で 本を 読もうと 思って います。"
+    ),
+    "ja without marks": (
+        "彼は ちょっと 待って くださいと 言った のですが 私は そのまま 電車に 乗って "
+        "しまいました ので 連絡が つかなく なって しまった のです"
+    ),
+    "ja with latin": (
+        "新しい iPhone 15を 100円で 買った という 話を 聞いて、 「本当ですか」と 思わず "
+        "聞き返して しまいました。"
+    ),
+    "zh-hans": (
+        "今天 早上 北京 下 了 大雨, 很 多 街道 都 积水 了, 人们 出行 很 不 方便, 学校 也 "
+        "停课 了, 大家 都 在 家里 等 着 雨 停。"
+    ),
+    "zh-hant": (
+        "今天 早上 臺北 下 了 大雨, 很 多 街道 都 積水 了, 人們 出行 很 不 方便, 學校 也 "
+        "停課 了, 大家 都 在 家裡 等 著 雨 停。"
+    ),
+    "th": (
+        "เด็กๆ กำลัง เล่น อยู่ ใน สนาม หญ้า หน้า โรงเรียน ของ เรา ทุก วัน เมื่อ เช้า นี้ ฝน "
+        "ตก หนัก ใน กรุงเทพมหานคร และ ถนน หลาย สาย มี น้ำ ท่วม ขัง ทำ ให้ การ จราจร ติด ขัด "
+        "เป็น อย่าง มาก"
+    ),
+}
+
+
+@pytest.mark.parametrize("by", ["segment", "character"])
+@pytest.mark.parametrize("script", PHRASES)
+def test_where_no_space_parts_words_a_line_ends_between_them(script: str, by: str) -> None:
+    """Whisper times each character of these scripts as if it were a word."""
+    marked = PHRASES[script].replace("iPhone 15", "iPhone_15")
+    text = marked.replace(" ", "").replace("_", " ")
+    ends = {len(part) for part in accumulate(marked.split())}
+    segment = {"start": 0.0, "end": len(text) * 0.15, "text": text}
+    if by == "character":
+        said = enumerate(text)
+        segment["words"] = [
+            {"word": c, "start": 0.15 * n, "end": 0.15 * n + 0.14} for n, c in said if not c.isspace()
+        ]
+    lines = [line for cue in srt_of(segment) for line in cue.plaintext.split("\n")]
+    assert len(lines) > 2
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert all(scripts.width(line) <= 42 for line in lines)
+    shown = list(accumulate(len("".join(line.split())) for line in lines))
+    spaced = {at - text[:at].count(" ") for at in ends}
+    assert set(shown) <= spaced, lines
+
+
+def test_a_word_longer_than_a_line_is_cut_and_no_line_begins_with_a_small_kana() -> None:
+    text = "ソフトウェアエンジニアリングマネージャーコミュニケーションプラットフォームショッピングツアー"
+    lines = [
+        line for cue in srt_of({"start": 0, "end": 9, "text": text}) for line in cue.plaintext.split("\n")
+    ]
+    assert "".join(lines) == text
+    assert all(scripts.width(line) <= 36 and line[0] not in "ェャュョッィァォ" + "ーー" for line in lines)
+
+
+def _columns(cue: pysubs2.SSAEvent) -> int:
+    return sum(map(scripts.width, cue.plaintext.split("\n")))
+
+
+def test_a_speaker_s_label_is_read_too() -> None:
+    for text in ("Yes.", "No, I do not think so.", "Why would anybody say such a thing?", "どうしてですか。"):
+        alone = {"start": 0.0, "end": 0.8, "text": f" {text}", "speaker": "SPEAKER_00"}
+        (cue,) = srt_of(alone)
+        assert _columns(cue) * 1000 / (cue.end - cue.start) <= subtitles.COLUMNS_A_SECOND
+
+
+def test_labels_are_so_few_that_cues_can_be_read() -> None:
+    """Speech that is within the reading speed by itself, and with labels where there is room for them."""
+    for pace in (0.32, 0.36, 0.4):
+        for words in range(12, 60, 3):
+            said = " ".join((LONG * 3).split()[:words])
+            cues = srt_of(timed(f" {said}", pace=pace, speaker="SPEAKER_00"))
+            fast = [cue for cue in cues if _columns(cue) * 1000 / (cue.end - cue.start) > 21]
+            assert not fast, (pace, words, fast)
+
+
+def test_who_has_no_label_has_the_whole_line() -> None:
+    text = "And so my fellow Americans, ask not what"
+    named, unnamed = timed(f" {text}", speaker="SPEAKER_00"), timed(f" {text}", 20)
+    assert [cue.plaintext.count("\n") for cue in srt_of(named, unnamed)] == [1, 0]
 
 
 def test_speakers_are_voices_in_vtt_and_stand_before_the_text_in_srt() -> None:

@@ -6,10 +6,12 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 STT = sorted((ROOT / "stt").glob("*.py"))
@@ -166,6 +168,15 @@ def test_the_web_lock_holds_no_torch() -> None:
     names = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
     assert names
     assert not {name for name in names if name.startswith(("torch", "nvidia", "whisperx", "triton"))}
+
+
+def test_what_the_engine_imports_by_name_is_declared_and_locked_so() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {found.name: found for found in map(Requirement, extras["optional-dependencies"]["worker"])}
+    lock = (ROOT / "requirements" / "worker.txt").read_text(encoding="utf-8")
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lock, re.MULTILINE))
+    for name in ("torch", "whisperx", "faster-whisper", "onnxruntime"):
+        assert locked[name] in declared[name].specifier
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=name_of)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import re
+import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
@@ -88,9 +91,13 @@ def test_what_a_killed_joiner_left_is_no_obstacle(settings: Settings) -> None:
 
 
 def test_a_full_disk_is_said_in_a_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_SPARE", 2**60)
-    with pytest.raises(ModelUnavailable, match=r"model base needs 1\d\d MB .* free some disk space"):
+    free = 150_000_000  # more than the model's 145 MB, less than what must stay free besides
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(ModelUnavailable, match=r"free some disk space.*STT_DATA_DIR") as caught:
         models.find("base", settings)
+    needed, model, spare, there = map(int, re.findall(r"(\d+) MB", str(caught.value)))
+    assert needed > there == 150
+    assert model + spare == pytest.approx(needed, abs=1)
 
 
 def test_damaged_packages_are_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

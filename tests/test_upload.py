@@ -137,6 +137,40 @@ async def test_a_playlist_that_points_to_a_real_recording_is_no_media(
     assert (status, problem["code"]) == (415, "not_media")
 
 
+@pytest.mark.parametrize("ending", ["ulaw", "AL", "sln16", "g722", "raw"])
+async def test_raw_telephone_sound_is_refused_with_how_to_convert_it(
+    client: TestClient, tmp_path: Path, storage: Storage, ending: str
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(127 + n % 7 for n in range(40_000)))
+    status, problem = await send(client, form(path, f"call.{ending}"))
+    assert (status, problem["code"]) == (415, "not_media")
+    assert "without a header" in problem["detail"]
+    assert f" -i call.{ending.lower()} call.wav" in problem["detail"]
+    assert stored(storage) == []
+
+
+async def test_a_recording_with_a_header_is_taken_whatever_its_ending(client: TestClient, tone: Path) -> None:
+    status, job = await send(client, form(tone, "call.ulaw"))
+    assert (status, job["original_filename"]) == (201, "call.ulaw")
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("cases/audible_like.aax", "encrypted", "copy-protected"),
+        ("cases/telephone_raw.ulaw", "not_media", "ffmpeg -f mulaw -ar 8000 "),
+        ("containers/broken/truncated.mp4", "not_media", "without its index"),
+    ],
+)
+async def test_what_cannot_be_read_says_what_it_is(
+    client: TestClient, shared_audio: Path, name: str, code: str, words: str
+) -> None:
+    status, problem = await send(client, form(shared_audio / name, Path(name).name))
+    assert (status, problem["code"]) == (415, code)
+    assert words in problem["detail"]
+
+
 async def test_a_video_is_known_by_its_content(client: TestClient, shared_audio: Path) -> None:
     path = shared_audio / "containers" / "jfk_video_h264_aac.mp4"
     status, job = await send(client, form(path, "sound.mp3"))

@@ -7,12 +7,13 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import time
 
 from arq.worker import func
 from setproctitle import setproctitle
 
-from stt import logs, queue
+from stt import folders, logs, queue
 from stt.settings import Settings, load
 from stt.storage import Storage
 from workers import service
@@ -68,6 +69,11 @@ def main() -> None:
     settings = load()
     logs.setup(settings)
     setproctitle("stt worker")
+    try:
+        folders.prepare_storage(settings)
+        folders.prepare_data(settings)
+    except folders.FolderError as error:
+        sys.exit(f"stt worker: {error}")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(settings))
 

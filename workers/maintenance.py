@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import asyncpg
 from arq import ArqRedis
 from setproctitle import setproctitle
 
-from stt import jobs, logs, queue
+from stt import folders, jobs, logs, queue
 from stt.errors import UNAVAILABLE
 from stt.progress import current, publish
 from stt.settings import Settings, load
@@ -130,6 +131,10 @@ def main() -> None:
     settings = load()
     logs.setup(settings)
     setproctitle("stt maintenance")
+    try:
+        folders.prepare_storage(settings)
+    except folders.FolderError as error:
+        sys.exit(f"stt maintenance: {error}")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(settings))
 

@@ -103,7 +103,7 @@ def _join(name: str, bundle: Bundle, folder: Path) -> bool:
     except OSError as error:
         raise ModelUnavailable(
             f"The model {name} could not be written to {folder}: {error.strerror or error}. "
-            "Please free some disk space or check the folder's permissions."
+            "Please free some disk space or check the permissions of the data folder (STT_DATA_DIR)."
         ) from error
 
 
@@ -130,8 +130,10 @@ def _write(name: str, bundle: Bundle, parts: list[Path], folder: Path) -> None:
     free = shutil.disk_usage(folder.parent).free
     if free < needed + _SPARE:
         raise ModelUnavailable(
-            f"The model {name} needs {needed / 1e6:.0f} MB in {folder.parent}, where only "
-            f"{free / 1e6:.0f} MB are free. Please free some disk space."
+            f"The model {name} needs {(needed + _SPARE) / 1e6:.0f} MB in {folder.parent} "
+            f"({needed / 1e6:.0f} MB, and {_SPARE / 1e6:.0f} MB that stay free), where only "
+            f"{free / 1e6:.0f} MB are free. Please free some disk space, or move STT_DATA_DIR to a "
+            "larger disk."
         )
     building = folder.with_name(f".{name}.building")
     shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
@@ -272,7 +274,7 @@ def _unavailable(name: str, repository: str, error: Exception) -> ModelUnavailab
             "accept its conditions on the hub."
         )
     elif isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-        advice = f"{error.strerror}. Please free some disk space or check the data folder."
+        advice = f"{error.strerror}. Please free some disk space or check the data folder (STT_DATA_DIR)."
     return ModelUnavailable(f"The model {name} ({repository}) could not be downloaded. {advice}")
 
 

@@ -405,9 +405,26 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
 
     def _prompt(self, asked: Asked, tokenizer: Tokenizer) -> list[int]:
         said = [text for text in (asked.hotwords, asked.prompt) if text and text.strip()]
-        before = [token for text in said for token in tokenizer.encode(" " + text.strip())]
+        before = [token for text in said for token in self._encode_text(" " + text.strip(), tokenizer)]
         prompt: list[int] = self.model.get_prompt(tokenizer, before[-PROMPT_TOKENS:], without_timestamps=True)
         return prompt
+
+    def _encode_text(self, text: str, tokenizer: Tokenizer) -> list[int]:
+        """The tokens of a text that somebody wrote: what looks like a control token in it is spelled out."""
+        ends = [match.start() + 1 for match in self._control.finditer(text)]
+        parts = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+        return [token for part in parts for token in tokenizer.encode(part) if token < tokenizer.eot]
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """Where a text has the name of a control token, such as `<|endoftext|>`; the match is empty.
+
+        A text cut after the first character of each has no such name in any part. The tokenizer's own switch
+        (`encode_special_tokens`) does not do: time stamps are no special tokens to it.
+        """
+        added = self.model.hf_tokenizer.get_added_tokens_decoder().values()
+        names = "|".join(re.escape(token.content) for token in added)
+        return re.compile(f"(?={names})" if names else "(?!)")
 
     def _suppressed(self, asked: Asked) -> list[int]:
         return [-1, *self._numerals] if asked.suppress_numerals else [-1]

@@ -1,0 +1,76 @@
+"""Where words and phrases begin in scripts that put no space between them: BudouX's small models. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import accumulate, groupby
+from typing import Literal
+
+import budoux
+
+from stt import scripts
+
+_Model = Literal["ja", "th", "zh-hans", "zh-hant"]
+_LOADERS: dict[_Model, Callable[[], budoux.Parser]] = {
+    "ja": budoux.load_default_japanese_parser,
+    "th": budoux.load_default_thai_parser,
+    "zh-hans": budoux.load_default_simplified_chinese_parser,
+    "zh-hant": budoux.load_default_traditional_chinese_parser,
+}
+# The models know the wide marks only.
+_WIDE_MARKS = str.maketrans(",.!?:;", "，。！？：；")  # noqa: RUF001
+
+
+def continued(text: str) -> frozenset[int]:
+    """The places in a text at which a phrase goes on, so that a line that ends there would cut a word.
+
+    None of a script whose words are parted by spaces, or of which no model knows the words.
+    """
+    model = _model_of(text)
+    if model is None:
+        return frozenset()
+    inside: set[int] = set()
+    for start, chunk in _chunks(text):
+        found = _parser(model).parse(chunk.translate(_WIDE_MARKS))
+        begins = accumulate(map(len, found), initial=start)
+        inside |= set(range(start, start + len(chunk))).difference(begins)
+    return frozenset(at for at in inside if not scripts.ends_clause(text[at - 1]))
+
+
+def _model_of(text: str) -> _Model | None:
+    kinds = {scripts.kind(char) for char in text}
+    if "kana" in kinds:
+        return "ja"
+    if "han" in kinds:
+        return "zh-hant" if _is_traditional(text) else "zh-hans"
+    return "th" if "thai" in kinds else None
+
+
+def _is_traditional(text: str) -> bool:
+    """Whether its characters are those of Taiwan's old character set and not of the mainland's."""
+    han = "".join(char for char in text if scripts.kind(char) == "han")
+    return not _fits(han, "gb2312") and _fits(han, "big5")
+
+
+def _fits(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@cache
+def _parser(model: _Model) -> budoux.Parser:
+    return _LOADERS[model]()
+
+
+def _chunks(text: str) -> Iterator[tuple[int, str]]:
+    """What lies between spaces, and where it begins."""
+    at = 0
+    for space, characters in groupby(text, str.isspace):
+        chunk = "".join(characters)
+        if not space:
+            yield at, chunk
+        at += len(chunk)

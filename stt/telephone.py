@@ -1,0 +1,62 @@
+"""Recordings of telephone systems without a header: of what kind the samples are, only the name tells."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+_PCM = "-f s16le -ar {} -ac 1"
+# Asterisk's names of signed linear samples by their rate; `sln` and `slin` alone are of 8 kHz.
+_LINEAR_KHZ = {
+    "": 8,
+    "8": 8,
+    "12": 12,
+    "16": 16,
+    "24": 24,
+    "32": 32,
+    "44": 44.1,
+    "48": 48,
+    "96": 96,
+    "192": 192,
+}
+
+# By the ending of a name: how FFmpeg is told what the samples are.
+_FFMPEG = {
+    **dict.fromkeys(("ulaw", "ul", "ulw", "mulaw", "mu", "pcmu", "g711u"), "-f mulaw -ar 8000 -ac 1"),
+    **dict.fromkeys(("alaw", "al", "alw", "pcma", "g711a", "g711"), "-f alaw -ar 8000 -ac 1"),
+    **{
+        f"{name}{khz}": _PCM.format(round(rate * 1000))
+        for name in ("sln", "slin")
+        for khz, rate in _LINEAR_KHZ.items()
+    },
+    **dict.fromkeys(("pcm", "raw", "s16", "s16le", "sw"), _PCM.format(8000)),
+    "g722": "-f g722",
+    "g723": "-f g723_1",
+    "g723_1": "-f g723_1",
+    "g729": "-f g729",
+    "gsm": "-f gsm -ar 8000",
+    **dict.fromkeys(("g726", "g726-32"), "-f g726 -code_size 4 -ar 8000"),
+    "g726-16": "-f g726 -code_size 2 -ar 8000",
+    "g726-24": "-f g726 -code_size 3 -ar 8000",
+    "g726-40": "-f g726 -code_size 5 -ar 8000",
+}
+# FFmpeg does not read these without a header, SoX does.
+_SOX = {"vox": "-t vox -r 8000"}
+# What such an ending leaves open.
+_GUESSED = {"pcm", "raw", "s16", "s16le", "sw", "g726", "g711", "g729", "vox"}
+
+
+def advice(filename: str) -> str | None:
+    """How to convert a recording of that name which has no header; None if its name does not say so."""
+    ending = PurePath(filename).suffix[1:].lower()
+    if ending in _FFMPEG:
+        command = f"ffmpeg {_FFMPEG[ending]} -i call.{ending} call.wav"
+    elif ending in _SOX:
+        command = f"sox {_SOX[ending]} call.{ending} call.wav"
+    else:
+        return None
+    doubt = " (if it was recorded in another way, give that instead)" if ending in _GUESSED else ""
+    return (
+        f"This seems to be raw telephone sound (.{ending}) without a header, so nothing in the file says "
+        f"how to read it. Please convert it to WAV, for example with: {command}{doubt}, "
+        "and send the WAV file."
+    )
