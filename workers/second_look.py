@@ -21,7 +21,7 @@ from workers.recognise import Heard
 from workers.vad import Speech
 from workers.weak_speech import bridged
 from workers.windows import Window, pack
-from workers.words import Word, ends_sentence, letters
+from workers.words import Word, ends_sentence, letters, spread
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 MARGIN = 1.0
 # Words are in a text if this share of their letters is, in runs of so many at least.
 SAME_SHARE, SAME_LETTERS = 0.6, 3
-# A gap that was filled may have a gap in it.
-ROUNDS = 2
+# A gap that was filled may have a gap in it. In windows with pauses it is of so many seconds at least.
+ROUNDS, LEAST_AGAIN = 2, 1.5
 
 Recognise = Callable[[Samples, list[Window]], list[Heard]]
 
@@ -87,7 +87,7 @@ class _Checked:
         if unknown or rejected:
             return cls(one, [], [], [])
         words = coverage.settled(one.timed or [], speech)
-        gaps = coverage.gaps(words, speech)
+        gaps = coverage.gaps(words, speech, LEAST_AGAIN if one.window.weak else coverage.LEAST)
         return cls(one, words, gaps, [_windows(gap, speech, samples) for gap in gaps])
 
     def filled(self, found: Sequence[list[Heard]], uncovered: list[Window]) -> Heard:
@@ -98,8 +98,8 @@ class _Checked:
             *(one for some in found for other in some for one in other.passages),
         ]
         for gap, hypotheses in reversed(list(zip(self.gaps, found, strict=True))):
-            good = [one for one in hypotheses if one.timed]
-            new = [word for one in good for word in one.timed or []]
+            good = [one for one in hypotheses if one.text.strip()]
+            new = [word for one in good for word in _words(one)]
             replaced = words[gap.first : gap.last]
             log.debug(
                 "a gap from %.1f to %.1f s: %r instead of %r", gap.start, gap.end, _text(new), _text(replaced)
@@ -117,6 +117,10 @@ class _Checked:
         window = replace(self.heard.window, speech=speech)
         made = replace(self.heard, passages=passages)
         return replace(made, window=window, text=_text(words), timed=words) if words else made
+
+
+def _words(one: Heard) -> list[Word]:
+    return one.timed or spread(one.text, one.logprob, one.window.speech)
 
 
 def _text(words: Sequence[Word]) -> str:
@@ -152,4 +156,5 @@ def _windows(gap: Gap, speech: Sequence[Speech], samples: Samples) -> list[Windo
 
 def _with_margin(part: Speech, gap: Gap) -> Speech:
     start, end = max(gap.start, part.start - MARGIN), min(gap.end, part.end + MARGIN)
-    return replace(part, start=start, end=end, lead=0.0, tail=0.0)
+    lead, tail = part.lead + part.start - start, part.tail + end - part.end
+    return replace(part, start=start, end=end, lead=lead, tail=tail)
