@@ -1,7 +1,7 @@
 """Which voices are of one speaker, and so who speaks when.
 
 Vectors are joined by how alike they are, the most alike first (average linkage), until the groups that are
-left are of different voices. That is done with vectors spread evenly over the recording, as its memory and time
+left are of different voices. That is done with vectors spread evenly over the recording, as memory and time
 grow with the square of their number. Every other vector is of the nearest speaker.
 """
 
@@ -24,12 +24,12 @@ Turn: TypeAlias = dict[str, Any]
 
 SAMPLE = 3000  # vectors that are grouped; an hour has about 4500
 # Groups whose vectors are less alike than this (mean cosine) are not joined.
-ALIKE = 0.55
+ALIKE = 0.54
 # Groups whose mean vectors are more alike than this are one speaker. Noise makes the vectors of one voice
 # less alike, and their means hardly.
-SAME = 0.75
+SAME = 0.73
 # A group of fewer vectors is no speaker; the second is for a clip of fewer vectors than `FEW`.
-FEWEST, FEWEST_OF_FEW, FEW = 3, 2, 40
+FEWEST, FEWEST_OF_FEW, FEW = 4, 2, 40
 # Turns of one speaker with a shorter pause are one, and a turn that is no longer than a word is none.
 PAUSE, SHORT = 4.0, 0.78
 
