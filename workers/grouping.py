@@ -24,10 +24,10 @@ Turn: TypeAlias = dict[str, Any]
 
 SAMPLE = 3000  # vectors that are grouped; an hour has about 4500
 # Groups whose vectors are less alike than this (mean cosine) are not joined.
-ALIKE = 0.54
+ALIKE = 0.53
 # Groups whose mean vectors are more alike than this are one speaker. Noise makes the vectors of one voice
 # less alike, and their means hardly.
-SAME = 0.73
+SAME = 0.72
 # A group of fewer vectors is no speaker; the second is for a clip of fewer vectors than `FEW`.
 FEWEST, FEWEST_OF_FEW, FEW = 4, 2, 40
 # Turns of one speaker with a shorter pause are one, and a turn that is no longer than a word is none.
