@@ -1,0 +1,68 @@
+"""Sounds that tests make: noises in which nobody speaks, and voices as a telephone passes them on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+RATE = 16_000
+SECONDS = 10
+
+Samples = NDArray[np.float32]
+Wave = NDArray[np.float64]
+
+
+def level(samples: Samples | Wave, decibels: float) -> Samples:
+    """The samples at a level (RMS, dB of full scale)."""
+    gain = 10 ** (decibels / 20) / np.sqrt(np.mean(np.square(samples, dtype=np.float64)))
+    made: Samples = np.clip(samples * gain, -1, 1).astype(np.float32)
+    return made
+
+
+def narrow(samples: Samples | Wave, low: float = 300, high: float = 3400) -> Samples:
+    """The samples without what lies below `low` and above `high`, in Hz."""
+    spectrum, tones = np.fft.rfft(samples), np.fft.rfftfreq(len(samples), 1 / RATE)
+    spectrum[(tones < low) | (tones > high)] = 0
+    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+
+
+def _noises() -> dict[str, Samples]:
+    chance = np.random.default_rng(0)
+    count = RATE * SECONDS
+    time = np.arange(count) / RATE
+
+    def sine(hertz: float) -> Wave:
+        return np.sin(2 * np.pi * hertz * time)
+
+    def coloured(power: float) -> Wave:
+        spectrum = np.fft.rfft(chance.normal(size=count))
+        return np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 1) ** power, count)
+
+    def bursts(each_second: int, length: int, decay: float) -> Wave:
+        made = np.zeros(count)
+        for _ in range(each_second * SECONDS):
+            at = int(chance.integers(0, count - length))
+            made[at : at + length] += chance.normal(size=length) * np.exp(-np.arange(length) / decay)
+        return made
+
+    def tune() -> Wave:
+        made = np.zeros(count)
+        for at in range(0, count, RATE // 4):
+            pitch = 220 * 2 ** (chance.integers(0, 24) / 12)
+            length = np.arange(min(RATE, count - at)) / RATE
+            tones = sum(np.sin(2 * np.pi * pitch * n * length) / n**1.3 for n in range(1, 8))
+            made[at : at + len(length)] += tones * np.exp(-3 * length)
+        return made
+
+    breath = narrow(chance.normal(size=count), 400, 4000) * np.maximum(0, np.sin(2 * np.pi * 0.5 * time)) ** 2
+    return {
+        "white": coloured(0), "pink": coloured(0.5), "brown": coloured(1),
+        "hum": sum((sine(50 * n) / n for n in range(1, 9)), np.zeros(count)),
+        "tone": sine(440), "ring": (sine(440) + sine(480)) * (time % 6 < 2), "busy": sine(425) * (time % 1 <
+        0.5), "keys": bursts(5, 200, 30), "applause": narrow(bursts(60, 800, 120), 500,
+        6000).astype(np.float64), "music": tune(), "chord": sine(220) + sine(277) + sine(330), "breath":
+        breath, "modulated": coloured(0.5) * (1 + sine(4)),
+    }  # fmt: skip
+
+
+NOISES = _noises()
