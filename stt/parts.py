@@ -59,7 +59,7 @@ class View(io.RawIOBase):
 
     def __init__(self, path: str | os.PathLike[str], part: Part) -> None:
         super().__init__()
-        self._file = io.FileIO(path)
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._part = part
         self._at = 0
         self.name = os.fspath(path)
@@ -87,14 +87,14 @@ class View(io.RawIOBase):
         place = self._part.start + self._at
         left = max(0, self._part.end - place)
         size = left if size < 0 else min(size, left)
-        self._file.seek(place)
-        data = self._file.read(size) or b""
+        data = os.pread(self._file, size, place)
         self._at += len(data)
         return self._patched(place, data)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; libav leaves that to whoever drops it last."""
+        if not self.closed:
+            os.close(self._file)
         super().close()
 
     def _patched(self, place: int, data: bytes) -> bytes:
@@ -369,4 +369,5 @@ def _caf(file: BinaryIO, size: int) -> Part | None:
 
 
 def _big(number: int, length: int) -> bytes:
-    return min(number, 256**length - 1).to_bytes(length, "big")
+    most: int = 256**length - 1
+    return min(number, most).to_bytes(length, "big")

@@ -9,6 +9,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,6 +31,8 @@ PIECE = RATE // 4  # samples that are resampled and mixed at once
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
 # are rounding, and the sum of the samples is the better clock.
 GAP_SECONDS = 0.25
+# Tracks that are looked into, and how many of them at once.
+MOST_TRACKS, TRACKS_AT_ONCE = 32, 2
 # More of it in a recording is no pause but a clock gone wrong, or a file made to keep a worker busy.
 MOST_SILENCE = 12 * 3600
 # Share of the loudest channel's energy (-30 dB) from which a channel counts as one that somebody speaks on.
@@ -127,17 +130,20 @@ class Recording:
         if self._decided or len(first.others) < 2 or len(self._parts) > 1:
             return
         self._decided = True
-        found = [self._listen(index) for index, _, _ in first.others]
-        choice = tracks.choose(found, [aside for _, _, aside in first.others])
+        others, beyond = first.others[:MOST_TRACKS], first.others[MOST_TRACKS:]
+        names = [name for _, name, _ in others]
+        with ThreadPoolExecutor(TRACKS_AT_ONCE) as pool:
+            found = list(pool.map(self._listen, [index for index, _, _ in others]))
+        choice = tracks.choose(found, [aside for _, _, aside in others])
         if choice is None:
             return
+        self.unreadable += [name for name, one in zip(names, found, strict=True) if one is None]
         first.close()
         self._gains = [gain for _, gain in choice.mixed]
-        names = [name for _, name, _ in first.others]
-        indices = [first.others[place][0] for place, _ in choice.mixed]
+        indices = [others[place][0] for place, _ in choice.mixed]
         self._tracks = [Track(self._path, self._parts, index) for index in indices]
         self.kept = [names[place] for place, _ in choice.mixed]
-        self.left_out = [names[place] for place in choice.left_out]
+        self.left_out = [names[place] for place in choice.left_out] + [name for _, name, _ in beyond]
 
     def _listen(self, index: int) -> tracks.Activity | None:
         track = Track(self._path, self._parts, index)
@@ -326,7 +332,11 @@ class Track:
     def _ends(self) -> float:
         """The length that the container tells; infinite where it tells none, or less than was decoded."""
         told = (self._container.duration or 0) / av.time_base
-        return told if told > 0 and (self.decoded - self._begun) / RATE < told + 1 else math.inf
+        if told <= 0 or (self.decoded - self._begun) / RATE > told + 1:
+            return math.inf
+        # libav guesses the length of a live recording from its bytes and says so only by the stream's length.
+        guessed = "matroska" in self._container.format.name and self._stream.duration is not None
+        return math.inf if guessed else told
 
     def _broken_packet(self, packet: media.Packet, error: av.FFmpegError) -> None:
         self.damaged += 1

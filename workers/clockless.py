@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.audio.frame import AudioFrame
@@ -19,74 +20,98 @@ Broken = Callable[[media.Packet, av.FFmpegError], None]
 
 _RECENT = 100  # packets whose size tells how many bytes a second takes
 _ADTS_HEADER = 7
+_MPEG, _LONGEST_MPEG = ("mp1", "mp2", "mp3"), 2881  # bytes that a frame of MPEG audio may have
+_FARTHEST = 2**24  # bytes within which the next packet is searched for: a cover picture may lie between
+_MISSES = 10  # packets in a row that are not found in the file, after which no more are searched for
 
 
 class Counter:
-    """Frames of one stream, and how long the bytes before each that are no frames would have lasted."""
+    """Frames of one stream, and how long the bytes before each that are no frames would have lasted.
+
+    Each packet is looked for in the file, as what libav tells of its place does not count what it skips.
+    """
 
     def __init__(self, path: Path, stream: AudioStream, broken: Broken) -> None:
         self._path, self._stream, self._broken = path, stream, broken
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
-        self._lost = 0  # bytes since the last frame
         self._end: int | None = None  # where the last packet ended
+        self._misses = 0
+        self._lost = 0  # bytes since the last frame
 
     def frames(self, packets: Iterator[media.Packet]) -> Iterator[tuple[AudioFrame, float]]:
         """Frames, each with the seconds that are lost before it."""
-        for packet in packets:
-            self._skip_to(packet)
-            yield from self._decoded(packet)
+        with self._path.open("rb") as file:
+            for packet in packets:
+                yield from self._decoded(packet, file)
 
-    def _decoded(self, packet: media.Packet) -> Iterator[tuple[AudioFrame, float]]:
+    def _decoded(self, packet: media.Packet, file: BinaryIO) -> Iterator[tuple[AudioFrame, float]]:
         try:
             found = packet.decode()
         except MemoryError:
             raise
         except av.FFmpegError as error:
             self._broken(packet, error)
-            yield from self._rescued(bytes(packet))
-            return
-        yield from self._counted(found, packet.size)
+            yield from self._rescued(bytes(packet), file)
+        else:
+            yield from self._counted(found, bytes(packet), file)
 
-    def _counted(self, found: list[AudioFrame], size: int) -> Iterator[tuple[AudioFrame, float]]:
+    def _counted(
+        self, found: list[AudioFrame], data: bytes, file: BinaryIO
+    ) -> Iterator[tuple[AudioFrame, float]]:
+        if data:
+            self._skip_to(data, file)
         seconds = sum(frame.samples / frame.sample_rate for frame in found)
-        if seconds and size:
-            self._recent.append((size, seconds))
+        if self._stream.codec_context.name.startswith(_MPEG) and len(data) > _LONGEST_MPEG:
+            self._lost += len(data)  # its frame comes after junk that libav made a part of the packet
+        elif seconds and data:
+            self._recent.append((len(data), seconds))
         for frame in found:
             yield frame, self._hole()
             self._lost = 0
 
-    def _rescued(self, data: bytes) -> Iterator[tuple[AudioFrame, float]]:
+    def _rescued(self, data: bytes, file: BinaryIO) -> Iterator[tuple[AudioFrame, float]]:
         """The whole frames within a packet that cannot be decoded.
 
         libav makes one packet of all bytes up to where it finds its way again.
         """
-        place = 0
         for start, end in _adts_frames(data) if self._stream.codec_context.name.startswith("aac") else ():
-            self._lost += start - place
-            place = end
+            piece = data[start:end]
             try:
-                found = self._stream.codec_context.decode(av.Packet(data[start:end]))
+                found = self._stream.codec_context.decode(av.Packet(piece))
             except MemoryError:
                 raise
             except av.FFmpegError:
-                self._lost += end - start
                 continue
-            yield from self._counted(found, end - start)
-        self._lost += len(data) - place
+            yield from self._counted(found, piece, file)
 
-    def _skip_to(self, packet: media.Packet) -> None:
-        """Count what lies between the packet before and this one."""
-        if packet.pos is None or packet.pos < 0 or not packet.size:
+    def _skip_to(self, data: bytes, file: BinaryIO) -> None:
+        """Count the bytes between the packet before and this one."""
+        if self._misses > _MISSES:
             return
-        if self._end is not None and packet.pos > self._end:
-            self._lost += _without_tags(self._path, self._end, packet.pos)
-        self._end = packet.pos + packet.size
+        place = _find(file, data, self._end or 0)
+        if place is None:
+            self._misses += 1
+            return
+        if self._end is not None and place > self._end:
+            self._lost += _without_tags(file, self._end, place)
+        self._end, self._misses = place + len(data), 0
 
     def _hole(self) -> float:
-        size = sum(size for size, _ in self._recent)
+        size = sum(size for size, _ in self._recent) if self._lost else 0
         if not size or self._lost * len(self._recent) < size / 2:  # less than half a frame
             return 0.0
         return self._lost * sum(seconds for _, seconds in self._recent) / size
+
+
+def _find(file: BinaryIO, data: bytes, start: int) -> int | None:
+    """Where these bytes are next in a file, from a place on."""
+    file.seek(start)
+    if file.read(len(data)) == data:
+        return start
+    file.seek(start)
+    ahead = file.read(_FARTHEST)
+    found = ahead.find(data)
+    return start + found if found >= 0 else None
 
 
 def _adts_frames(data: bytes) -> Iterator[tuple[int, int]]:
@@ -110,15 +135,14 @@ def _adts_length(data: bytes, place: int) -> int:
     return length if length > _ADTS_HEADER else 0
 
 
-def _without_tags(path: Path, start: int, end: int) -> int:
+def _without_tags(file: BinaryIO, start: int, end: int) -> int:
     """How many of these bytes of a file are not titles and pictures."""
-    with path.open("rb") as file:
-        while start < end:
-            file.seek(start)
-            length = _tag_length(file.read(128))
-            if not length:
-                break
-            start += length
+    while start < end:
+        file.seek(start)
+        length = _tag_length(file.read(128))
+        if not length:
+            break
+        start += length
     return max(0, end - start)
 
 

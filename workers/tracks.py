@@ -30,6 +30,9 @@ SAME_TIME = 0.5
 # A track with less than this share of the other's speech is somebody who asks a question now and then: it is
 # mixed even if somebody else always speaks.
 SELDOM = 0.1
+# Levels of two tracks in the tenths of a second in which one speaks, from whose correlation on they are the
+# same sound: then a track is a copy, however little it speaks.
+_SAME_SOUND = 0.9
 # A soft track is raised to the level of the loudest one (20 dB at most), but not its noise to more than
 # -30 dB below that one's speech. Less than 4 dB is left alone.
 _MOST_GAIN, _NOISE, _LEAST_GAIN = 10.0, 0.03, 1.6
@@ -116,14 +119,14 @@ def _among(tracks: Sequence[Activity | None], group: list[int]) -> Choice:
     if not speaking:
         return Choice([(next(place for place in group if not _of(tracks, place).silent), 1.0)], [])
     mixed, left_out = [speaking[0]], []
-    together = _of(tracks, speaking[0]).speech
+    together = _of(tracks, speaking[0])
     for place in speaking[1:]:
-        other = _of(tracks, place).speech
+        other = _of(tracks, place)
         if _same_time(together, other):
             left_out.append(place)
         else:
             mixed.append(place)
-            together = _either(together, other)
+            together = _joined(together, other)
     gains = _gains([_of(tracks, place) for place in mixed])
     return Choice(list(zip(mixed, gains, strict=True)), left_out)
 
@@ -134,17 +137,30 @@ def _of(tracks: Sequence[Activity | None], place: int) -> Activity:
     return found
 
 
-def _same_time(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    both = int(np.sum(one[: len(other)] & other[: len(one)]))
-    less, more = sorted((int(one.sum()), int(other.sum())))
-    return both > SAME_TIME * less and less > SELDOM * more
+def _same_time(one: Activity, other: Activity) -> bool:
+    """Whether two tracks speak at the same time most of the time."""
+    length = min(len(one.speech), len(other.speech))
+    both = one.speech[:length] & other.speech[:length]
+    less, more = sorted((int(one.speech.sum()), int(other.speech.sum())))
+    if both.sum() <= SAME_TIME * less:
+        return False
+    return less > SELDOM * more or _same_sound(one.level[:length][both], other.level[:length][both])
 
 
-def _either(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    joined = np.zeros(max(len(one), len(other)), np.bool_)
-    joined[: len(one)] |= one
-    joined[: len(other)] |= other
-    return joined
+def _same_sound(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    levels = np.log(np.stack([one, other]).astype(np.float64) + 1e-6)
+    levels -= levels.mean(axis=1, keepdims=True)
+    power = float(np.sqrt(np.prod(np.square(levels).sum(axis=1))))
+    return power > 0 and float(levels[0] @ levels[1]) > _SAME_SOUND * power
+
+
+def _joined(one: Activity, other: Activity) -> Activity:
+    length = max(len(one.speech), len(other.speech))
+    speech, level = np.zeros(length, np.bool_), np.zeros(length, np.float32)
+    for part in (one, other):
+        speech[: len(part.speech)] |= part.speech
+        np.maximum(level[: len(part.level)], part.level, out=level[: len(part.level)])
+    return Activity(speech, level)
 
 
 def _gains(tracks: list[Activity]) -> list[float]:
