@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 RATE = 16_000
 Float = NDArray[np.float32]
 
+_KINDS = {".mkv": "matroska", ".ts": "mpegts", ".aac": "adts", ".m4a": "mp4"}
+
 
 @dataclass(frozen=True)
 class Made:

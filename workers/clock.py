@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 
 from stt.media import Packet
 
 # A smaller jump is not looked at: the samples show whether sound is missing.
 JUMP_SECONDS = 5.0
-# Packets after a jump that have to go on from there.
+# Packets after a jump that tell whether the clock goes on from there.
 AHEAD = 20
 
 Believes = Callable[[float, float], bool]
@@ -38,7 +38,7 @@ def steady(packets: Iterator[Packet], start: float, believes: Believes) -> Itera
         jump = time - expected
         if abs(jump) > JUMP_SECONDS:
             ahead.extend(islice(packets, AHEAD - len(ahead)))
-            if not _goes_on([packet, *ahead]):
+            if _is_stray(time - shift, expected - shift, ahead):
                 time = expected  # a packet from another time
             elif jump < 0 or not believes(time, jump):
                 shift -= jump  # a clock that begins anew
@@ -57,7 +57,8 @@ def _set(packet: Packet, time: float) -> None:
         packet.pts = packet.dts = round(time / float(packet.time_base))
 
 
-def _goes_on(packets: Sequence[Packet]) -> bool:
-    """Whether the time stamps of these packets follow each other."""
-    times = [_time(packet) for packet in packets if packet.pts is not None]
-    return all(abs(later - time) <= JUMP_SECONDS for time, later in pairwise(times))
+def _is_stray(time: float, expected: float, ahead: Sequence[Packet]) -> bool:
+    """Whether the packets ahead go on from the time that was expected, rather than from that of a packet."""
+    times = [_time(packet) for packet in ahead if packet.pts is not None]
+    near = JUMP_SECONDS + sum(float((packet.duration or 0) * packet.time_base) for packet in ahead)
+    return sum(abs(one - expected) <= near for one in times) > sum(abs(one - time) <= near for one in times)
