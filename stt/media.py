@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import av
@@ -18,6 +18,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from stt import unreadable
+from stt.parts import Part, View, parts
 
 Packet: TypeAlias = "AnyPacket[AudioStream]"
 
@@ -41,6 +42,12 @@ _OPTIONS = {
 _LONGEST_SECONDS = 366 * 86400.0
 # Tracks a viewer chooses on purpose; what people mean by "the sound" is another one.
 _SIDE_TRACKS = Disposition.comment | Disposition.visual_impaired | Disposition.karaoke
+# An Apple device records the same sound a second time in this codec, which nobody else decodes.
+_SPATIAL_TAGS = {"apac"}
+# Errors of a demuxer after which reading is tried again: in a row, and in all.
+_ERRORS_IN_A_ROW, _MOST_ERRORS = 10, 1000
+# Parts of a file that are opened to add up its length; beyond, it is guessed from their bytes.
+_PARTS_MEASURED = 50
 _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 
 
@@ -55,8 +62,8 @@ class MediaError(Exception):
         self.code = code
 
 
-def open_media(path: str | os.PathLike[str]) -> InputContainer:
-    """Open a media file; the caller closes it.
+def open_media(path: str | os.PathLike[str], part: Part | None = None) -> InputContainer:
+    """Open a media file, or a part of it; the caller closes it.
 
     Raises:
         MediaError: `not_media`.
@@ -65,7 +72,8 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
     with open(path, "rb"):  # noqa: PTH123  so that a missing file is not called "not media"
         pass
     try:
-        container = av.open(f"file:{os.fspath(path)}", options=_OPTIONS, metadata_errors="replace")
+        source = f"file:{os.fspath(path)}" if part is None or part.whole else View(path, part)
+        container = av.open(source, "r", options=_OPTIONS, metadata_errors="replace")
     except av.FFmpegError as error:
         if not _is_to_blame(path, error):
             raise
@@ -83,44 +91,128 @@ def audio_stream(container: InputContainer) -> AudioStream:
         MediaError: `no_audio_track`, `unsupported_codec`, `encrypted`, or `empty_audio` for a
             sound file that ends before its first sample.
     """
-    tracks = container.streams.audio
-    if not tracks:
+    return audio_tracks(container)[0]
+
+
+def audio_tracks(container: InputContainer) -> list[AudioStream]:
+    """The tracks for which there is a decoder; first the one that people mean, last those on the side.
+
+    Raises:
+        MediaError: as of `audio_stream`.
+    """
+    found = container.streams.audio
+    if not found:
         if not container.streams and container.format.name == "flac":
             raise empty_audio()  # its only track is told by the first frame
         raise _explained(_path(container), "no_audio_track", "There is no sound in this file. "
             "Please export it again with its audio track.")  # fmt: skip
-    readable = [track for track in tracks if track.codec_context is not None]
+    readable = [track for track in found if track.codec_context is not None]
     if not readable:
-        raise unsupported_codec(tracks[0])
-    chosen = _chosen(container, readable)
-    if "enc_key_id" in chosen.metadata or unreadable.is_protected(_path(container), tag(chosen)):
+        raise unsupported_codec(found[0])
+    free = [track for track in readable if not _is_protected(container, track)]
+    if not free:
         raise encrypted()
-    return chosen
+    chosen = _chosen(container, free)
+    return sorted(free, key=lambda track: (track.index != chosen.index, is_aside(track), track.index))
+
+
+def is_aside(track: AudioStream) -> bool:
+    """Whether it is a track that a viewer chooses on purpose, such as a commentary."""
+    return bool(track.disposition & _SIDE_TRACKS)
+
+
+def unreadable_tracks(container: InputContainer) -> list[AudioStream]:
+    """The tracks that cannot be decoded and hold no copy of another one."""
+    found = [track for track in container.streams.audio if not is_aside(track)]
+    return [
+        track
+        for track in found
+        if (track.codec_context is None or _is_protected(container, track))
+        and _tag(track) not in _SPATIAL_TAGS
+    ]
+
+
+def name_of(container: InputContainer, track: AudioStream) -> str:
+    """A track's name for people, such as `audio track 2 (eng, "Commentary")`."""
+    number = [one.index for one in container.streams.audio].index(track.index) + 1
+    language, title = (track.metadata.get(key, "").strip() for key in ("language", "title"))
+    told = [language] if language not in ("", "und") else []
+    told += [f'"{title}"'] if title else []
+    return f"audio track {number}" + (f" ({', '.join(told)})" if told else "")
 
 
 def inspect(path: str | os.PathLike[str], packets: int | None = None) -> tuple[str, float | None]:
     """Kind of a file (`audio` or `video`) and its length in seconds where the container says so.
 
-    Some sound is decoded to be sure of it, from no more than `packets` packets.
+    Some sound of one of its tracks is decoded to be sure of it, from no more than `packets` packets.
 
     Raises:
         MediaError: it cannot be transcribed.
         OSError: the file cannot be read.
     """
-    with open_media(path) as container:
-        stream = audio_stream(container)
-        _hear_something(container, stream, packets)
-        length = container.duration
-        seconds = length / av.time_base if length and length > 0 else None
-        return _kind(container), seconds if seconds and seconds < _LONGEST_SECONDS else None
+    found = parts(path)
+    failure: MediaError | None = None
+    for part in found[:_PARTS_MEASURED]:
+        try:
+            kind = _inspect_part(path, part, packets)
+        except MediaError as error:
+            failure = failure or error
+        else:
+            return kind, _length(path, found)
+    raise failure or empty_audio()
 
 
-def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packet]:
-    """The packets of a stream; a file that breaks off ends there without an error.
+def _inspect_part(path: str | os.PathLike[str], part: Part, packets: int | None) -> str:
+    with open_media(path, part) as container:
+        kind, tracks = _kind(container), [track.index for track in audio_tracks(container)]
+    failure: MediaError | None = None
+    for track in tracks:
+        with open_media(path, part) as container:
+            try:
+                _hear_something(container, _by_index(container, track), packets)
+            except MediaError as error:
+                failure = failure or error
+            else:
+                return kind
+    raise failure or empty_audio()
+
+
+def _by_index(container: InputContainer, index: int) -> AudioStream:
+    return next(track for track in container.streams.audio if track.index == index)
+
+
+def _length(path: str | os.PathLike[str], found: list[Part]) -> float | None:
+    """Seconds that the parts of a file last, as their containers tell it; None where one tells nothing."""
+    seconds, measured = 0.0, found[:_PARTS_MEASURED]
+    for part in measured:
+        try:
+            with open_media(path, part) as container:
+                length = (container.duration or 0) / av.time_base
+        except MediaError:
+            continue
+        if not 0 < length < _LONGEST_SECONDS:
+            return None
+        seconds += length
+    share = (measured[-1].end - measured[0].start) / max(1, found[-1].end - found[0].start)
+    return seconds / share if seconds and share else None
+
+
+def packets_of(
+    container: InputContainer,
+    stream: AudioStream,
+    failed: Callable[[av.FFmpegError, bool], None] = lambda error, last: None,
+) -> Iterator[Packet]:
+    """The packets of a stream. After an error of the demuxer it is tried to read on.
+
+    Args:
+        container: an open file.
+        stream: one of its streams.
+        failed: is called with each error, and whether it was the last: then there are no more packets.
 
     Raises:
         OSError: the file cannot be read any further, through no fault of what is in it.
     """
+    in_a_row = in_all = 0
     demuxed = container.demux(stream)
     while True:
         try:
@@ -128,14 +220,25 @@ def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packe
         except av.FFmpegError as error:
             if not _is_to_blame(_path(container), error):
                 raise
-            return
+            in_a_row, in_all = in_a_row + 1, in_all + 1
+            last = in_a_row > _ERRORS_IN_A_ROW or in_all > _MOST_ERRORS
+            failed(error, last)
+            if last:
+                return
+            demuxed = container.demux(stream)  # the generator before has ended with the error
+            continue
         if packet is None:
             return
+        in_a_row = 0 if packet.size else in_a_row
         yield packet
 
 
 def _path(container: Container) -> str:
     return container.name.removeprefix("file:")
+
+
+def _is_protected(container: InputContainer, track: AudioStream) -> bool:
+    return "enc_key_id" in track.metadata or unreadable.is_protected(_path(container), tag(track))
 
 
 def _not_media(path: str | os.PathLike[str]) -> MediaError:
@@ -175,6 +278,11 @@ def _is_readable(path: str | os.PathLike[str]) -> bool:
 def tag(stream: AudioStream) -> str:
     """The container's four-letter name of a stream's codec, such as `mp4a`; empty if it has none."""
     return stream.codec_context.codec_tag.strip("\x00") if stream.codec_context else ""
+
+
+def _tag(stream: AudioStream) -> str:
+    """As `tag`, where there is no decoder either."""
+    return tag(stream) or str(stream.metadata.get("codec_tag", ""))
 
 
 def empty_audio() -> MediaError:

@@ -195,23 +195,31 @@ def test_a_file_that_holds_less_than_it_promises_is_found_out(tmp_path: Path) ->
 
 
 class Failing:
-    """A container whose disk fails after some packets."""
+    """A container whose disk fails after some packets, for good."""
 
     def __init__(self, container: av.container.InputContainer, packets: int) -> None:
         self._container, self._packets = container, packets
 
     def demux(self, stream: av.AudioStream) -> Iterator[media.Packet]:
-        yield from itertools.islice(self._container.demux(stream), self._packets)
+        packets, self._packets = self._packets, 0
+        yield from itertools.islice(self._container.demux(stream), packets)
         raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._container, name)
 
 
+def fail_after(recording: Recording, packets: int) -> None:
+    track = recording._tracks[0]
+    track._container = cast(Any, Failing(track._container, packets))
+
+
 def test_an_input_error_of_a_file_that_can_be_read_is_its_end(tmp_path: Path) -> None:
     recording = Recording(write_wav(tmp_path / "tone.wav", tone(60)))
-    recording._container = cast(Any, Failing(recording._container, 100))
-    assert 0 < sum(map(len, recording.blocks())) < 60 * RATE
+    fail_after(recording, 100)
+    found = sum(map(len, recording.blocks()))
+    assert 0 < found < 60 * RATE
+    assert recording.broken_off == pytest.approx(found / RATE, abs=0.5)
 
 
 def test_a_disk_that_fails_is_not_the_end_of_the_recording(
@@ -219,7 +227,7 @@ def test_a_disk_that_fails_is_not_the_end_of_the_recording(
 ) -> None:
     monkeypatch.setattr(media, "_is_readable", lambda _: False)
     recording = Recording(write_wav(tmp_path / "tone.wav", tone(60)))
-    recording._container = cast(Any, Failing(recording._container, 100))
+    fail_after(recording, 100)
     with pytest.raises(OSError, match="Input/output error"):
         list(recording.blocks())
 

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from stt.settings import Settings
+from tests.tracks import Made, write
 from workers.audio import Recording
 from workers.engine import Engine, EngineDied, _environment
 
@@ -73,6 +74,25 @@ def plain(said: str) -> str:
 
 def of(events: list[Event], kind: str) -> list[Event]:
     return [event for event in events if event["type"] == kind]
+
+
+async def test_tracks_that_are_left_out_are_named_and_those_of_one_call_are_not(
+    engine: Engine, tmp_path: Path
+) -> None:
+    [jfk, story] = [
+        np.concatenate(list(Recording(AUDIO / "clips" / name).blocks()))
+        for name in ("jfk.flac", "story_0110_p03.mp3")
+    ]
+    dubbed = write(tmp_path / "dubbed.mkv", [Made([(0, jfk)]), Made([(0, story)])])
+    events = await ask(engine, dubbed)
+    assert plain(text(events)) == WORDS
+    [warning] = of(events, "warning")
+    assert warning["code"] == "tracks_left_out"
+    assert "audio track 2" in warning["message"]
+    silent = write(tmp_path / "silent.mkv", [Made([(0, 0 * jfk)]), Made([(0, jfk)])])
+    events = await ask(engine, silent)
+    assert plain(text(events)) == WORDS
+    assert not of(events, "warning")
 
 
 async def test_a_recording_becomes_text_with_language_and_word_times(engine: Engine) -> None:

@@ -6,7 +6,10 @@ Positions are sample counts from the recording's start, so that a cut is exact a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,18 +18,21 @@ import numpy as np
 from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
-from numpy.typing import NDArray
 
-from stt import media
+from stt import media, parts
+from workers import clock, clockless, pcm, tracks
 
 log = logging.getLogger(__name__)
 
-RATE = 16_000
+RATE = pcm.RATE
+Samples: TypeAlias = pcm.Samples
 BLOCK_SECONDS = 10
 PIECE = RATE // 4  # samples that are resampled and mixed at once
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
 # are rounding, and the sum of the samples is the better clock.
 GAP_SECONDS = 0.25
+# Tracks that are looked into, and how many of them at once.
+MOST_TRACKS, TRACKS_AT_ONCE = 32, 2
 # More of it in a recording is no pause but a clock gone wrong, or a file made to keep a worker busy.
 MOST_SILENCE = 12 * 3600
 # Share of the loudest channel's energy (-30 dB) from which a channel counts as one that somebody speaks on.
@@ -37,39 +43,50 @@ CANCELLED = 0.02
 IMPLAUSIBLE = 3.0
 
 _EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
+# Streams of frames without a clock: libav counts frames, at the rate of the first one.
+_CLOCKLESS = {
+    "aac", "loas", "mp3", "ac3", "eac3", "dts", "dtshd", "amr", "amrnb", "amrwb", "gsm", "mlp", "truehd",
+}  # fmt: skip
 
 # How much of what people say each loudspeaker's channel holds, where it is not all of it.
 _WEIGHTS = {"FC": 1.0, "LFE": 0.0, "BL": 0.5, "BR": 0.5, "BC": 0.5, "SL": 0.5, "SR": 0.5}
-
-Samples: TypeAlias = NDArray[np.float32]
 
 
 class Recording:
     """One pass over a file's sound.
 
-    `damaged` counts packets that could not be decoded.
+    `damaged` counts packets that could not be decoded. `left_out` names tracks with speech that are not
+    transcribed, because `kept` speak at the same time; `unreadable` those without a decoder; all of them are
+    known once the first block is there. `broken_off` is the second at which an error ended the reading.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises media.MediaError, OSError."""
-        self._container = media.open_media(path)
-        self._stream = media.audio_stream(self._container)
-        self._bytes = path.stat().st_size
-        self._byte = 0  # where in the file the last packet was
-        self._failure: media.MediaError | None = None
-        self._filled = 0  # samples of silence that stand in for missing sound
+        self._path = path
+        self._parts = parts.parts(path)
+        first = Track(path, self._parts)
+        self._tracks, self._gains = [first], [1.0]
+        self._decided = False
+        self.kept: list[str] = []
+        self.left_out: list[str] = []
+        self.unreadable = first.unreadable
         self.decoded = 0
-        self.damaged = 0
+
+    @property
+    def damaged(self) -> int:
+        """Packets that could not be decoded."""
+        return sum(track.damaged for track in self._tracks)
+
+    @property
+    def broken_off(self) -> float | None:
+        """The second at which an error of the file ended the reading; None where it was read to its end."""
+        return max((track.broken_off for track in self._tracks if track.broken_off is not None), default=None)
 
     @property
     def duration(self) -> float | None:
         """Length in seconds as the container tells it, or as guessed from the bytes read so far."""
-        told = (self._container.duration or 0) / av.time_base
-        share = self._byte / self._bytes if self._bytes else 0
-        guessed = self.decoded / RATE / share if share > 0.01 else 0
-        if told > 0 and (not guessed or 1 / IMPLAUSIBLE < guessed / told < IMPLAUSIBLE):
-            return max(told, self.decoded / RATE)
-        return guessed or None
+        known = [duration for track in self._tracks if (duration := track.duration) is not None]
+        return max(known, default=None)
 
     @property
     def missing(self) -> float:
@@ -78,44 +95,169 @@ class Recording:
         Only where its header says so exactly: elsewhere the length is a guess, goes by the bytes that are
         there, or is that of the picture.
         """
-        length = self._stream.duration if self._container.format.name in _EXACT else None
-        if not length or self._stream.time_base is None:
-            return 0.0
-        return max(0.0, float(length * self._stream.time_base) - self.decoded / RATE)
+        return max(track.missing for track in self._tracks)
 
     def blocks(self, start: int = 0) -> Iterator[Samples]:
         """Blocks of `BLOCK_SECONDS`, the last one shorter, from the sample `start` on.
 
-        What lies before `start` is decoded and dropped: seeking is not exact in most formats.
+        What lies before `start` is decoded and dropped: seeking is not exact in most formats. Of a file with
+        several tracks all is decoded once before, to decide which of them are taken.
 
         Raises:
             media.MediaError: nothing at all could be decoded.
         """
-        pending: list[Samples] = []
-        waiting = skipped = 0
-        for piece in self._pieces():
-            kept = piece[max(0, start - skipped) :]
-            skipped += len(piece) - len(kept)
-            if len(kept):  # an empty one would hold on to what it was cut from
-                pending.append(kept)
-            waiting += len(kept)
-            if waiting >= BLOCK_SECONDS * RATE:
-                yield np.concatenate(pending)
-                pending, waiting = [], 0
+        self._decide()
+        yield from _blocks(self._pieces(), start)
         if self.decoded == 0:
-            raise self._failure or media.empty_audio()
-        if waiting:
+            raise self._tracks[0].failure or media.empty_audio()
+
+    def close(self) -> None:
+        """Close the file."""
+        for track in self._tracks:
+            track.close()
+
+    def _pieces(self) -> Iterator[Samples]:
+        pieces: Iterable[Samples] = self._tracks[0].pieces()
+        if len(self._tracks) > 1 or self._gains != [1.0]:
+            pieces = tracks.mix([_blocks(track.pieces()) for track in self._tracks], self._gains)
+        for piece in pieces:
+            self.decoded += len(piece)
+            yield piece
+
+    def _decide(self) -> None:
+        """Choose among the tracks, where there are several."""
+        first = self._tracks[0]
+        if self._decided or len(first.others) < 2 or len(self._parts) > 1:
+            return
+        self._decided = True
+        others, beyond = first.others[:MOST_TRACKS], first.others[MOST_TRACKS:]
+        names = [name for _, name, _ in others]
+        with ThreadPoolExecutor(TRACKS_AT_ONCE) as pool:
+            found = list(pool.map(self._listen, [index for index, _, _ in others]))
+        choice = tracks.choose(found, [aside for _, _, aside in others])
+        if choice is None:
+            return
+        self.unreadable += [name for name, one in zip(names, found, strict=True) if one is None]
+        first.close()
+        self._gains = [gain for _, gain in choice.mixed]
+        indices = [others[place][0] for place, _ in choice.mixed]
+        self._tracks = [Track(self._path, self._parts, index) for index in indices]
+        self.kept = [names[place] for place, _ in choice.mixed]
+        self.left_out = [names[place] for place in choice.left_out] + [name for _, name, _ in beyond]
+
+    def _listen(self, index: int) -> tracks.Activity | None:
+        track = Track(self._path, self._parts, index)
+        try:
+            activity = tracks.listen(_blocks(track.pieces()))
+        finally:
+            track.close()
+        return activity if track.decoded else None
+
+
+def _blocks(pieces: Iterator[Samples], start: int = 0) -> Iterator[Samples]:
+    """Blocks of `BLOCK_SECONDS` or a little more, from the sample `start` on."""
+    pending: list[Samples] = []
+    waiting = skipped = 0
+    for piece in pieces:
+        kept = piece[max(0, start - skipped) :]
+        skipped += len(piece) - len(kept)
+        if len(kept):  # an empty one would hold on to what it was cut from
+            pending.append(kept)
+        waiting += len(kept)
+        if waiting >= BLOCK_SECONDS * RATE:
             yield np.concatenate(pending)
+            pending, waiting = [], 0
+    if waiting:
+        yield np.concatenate(pending)
+
+
+class Track:
+    """One pass over one track of a file, on the file's clock.
+
+    `others` are all its tracks that have a decoder, with index, name and whether it is on the side.
+    """
+
+    def __init__(self, path: Path, found: list[parts.Part], index: int | None = None) -> None:
+        """Raises media.MediaError, OSError."""
+        self._path, self._index = path, index
+        self._bytes = path.stat().st_size
+        self._waiting = deque(found)
+        self._promised = sum(part.missing for part in found)
+        self._chained = len(found) > 1
+        self._byte = 0  # where in the file the last packet was
+        self._begun = 0  # samples that were decoded before this part
+        self._filled = 0  # samples of silence that stand in for missing sound
+        self.failure: media.MediaError | None = None
+        self.broken_off: float | None = None
+        self.decoded = 0
+        self.damaged = 0
+        if not self._open():
+            raise self.failure or media.empty_audio()
+
+    def _open(self) -> bool:
+        """Open the next part that can be read; whether there is one."""
+        while self._waiting:
+            self._part = self._waiting.popleft()
+            try:
+                self._container = media.open_media(self._path, self._part)
+            except media.MediaError as error:
+                self.failure = self.failure or error
+                self.damaged += 1
+                continue
+            try:
+                found = media.audio_tracks(self._container)
+            except media.MediaError as error:
+                self._container.close()
+                self.failure = self.failure or error
+                self.damaged += 1
+                continue
+            self._stream = next((one for one in found if one.index == self._index), found[0])
+            named = [(one.index, media.name_of(self._container, one), media.is_aside(one)) for one in found]
+            self.others = named
+            self.unreadable = [
+                media.name_of(self._container, one) for one in media.unreadable_tracks(self._container)
+            ]
+            self._clockless = self._container.format.name in _CLOCKLESS
+            return True
+        return False
+
+    @property
+    def duration(self) -> float | None:
+        """As of the recording."""
+        told = 0.0 if self._chained else (self._container.duration or 0) / av.time_base
+        share = (self._part.start + self._byte) / self._bytes if self._bytes else 0
+        guessed = self.decoded / RATE / share if share > 0.01 else 0
+        if told > 0 and (not guessed or 1 / IMPLAUSIBLE < guessed / told < IMPLAUSIBLE):
+            return max(told, self.decoded / RATE)
+        return guessed or None
+
+    @property
+    def missing(self) -> float:
+        """As of the recording."""
+        length = self._stream.duration if self._container.format.name in _EXACT else None
+        if not length or self._stream.time_base is None:
+            return self._promised
+        return max(0.0, float(length * self._stream.time_base) - self.decoded / RATE)
 
     def close(self) -> None:
         """Close the file."""
         self._container.close()
 
-    def _pieces(self) -> Iterator[Samples]:
-        start = (self._container.start_time or 0) / av.time_base
+    def pieces(self) -> Iterator[Samples]:
+        """The samples, in pieces of any length."""
+        while True:
+            yield from self._pieces_of_part()
+            if not self._waiting:
+                return
+            self._container.close()
+            if not self._open():
+                return
+
+    def _pieces_of_part(self) -> Iterator[Samples]:
+        self._begun, self._byte = self.decoded, 0
         resampler = Resampler()
-        for frame in self._frames():
-            if frame.time is not None and (missing := self._missing(frame.time - start - resampler.delay)):
+        for frame, hole in self._frames():
+            if missing := self._missing(frame, hole, resampler.delay):
                 for piece in resampler.flush():  # what waits there belongs before the hole
                     yield self._count(piece)
                 yield from self._silence(missing)
@@ -124,25 +266,20 @@ class Recording:
         for piece in resampler.flush():
             yield self._count(piece)
 
-    def _frames(self) -> Iterator[AudioFrame]:
-        for packet in media.packets_of(self._container, self._stream):
-            self._byte = max(self._byte, packet.pos or 0)
-            try:
-                frames = packet.decode()
-            except MemoryError:
-                raise
-            except av.FFmpegError as error:
-                self.damaged += 1
-                self._failure = self._failure or media.undecodable(self._stream, packet)
-                log.debug("a packet cannot be decoded: %s", error)
-                continue
-            yield from frames
+    def _missing(self, frame: AudioFrame, hole: float, delay: float) -> int:
+        """Samples that are missing before a frame, and that silence may stand in for; 0 where none are.
 
-    def _missing(self, time: float) -> int:
-        """Samples that are missing before `time`, and that silence may stand in for; 0 where none are."""
-        missing = int(time * RATE) - self.decoded
-        end = (self._container.duration or 0) / av.time_base
-        if missing < GAP_SECONDS * RATE or time > end or self._filled + missing > MOST_SILENCE * RATE:
+        `hole` is how many seconds damaged packets before it would have lasted, `delay` how many wait in the
+        resampler.
+        """
+        missing, least = int(hole * RATE), 1.0 if hole else GAP_SECONDS * RATE
+        if frame.time is not None and not self._clockless:
+            time = frame.time - self._begins()
+            # The parts of a file follow each other, whatever their own clocks say.
+            missing = int((time - delay) * RATE) - (self.decoded - self._begun)
+            if time - delay > self._ends():
+                return 0
+        if missing < least or self._filled + missing > MOST_SILENCE * RATE:
             return 0
         return missing
 
@@ -157,6 +294,61 @@ class Recording:
     def _count(self, piece: Samples) -> Samples:
         self.decoded += len(piece)
         return piece
+
+    def _frames(self) -> Iterator[tuple[AudioFrame, float]]:
+        """Frames, each with the seconds that damaged packets before it would have lasted."""
+        packets = self._placed(media.packets_of(self._container, self._stream, self._failed))
+        if self._clockless:
+            return clockless.Counter(self._path, self._stream, self._broken_packet).frames(packets)
+        return self._timed_frames(packets)
+
+    def _placed(self, packets: Iterator[media.Packet]) -> Iterator[media.Packet]:
+        for packet in packets:
+            self._byte = max(self._byte, packet.pos or 0)
+            yield packet
+
+    def _timed_frames(self, packets: Iterator[media.Packet]) -> Iterator[tuple[AudioFrame, float]]:
+        hole = 0.0
+        for packet in clock.steady(packets, self._begins(), self._believes):
+            try:
+                decoded = packet.decode()
+            except MemoryError:
+                raise
+            except av.FFmpegError as error:
+                self._broken_packet(packet, error)
+                hole += float(packet.duration * packet.time_base) if packet.duration else 0.0
+                continue
+            for frame in decoded:
+                yield frame, hole
+                hole = 0.0
+
+    def _begins(self) -> float:
+        return (self._container.start_time or 0) / av.time_base
+
+    def _believes(self, time: float, jump: float) -> bool:
+        """Whether silence may stand for a jump of the time stamps, of so many seconds, to `time`."""
+        return time - self._begins() <= self._ends() and self._filled + jump * RATE <= MOST_SILENCE * RATE
+
+    def _ends(self) -> float:
+        """The length that the container tells; infinite where it tells none, or less than was decoded."""
+        told = (self._container.duration or 0) / av.time_base
+        if told <= 0 or (self.decoded - self._begun) / RATE > told + 1:
+            return math.inf
+        # libav guesses the length of a live recording from its bytes and says so only by the stream's length.
+        guessed = "matroska" in self._container.format.name and self._stream.duration is not None
+        return math.inf if guessed else told
+
+    def _broken_packet(self, packet: media.Packet, error: av.FFmpegError) -> None:
+        self.damaged += 1
+        self.failure = self.failure or media.undecodable(self._stream, packet)
+        log.debug("a packet cannot be decoded: %s", error)
+
+    def _failed(self, error: av.FFmpegError, last: bool) -> None:
+        log.debug("the file cannot be read on: %s", error)
+        if last:
+            self.broken_off = self.decoded / RATE
+        else:
+            self.damaged += 1
 
 
 class Resampler:

@@ -615,11 +615,37 @@ class Job:
                 f"The file promises {recording.missing:.0f} s of sound more than it holds: perhaps it was "
                 "copied or recorded only in part. What there is was transcribed.",
             )
+        elif recording.broken_off is not None:
+            self._warn(
+                "breaks_off",
+                f"The file cannot be read beyond {recording.broken_off:.0f} s: it is damaged there, or was "
+                "copied or recorded only in part. What comes before was transcribed.",
+            )
+        self._warn_of_tracks(recording)
+
+    def _warn_of_tracks(self, recording: Recording) -> None:
+        if recording.left_out:
+            self._warn(
+                "tracks_left_out",
+                f"Left out: {_listed(recording.left_out)}, with speech at the same time as in "
+                f"{_listed(recording.kept)}, which was transcribed. To have all of it, export what was left "
+                "out as a file of its own and send that too.",
+            )
+        if recording.unreadable:
+            self._warn(
+                "tracks_unreadable",
+                f"Left out: {_listed(recording.unreadable)}, in a format that cannot be decoded. If somebody "
+                "speaks there, convert that track to MP3, M4A, FLAC or WAV and send it as a file of its own.",
+            )
 
     def _warn(self, code: str, message: str) -> None:
         if (code, message) not in self._warned:
             self._warned.add((code, message))
             self._send({"type": "warning", "code": code, "message": message})
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
 
 
 class Wire:
