@@ -58,10 +58,12 @@ def windows(
         weak: What `find` found in its pauses.
         make: Makes windows over some speech.
     """
-    starts = {part.start for part in weak}
-    parts = bridged(sorted([*speech, *weak], key=lambda part: part.start))
+    parts = sorted([*speech, *weak], key=lambda part: part.start)
+    whole = [part for part in bridged(parts) if any(part.start <= one.start < part.end for one in weak)]
+    clear = [part for part in parts if not any(one.start <= part.start < one.end for one in whole)]
     made: list[Window] = []
-    for apart, group in groupby(parts, key=lambda part: any(part.start <= at < part.end for at in starts)):
+    ordered = sorted([*clear, *whole], key=lambda part: part.start)
+    for apart, group in groupby(ordered, key=lambda part: part in whole):
         held = list(group)
         is_weak = apart and max(part.probability for part in held) < DETECTED
         made += [replace(window, weak=is_weak) for window in make(held)]
