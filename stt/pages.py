@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from markupsafe import Markup
 
-from stt import api, jobs, wording
+from stt import api, bodies, jobs, wording
 from stt.errors import Problem
 from stt.jobs import Job, Status
 from stt.keys import HUB, POOL, SETTINGS
@@ -190,7 +190,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/delete`; without a script it asks first, with one the page has asked."""
     job_id = _id(request)
     scripted = "HX-Request" in request.headers
-    if not scripted and "sure" not in await request.post():
+    if not scripted and "sure" not in await bodies.form(request):
         return _page(request, "delete.html", {"job": _view(await _job_or_404(request))})
     try:
         await api.delete(request.app, job_id)
