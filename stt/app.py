@@ -69,7 +69,7 @@ def routes() -> list[web.AbstractRouteDef]:
         web.get("/api/events", events.of_all),
         web.get("/health/live", api.live),
         web.get("/health/ready", api.ready),
-        web.static("/static", ROOT / "static"),
+        web.get("/static/{name:.+}", pages.static),
     ]
 
 

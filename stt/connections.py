@@ -188,7 +188,7 @@ class Connection(web.RequestHandler):
         if isinstance(exc, HttpProcessingError):
             self._tell(f"a request cannot be read ({type(exc).__name__})")
             return _response(_unreadable(exc))
-        log.error("%s failed", errors.where(request), exc_info=exc, extra=errors.extra(request))
+        log.error("%s failed", errors.where(request), exc_info=exc, extra=errors.about_job(request))
         return _response(errors.internal())
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
@@ -201,7 +201,7 @@ class Connection(web.RequestHandler):
         """The one line that the log has of a request whose client did something wrong."""
         if not self._told and self._request is not None:
             self._told = True
-            log.info("%s: %s", errors.where(self._request), what, extra=errors.extra(self._request))
+            log.info("%s: %s", errors.where(self._request), what, extra=errors.about_job(self._request))
 
     # Time
 

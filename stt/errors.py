@@ -89,15 +89,15 @@ def middleware(render_page: Renderer) -> Any:
                 raise
             return _answer(request, from_http(error), render_page)
         except _BAD_VALUE as error:
-            log.warning("%s: %s", where(request), type(error).__name__, extra=extra(request))
+            log.warning("%s: %s", where(request), type(error).__name__, extra=about_job(request))
             return _answer(request, _bad_value(), render_page)
         except UNAVAILABLE as error:
             if request.transport is None or request.transport.is_closing():
                 raise  # the client has gone: nobody is left to answer
-            log.warning("%s: %s: %s", where(request), type(error).__name__, error, extra=extra(request))
+            log.warning("%s: %s: %s", where(request), type(error).__name__, error, extra=about_job(request))
             return _answer(request, _unavailable(), render_page)
         except Exception:  # the last line of defence: logged whole, told in a sentence
-            log.exception("%s failed", where(request), extra=extra(request))
+            log.exception("%s failed", where(request), extra=about_job(request))
             return _answer(request, internal(), render_page)
 
     return errors
@@ -110,7 +110,7 @@ def where(request: web.BaseRequest) -> str:
     return f"{request.method} {resource.canonical if resource else '(no address of ours)'}"
 
 
-def extra(request: web.BaseRequest) -> dict[str, str]:
+def about_job(request: web.BaseRequest) -> dict[str, str]:
     """What a line in the log knows beside its text (`extra=`): the job, where the address names one."""
     match = _match(request)
     try:

@@ -56,6 +56,18 @@ def _digest(path: Path, _changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
+async def static(request: web.Request) -> web.FileResponse:
+    """`GET /static/…`; aiohttp's own view answers for a missing file without a body."""
+    try:
+        path = (STATIC / request.match_info["name"]).resolve()
+        found = path.is_relative_to(STATIC.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        found = False
+    if not found:
+        raise web.HTTPNotFound
+    return web.FileResponse(path)
+
+
 GLOBALS: dict[str, Any] = {
     "asset": asset,
     "labelled": False,  # of a button: with a word instead of a picture
