@@ -23,6 +23,8 @@ _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 # Decoded by aiohttp before we see the body; br and zstd only where their libraries are installed.
 _ENCODINGS = ("", "identity", "gzip", "deflate", "br", "zstd")
 _FIELD_BYTES = 64 * 2**10
+# Lines beside the contents of parts: the heads of some hundred parts have no more.
+_LINES = 5000
 # What aiohttp's readers, json, zlib and the codecs raise over bytes that they cannot read.
 _UNREADABLE = (
     ValueError,
@@ -171,11 +173,16 @@ class _Bounded:
     def __init__(self, stream: StreamReader, limit: int, too_large: Exception) -> None:
         self._stream, self._limit, self._too_large = stream, limit, too_large
         self.at_eof, self.unread_data = stream.at_eof, stream.unread_data
+        self._lines = 0
 
     async def read(self, size: int = -1) -> bytes:
         return self._checked(await self._stream.read(size))
 
     async def readline(self, *, max_line_length: int | None = None) -> bytes:
+        # Lines that are there already are read without a pause: millions would stop everything else.
+        self._lines += 1
+        if self._lines > _LINES:
+            raise malformed("it has too many lines outside of its parts")
         return self._checked(await self._stream.readline(max_line_length=max_line_length))
 
     def _checked(self, data: bytes) -> bytes:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Longer than the proxies before us keep a connection that they may use again at any moment (Caddy: 120 s).
 _IDLE_SECONDS = 130
+# After so many windows the system ends a connection of which not a byte was taken.
+_UNSENT_WINDOWS = 4
 # How long a client that goes on sending what is refused may take to read why.
 _LINGER_SECONDS = 10
 # What a client did wrong, and was answered for.
@@ -104,7 +106,8 @@ class Connection(web.RequestHandler):
             if timer:
                 timer.cancel()
         if self._request is not None:
-            self._tell("the client went away")
+            unread = isinstance(exc, TimeoutError)
+            self._tell("the client stopped reading the answer" if unread else "the client went away")
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -271,7 +274,9 @@ def _limit_unsent(transport: asyncio.Transport, seconds: float) -> None:
     """Files are sent past the transport: only the system knows of a client that stops reading them."""
     connection = transport.get_extra_info("socket")
     if hasattr(socket, "TCP_USER_TIMEOUT") and connection.family in (socket.AF_INET, socket.AF_INET6):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+        connection.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNSENT_WINDOWS * seconds * 1000)
+        )
 
 
 def _response(problem: Problem) -> web.Response:
@@ -297,8 +302,8 @@ def _raw(problem: Problem) -> bytes:
 
 
 def _unreadable(error: HttpProcessingError) -> Problem:
-    if isinstance(error, ContentEncodingError):
-        return bodies.unsupported_encoding()
+    if isinstance(error, ContentEncodingError):  # a library is missing for it, or it breaks off
+        return bodies.unsupported_encoding() if "Can not" in error.message else _bad_transfer()
     detail = "The request is no HTTP that this server understands."
     if isinstance(error, BadHttpMethod):
         detail = "The request does not begin with a method of HTTP; an https address needs a proxy before us."

@@ -165,7 +165,7 @@ FRAMES = {
 }
 ODD = [
     "", "\xff", "%00", "%ff", "%", "%zz", "%ed%a0%80", "\U0001f600", "٣", "-1", "9" * 5000, "NaN", "1e999",
-    "../..%2f..%2fetc", "a" * 9000, "{}", "[", "''", "\x01", f"{SECRET}%0d%0aX: y", "true", "bytes=9-1", "words",
+    "../..%2f..%2fetc", "a" * 9000, "{}", "[", "''", "\x01", f"{SECRET}%0d%0aX: y", "true", "bytes=9-1",
     "Sat, 99 Foo 99999 99:99:99 GMT", "Mon, 01 Jan 0001 00:00:00 -9999", "W/\"", "100-continue", "cross-site",
 ]  # fmt: skip
 HOSTS = ["127.0.0.1"] * 6 + [
@@ -181,7 +181,8 @@ HOSTS = ["127.0.0.1"] * 6 + [
 ACCEPTS = ["text/html", "*/*", "\xff", ",;q=text/html", "text/html;q=\xff"]
 NAMES = [
     "Accept-Encoding", "Connection", "Cookie", "Expect", "HX-Request", "HX-Current-URL", "If-Match",
-    "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Last-Event-ID", "Origin", "Range",
+    "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Last-Event-ID", "Origin",
+    "Range",
     "Referer", "Sec-Fetch-Site", "Sec-WebSocket-Key1", "Upgrade", "X-Forwarded-For", "X Y", "\xff", "",
 ]  # fmt: skip
 METHODS = [
@@ -243,7 +244,7 @@ async def send(client: TestClient, request: bytes) -> None:
 
 
 @settings(
-    max_examples=30,
+    max_examples=20,
     derandomize=True,
     database=None,
     deadline=None,
@@ -265,10 +266,9 @@ PACKED = [(what, *BODIES[what], *PLAIN) for what in BODIES] + [
     for what in ("option as a file", "JSON that is a list")
     for packed in ENCODINGS
 ]
-FORMS = ["/api/jobs/upload", "/upload", "/jobs/{id}/delete", "/jobs/{id}/cancel", "/jobs/{id}/retry"]
 
 
-@pytest.mark.parametrize("path", [*FORMS, "/api/jobs/{id}/retry"])
+@pytest.mark.parametrize("path", ["/api/jobs/upload", "/api/jobs/{id}/retry", "/jobs/{id}/delete"])
 async def test_a_body_that_cannot_be_read_is_named(
     path: str, client: TestClient, pool: asyncpg.Pool, log: Log
 ) -> None:
@@ -285,15 +285,13 @@ async def test_a_body_that_cannot_be_read_is_named(
     log.check()
 
 
-@pytest.mark.parametrize("path", ["/api/jobs/upload", "/api/jobs/{id}/retry"])
-@pytest.mark.parametrize(
-    ("what", "packed", "status"),
-    [
+async def test_what_is_wrong_decides_the_status(client: TestClient, pool: asyncpg.Pool) -> None:
+    expected = [
         ("no boundary", "as it is", 400),
         ("header without colon", "as it is", 400),
         ("long header", "as it is", 400),
-        ("cut off", "as it is", 400),
-        ("cut off", "half of gzip", 400),
+        ("cut off in a head", "as it is", 400),
+        ("cut off in a head", "half of gzip", 400),
         ("cut off", "not gzip", 400),
         ("cut off", "half of deflate", 400),
         ("cut off", "brotli", 415),
@@ -302,22 +300,19 @@ async def test_a_body_that_cannot_be_read_is_named(
         ("option as a file", "gzip", 422),
         ("NUL in a field", "as it is", 422),
         ("text that is none", "as it is", 400),
-    ],
-)
-async def test_what_is_wrong_decides_the_status(
-    path: str, what: str, packed: str, status: int, client: TestClient, pool: asyncpg.Pool
-) -> None:
+    ]
     job = await new(pool)
     assert await jobs.request_cancel(pool, job.id)
-    (kind, body), (encoding, pack) = BODIES[what], ENCODINGS[packed]
-    headers = [f"Content-Type: {kind}"] + [f"Content-Encoding: {encoding}"] * bool(encoding)
-    found = await ask(client, post(path.replace("{id}", str(job.id)), pack(body), *headers))
-    assert found.problem()["status"] == status, found
+    for path in ("/api/jobs/upload", f"/api/jobs/{job.id}/retry"):
+        for what, packed, status in expected:
+            (kind, body), (encoding, pack) = BODIES[what], ENCODINGS[packed]
+            headers = [f"Content-Type: {kind}"] + [f"Content-Encoding: {encoding}"] * bool(encoding)
+            found = await ask(client, post(path, pack(body), *headers))
+            assert found.problem()["status"] == status, (path, what, packed, found)
 
 
-@pytest.mark.parametrize(
-    ("what", "status", "named"),
-    [
+async def test_a_json_object_with_odd_values_is_named(client: TestClient, pool: asyncpg.Pool) -> None:
+    expected: list[tuple[str, int, str | None]] = [
         ("JSON nested", 400, None),
         ("NaN", 400, None),
         ("huge number", 400, None),
@@ -328,17 +323,15 @@ async def test_what_is_wrong_decides_the_status(
         ("half a character in a name", 422, "?"),
         ("an object as model", 422, "model"),
         ("a list as language", 422, "language"),
-    ],
-)
-async def test_a_json_object_with_odd_values_is_named(
-    what: str, status: int, named: str | None, client: TestClient, pool: asyncpg.Pool
-) -> None:
+    ]
     job = await new(pool)
     assert await jobs.request_cancel(pool, job.id)
-    kind, body = BODIES[what]
-    problem = (await ask(client, post(f"/api/jobs/{job.id}/retry", body, f"Content-Type: {kind}"))).problem()
-    assert (problem["status"], problem.get("field")) == (status, named)
-    assert not any(sign in problem["detail"] for sign in ("{'", "[1]", "<", "bytearray", "b'"))
+    for what, status, named in expected:
+        kind, body = BODIES[what]
+        found = await ask(client, post(f"/api/jobs/{job.id}/retry", body, f"Content-Type: {kind}"))
+        problem = found.problem()
+        assert (problem["status"], problem.get("field")) == (status, named), what
+        assert not any(sign in problem["detail"] for sign in ("{'", "[1]", "<", "bytearray", "b'")), what
 
 
 async def test_a_file_sent_as_an_option_is_named_in_words(client: TestClient, pool: asyncpg.Pool) -> None:
@@ -351,22 +344,28 @@ async def test_a_file_sent_as_an_option_is_named_in_words(client: TestClient, po
         assert problem["detail"].startswith("model: was sent as a file")
 
 
+@pytest.fixture
+def small(environ: dict[str, str]) -> None:
+    environ["STT_MAX_UPLOAD_BYTES"] = str(2**20)
+
+
 async def test_a_small_body_that_unpacks_to_more_than_the_limit_is_413(
-    environ: dict[str, str], request: pytest.FixtureRequest
+    small: None, client: TestClient, pool: asyncpg.Pool
 ) -> None:
     """Also where it is no file: before the first part, in a field, in a form without a recording."""
-    environ["STT_MAX_UPLOAD_BYTES"] = str(2**20)
-    client, pool = request.getfixturevalue("client"), request.getfixturevalue("pool")
     bomb = gzip.compress(bytes(2**26) + b"\n" * 2**20)
     lines = gzip.compress(b"\n" * 2**24)
+    long = gzip.compress((b" " * 9999 + b"\n") * 2**11)
     file = gzip.compress(FILE % bytes(2**22))
     job = await new(pool)
     for path, body, codes in [
-        ("/api/jobs/upload", lines, {"too_large"}),
+        ("/api/jobs/upload", lines, {"bad_form"}),
+        ("/api/jobs/upload", long, {"too_large"}),
         ("/api/jobs/upload", file, {"too_large"}),
         ("/api/jobs/upload", bomb, {"too_large", "bad_form"}),
-        (f"/jobs/{job.id}/delete", lines, {"form_too_large"}),
-        (f"/api/jobs/{job.id}/retry", file, {"form_too_large", "bad_form"}),
+        (f"/jobs/{job.id}/delete", lines, {"bad_form"}),
+        (f"/jobs/{job.id}/delete", long, {"form_too_large"}),
+        (f"/api/jobs/{job.id}/retry", file, {"bad_option"}),
     ]:
         packed = (f"Content-Type: {MULTIPART}", "Content-Encoding: gzip")
         problem = (await ask(client, post(path, body, *packed))).problem()
@@ -388,13 +387,14 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
-async def test_what_no_view_has_seen_is_answered_as_views_do(what: str, client: TestClient, log: Log) -> None:
-    found = await ask(client, BROKEN[what])
-    found.check()
-    assert found.problem()["status"] in (400, 415, 417)
-    log.check()
-    assert len(log.lines) <= 1
+async def test_what_no_view_has_seen_is_answered_as_views_do(client: TestClient, log: Log) -> None:
+    for what, request in BROKEN.items():
+        log.records.clear()
+        found = await ask(client, request)
+        found.check()
+        assert found.problem()["status"] in (400, 417), what
+        log.check()
+        assert len(log.lines) <= 1
 
 
 async def test_chunks_that_break_in_the_middle_of_an_upload_are_answered(
@@ -431,15 +431,13 @@ async def test_an_upload_that_ends_early_is_told_so(client: TestClient, log: Log
     assert log.lines == ["INFO POST /api/jobs/upload: the client ended the body early"]
 
 
-@pytest.mark.parametrize("accept", ["text/html", "*/*", "\xff", "text/html;q=\xff"])
-@pytest.mark.parametrize("host", ["\xff", "[", "a b", ""])
-async def test_the_answer_to_an_odd_host_cannot_fail(
-    host: str, accept: str, client: TestClient, log: Log
-) -> None:
-    request = f"GET /jobs/\xff HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\n\r\n"
-    found = await ask(client, request.encode("latin-1"))
-    found.check()
-    assert found.status in (400, 421)
+async def test_the_answer_to_an_odd_host_cannot_fail(client: TestClient, log: Log) -> None:
+    for host in ("\xff", "[", "a b", ""):
+        for accept in ("text/html", "*/*", "\xff", "text/html;q=\xff"):
+            request = f"GET /jobs/\xff HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\n\r\n"
+            found = await ask(client, request.encode("latin-1"))
+            found.check()
+            assert found.status in (400, 421)
     log.check()
 
 
