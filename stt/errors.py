@@ -106,7 +106,9 @@ def middleware(render_page: Renderer) -> Any:
 def where(request: web.BaseRequest) -> str:
     """A request for the log: its method, and the pattern of its address; not what the client wrote."""
     match = _match(request)
-    resource = match.route.resource if match is not None else None
+    if match is None:
+        return f"{request.method} (before its address was looked at)"
+    resource = match.route.resource
     return f"{request.method} {resource.canonical if resource else '(no address of ours)'}"
 
 
