@@ -113,7 +113,7 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         coming = self._body_is_coming()
-        if data and not coming:
+        if data and not coming and not self._close:
             self._begun = True
             self._await_head()
         super().data_received(data)
@@ -214,6 +214,8 @@ class Connection(web.RequestHandler):
 
     def _head_is_late(self) -> None:
         self._late = None
+        if self._close:
+            return  # it is about to end
         if self._request is not None:
             self._await_head()  # a next request behind the one that is being answered
             return

@@ -98,7 +98,7 @@ class Settings(BaseModel):
         description="How long the first line and the headers of a request may take to arrive; `0`: no limit.",
     )
     stall_seconds: float = Field(
-        30,
+        60,
         gt=0,
         description="How long a client may stall in the middle of a body or of an answer: over this time the "
         "least rate is measured.",
