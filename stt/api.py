@@ -9,7 +9,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from stt import jobs, options, params, peaks, queue
+from stt import bodies, jobs, options, params, peaks, queue
 from stt.errors import Problem, not_found
 from stt.jobs import Job
 from stt.keys import HUB, POOL, REDIS, SETTINGS, STORAGE
@@ -18,7 +18,6 @@ from stt.progress import current, publish
 
 log = logging.getLogger(__name__)
 
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 # A worker hears of a cancel at its next heartbeat, a second away, and then ends its engine.
 _STOP_SECONDS = 10
 
@@ -28,7 +27,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     page, next_cursor = await jobs.list_page(
         request.app[POOL],
         status=params.status(request),
-        q=request.query.get("q", "").replace("\0", "") or None,
+        q=params.search(request),
         limit=params.limit(request),
         cursor=request.query.get("cursor"),
     )
@@ -69,27 +68,8 @@ async def cancel_job(request: web.Request) -> web.Response:
 
 async def retry_job(request: web.Request) -> web.Response:
     """`POST /api/jobs/{id}/retry` with option fields, as JSON or a form; the others stay as they were."""
-    job = await retry(request.app, params.job_id(request), await _fields(request))
+    job = await retry(request.app, params.job_id(request), await bodies.fields(request))
     return web.json_response(job.public())
-
-
-async def _fields(request: web.Request) -> dict[str, Any]:
-    if not request.can_read_body:
-        return {}
-    try:
-        if request.content_type in _FORMS:
-            return dict(await request.post())
-        fields = await request.json() if request.content_type == "application/json" else None
-    except (ValueError, LookupError, RecursionError, RuntimeError, AssertionError):
-        fields = None  # whatever a parser makes of a body that is none
-    if not isinstance(fields, dict):
-        raise Problem(
-            400,
-            "bad_body",
-            "Not a form, nor a JSON object",
-            "Send the options as a form, or one JSON object.",
-        )
-    return fields
 
 
 async def delete_job(request: web.Request) -> web.Response:

@@ -15,6 +15,7 @@ from aiohttp import web
 from setproctitle import setproctitle
 
 from stt import api, db, download, errors, events, folders, guard, pages, queue, upload
+from stt.connections import Runner
 from stt.keys import HUB, POOL, REDIS, RUNNING, SETTINGS, STORAGE
 from stt.progress import Hub
 from stt.settings import Settings
@@ -68,7 +69,7 @@ def routes() -> list[web.AbstractRouteDef]:
         web.get("/api/events", events.of_all),
         web.get("/health/live", api.live),
         web.get("/health/ready", api.ready),
-        web.static("/static", ROOT / "static"),
+        web.get("/static/{name:.+}", pages.static),
     ]
 
 
@@ -143,7 +144,7 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = create_app(settings)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
+    runner = Runner(app, settings, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port)

@@ -6,10 +6,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 from aiohttp import web
 from redis.exceptions import RedisError
+
+from stt import texts
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,10 @@ UNAVAILABLE = (
 )
 
 
+# A value that PostgreSQL, or asyncpg before it, takes for none of its type.
+_BAD_VALUE = (asyncpg.DataError, asyncpg.exceptions._base.DataError)
+
+
 class Problem(Exception):
     """An answer that is no success: a status, a stable code, and a sentence that says what to do."""
 
@@ -49,7 +56,7 @@ class Problem(Exception):
         **extra: Any,
     ) -> None:
         super().__init__(detail)
-        self.status, self.code, self.title, self.detail = status, code, title, detail
+        self.status, self.code, self.title, self.detail = status, code, title, texts.shown(detail)
         self.headers = headers or {}
         self.extra = extra
 
@@ -80,40 +87,95 @@ def middleware(render_page: Renderer) -> Any:
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return _answer(request, _from_http(error), render_page)
+            return _answer(request, from_http(error), render_page)
+        except _BAD_VALUE as error:
+            log.warning("%s: %s", where(request), type(error).__name__, extra=about_job(request))
+            return _answer(request, _bad_value(), render_page)
         except UNAVAILABLE as error:
             if request.transport is None or request.transport.is_closing():
                 raise  # the client has gone: nobody is left to answer
-            log.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
+            log.warning("%s: %s: %s", where(request), type(error).__name__, error, extra=about_job(request))
             return _answer(request, _unavailable(), render_page)
         except Exception:  # the last line of defence: logged whole, told in a sentence
-            log.exception("%s %s failed", request.method, request.path)
-            return _answer(request, _internal(), render_page)
+            log.exception("%s failed", where(request), extra=about_job(request))
+            return _answer(request, internal(), render_page)
 
     return errors
 
 
-def _answer(request: web.Request, problem: Problem, render_page: Renderer) -> web.StreamResponse:
-    if not request.path.startswith("/api") and "text/html" in request.headers.get("Accept", ""):
-        response = render_page(request, problem.status, problem.title, problem.detail)
-    else:
-        response = web.json_response(
-            problem.body(), status=problem.status, content_type="application/problem+json"
-        )
+def where(request: web.BaseRequest) -> str:
+    """A request for the log: its method, and the pattern of its address; not what the client wrote."""
+    match = _match(request)
+    if match is None:
+        return f"{request.method} (before its address was looked at)"
+    resource = match.route.resource
+    return f"{request.method} {resource.canonical if resource else '(no address of ours)'}"
+
+
+def about_job(request: web.BaseRequest) -> dict[str, str]:
+    """What a line in the log knows beside its text (`extra=`): the job, where the address names one."""
+    match = _match(request)
+    try:
+        return {"job": str(UUID(match["id"]))} if match is not None else {}
+    except (KeyError, ValueError):
+        return {}
+
+
+def _match(request: web.BaseRequest) -> web.UrlMappingMatchInfo | None:
+    """None where aiohttp has refused the request before it looked at its address."""
+    try:
+        return request.match_info if isinstance(request, web.Request) else None
+    except AssertionError:
+        return None
+
+
+def _answer(request: web.Request, problem: Problem, render_page: Renderer) -> web.Response:
+    response = _page(request, problem, render_page) if _wants_page(request) else None
+    if response is None:
+        return as_json(problem)
     response.headers.update(problem.headers)
     return response
 
 
-def _from_http(error: web.HTTPException) -> Problem:
+def _wants_page(request: web.Request) -> bool:
+    return not request.path.startswith("/api") and "text/html" in request.headers.get("Accept", "")
+
+
+def _page(request: web.Request, problem: Problem, render_page: Renderer) -> web.Response | None:
+    try:
+        return render_page(request, problem.status, problem.title, problem.detail)
+    except Exception:  # an error in the page of errors must not hide the first one
+        log.exception("%s: the page of an error cannot be rendered", where(request))
+        return None
+
+
+def as_json(problem: Problem) -> web.Response:
+    """The answer for programs, and wherever a page cannot be made."""
+    return web.json_response(
+        problem.body(),
+        status=problem.status,
+        content_type="application/problem+json",
+        headers=problem.headers,
+    )
+
+
+def from_http(error: web.HTTPException) -> Problem:
+    """What aiohttp refuses, as a problem."""
     phrase = HTTPStatus(error.status).phrase
     code = phrase.lower().replace(" ", "_").replace("-", "_")
     detail = {
         404: "There is nothing at this address.",
         405: f"This address takes {error.headers.get('Allow', 'other methods')}.",
         413: "The request is larger than this address takes.",
-    }.get(error.status, error.text or phrase)
+        417: "Expect: nothing but 100-continue is known.",
+    }.get(error.status, phrase)
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return Problem(error.status, code, phrase, detail, headers=headers)
+
+
+def _bad_value() -> Problem:
+    detail = "A value of the request cannot be stored; send text in UTF-8, and numbers of ordinary size."
+    return Problem(422, "bad_value", "A value is not valid", detail)
 
 
 def _unavailable() -> Problem:
@@ -126,7 +188,8 @@ def _unavailable() -> Problem:
     )
 
 
-def _internal() -> Problem:
+def internal() -> Problem:
+    """A fault of ours."""
     return Problem(
         500, "internal", "Internal error", "Something went wrong here; the log of the server says what."
     )

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from stt import texts
 from stt.errors import Problem
 from stt.languages import LANGUAGES
 from stt.settings import Settings
@@ -24,6 +25,8 @@ from stt.settings import Settings
 COLUMNS = {"model", "language", "task", "priority"}
 # What spans do not depend on: speakers are told apart when all spans are known.
 SPEAKERS = {"diarize", "min_speakers", "max_speakers"}
+# Of a value that is no model, as much is shown as a name may have.
+_SHOWN_CHARACTERS = 100
 
 
 class JobOptions(BaseModel):
@@ -96,9 +99,9 @@ def parse(fields: dict[str, Any], settings: Settings) -> JobOptions:
         Problem: 422 that names the first unknown field or bad value.
     """
     given = {name: value for name, value in fields.items() if value not in ("", None)}
+    _check_texts(given)
     given.setdefault("model", settings.model)
-    if given["model"] not in settings.allowed_models:
-        raise _bad("model", f"{given['model']!r} is not one of {', '.join(settings.allowed_models)}")
+    _check_model(given["model"], settings)
     try:
         return JobOptions(**given)
     except ValidationError as error:
@@ -108,6 +111,22 @@ def parse(fields: dict[str, Any], settings: Settings) -> JobOptions:
             raise _bad(str(first["loc"][0]), f"is not an option; known are {known}") from None
         field = str(first["loc"][0]) if first["loc"] else "options"
         raise _bad(field, first["msg"].removeprefix("Value error, ")) from None
+
+
+def _check_texts(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if flaw := texts.flaw(name):
+            raise _bad(texts.shown(name), f"the name of the option {flaw}")
+        if isinstance(value, str) and (flaw := texts.flaw(value)):
+            raise _bad(name, flaw)
+
+
+def _check_model(value: Any, settings: Settings) -> None:
+    if not isinstance(value, str):
+        raise _bad("model", "must be text, the name of a model")
+    if value not in settings.allowed_models:
+        shown = value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "…"
+        raise _bad("model", f"{shown!r} is not one of {', '.join(settings.allowed_models)}")
 
 
 def of_job(job: Any) -> dict[str, Any]:

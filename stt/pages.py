@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from markupsafe import Markup
 
-from stt import api, jobs, wording
+from stt import api, bodies, jobs, wording
 from stt.errors import Problem
 from stt.jobs import Job, Status
 from stt.keys import HUB, POOL, SETTINGS
@@ -54,6 +54,18 @@ def asset(name: str) -> str:
 @lru_cache
 def _digest(path: Path, _changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+async def static(request: web.Request) -> web.FileResponse:
+    """`GET /static/…`; aiohttp's own view answers for a missing file without a body."""
+    try:
+        path = (STATIC / request.match_info["name"]).resolve()
+        found = path.is_relative_to(STATIC.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        found = False
+    if not found:
+        raise web.HTTPNotFound
+    return web.FileResponse(path)
 
 
 GLOBALS: dict[str, Any] = {
@@ -190,7 +202,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/delete`; without a script it asks first, with one the page has asked."""
     job_id = _id(request)
     scripted = "HX-Request" in request.headers
-    if not scripted and "sure" not in await request.post():
+    if not scripted and "sure" not in await bodies.form(request):
         return _page(request, "delete.html", {"job": _view(await _job_or_404(request))})
     try:
         await api.delete(request.app, job_id)

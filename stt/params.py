@@ -6,7 +6,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from stt import jobs
+from stt import jobs, texts
 from stt.errors import Problem, not_found
 from stt.jobs import Job, Status
 from stt.keys import POOL
@@ -44,6 +44,14 @@ def limit(request: web.Request, default: int = 50) -> int:
     if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= _MAX_LIMIT:
         raise _bad("limit", f"must be a number from 1 to {_MAX_LIMIT}")
     return int(value)
+
+
+def search(request: web.Request) -> str | None:
+    """What `q` looks for in names; None for any."""
+    value = request.query.get("q", "")
+    if flaw := texts.flaw(value):
+        raise _bad("q", flaw)
+    return value or None
 
 
 def points(request: web.Request) -> int | None:

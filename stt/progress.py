@@ -157,7 +157,7 @@ class Hub:
             message = json.loads(data)
             event, job = message["event"], message["job"]
         except (ValueError, TypeError, KeyError):
-            log.error("what was published is no message of ours: %r", data[:200])
+            log.error("what was published is no message of ours: %d bytes", len(data))
             return
         log.debug("%s", event, extra={"job": job})
         self._spread(message)

@@ -92,6 +92,22 @@ class Settings(BaseModel):
         "the machine.",
     )
     max_upload_bytes: int = Field(20 * 2**30, gt=0, description="A larger upload gets 413.")
+    head_seconds: float = Field(
+        20,
+        ge=0,
+        description="How long the first line and the headers of a request may take to arrive; `0`: no limit.",
+    )
+    stall_seconds: float = Field(
+        60,
+        gt=0,
+        description="How long a client may stall in the middle of a body or of an answer: over this time the "
+        "least rate is measured.",
+    )
+    least_bytes_per_second: float = Field(
+        500,
+        ge=0,
+        description="A client that sends a body, or reads an answer, more slowly is given up; `0`: none is.",
+    )
     lease_seconds: float = Field(
         30, ge=2, description="How long a silent worker keeps its job before another may take it."
     )

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import ClientConnectionResetError, web
 from aiohttp_sse import EventSourceResponse, sse_response
 
-from stt.errors import UNAVAILABLE
+from stt.errors import UNAVAILABLE, about_job, where
 from stt.progress import IDLE, Listener, Message
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,10 @@ async def stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
             except ClientConnectionResetError:
                 raise
             except UNAVAILABLE as error:
-                log.warning("%s ended: %s: %s", request.path, type(error).__name__, error)
+                name = type(error).__name__
+                log.warning("%s ended: %s: %s", where(request), name, error, extra=about_job(request))
             except Exception:
-                log.exception("%s ended", request.path)
+                log.exception("%s ended", where(request), extra=about_job(request))
 
 
 async def heard(events: EventSourceResponse, listener: Listener) -> AsyncGenerator[Message, None]:

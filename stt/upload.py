@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import unicodedata
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-from aiohttp import BodyPartReader, MultipartReader, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 
-from stt import jobs, options, queue, telephone
+from stt import bodies, filenames, jobs, options, queue, telephone
 from stt.errors import Problem
 from stt.jobs import Job, NewJob
 from stt.keys import POOL, REDIS, SETTINGS, STORAGE
@@ -23,8 +20,7 @@ from stt.storage import RESERVE, Incoming
 log = logging.getLogger(__name__)
 
 _CHUNK = 2**18
-_FIELD_BYTES, _FIELDS = 64 * 2**10, 50
-_NAME_CHARACTERS = 255
+_FIELDS = 50
 # Room for part headers and option fields around a file of the largest size.
 _ENVELOPE = 4 * 2**20
 # What a storage answers that is read-only, broken, not mounted or not ours.
@@ -116,25 +112,21 @@ def _check_size(request: web.Request) -> None:
 
 
 async def _read_parts(request: web.Request, incoming: Incoming) -> tuple[str, dict[str, str]]:
+    limit = request.app[SETTINGS].max_upload_bytes
     filename: str | None = None
     asked: dict[str, str] = {}
-    try:
-        parts = _multipart(request)
-        while (part := await _next(parts)) is not None:
-            if not isinstance(part, BodyPartReader):
-                raise _malformed("a part holds parts of its own")
-            if part.name == "file":
-                if filename is not None:
-                    raise _second_file()
-                filename = _clean_name(part.filename)
-                await _read_file(part, incoming, request.app[SETTINGS].max_upload_bytes)
-            else:
-                name, value = await _read_field(part)
-                if len(asked) >= _FIELDS or name in asked:
-                    raise _malformed(f"field {name} is given twice" if name in asked else "too many fields")
-                asked[name] = value
-    except (ValueError, HttpProcessingError) as error:
-        raise _malformed(str(error)) from error
+    async for part in bodies.parts(request, limit + _ENVELOPE, _too_large(limit)):
+        if part.name == "file":
+            if filename is not None:
+                raise _second_file()
+            filename = filenames.clean(part.filename)
+            await _read_file(part, incoming, limit)
+        else:
+            if len(asked) >= _FIELDS:
+                raise bodies.malformed("it has too many fields")
+            if part.name in asked:
+                raise bodies.malformed(f"field {part.name} is given twice")
+            asked[part.name] = await part.text()
     if filename is None:
         raise Problem(
             422, "no_file", "No file", "The form has no part named file: send the recording as file."
@@ -144,51 +136,11 @@ async def _read_parts(request: web.Request, incoming: Incoming) -> tuple[str, di
     return filename, asked
 
 
-def _multipart(request: web.Request) -> MultipartReader:
-    if request.content_type != "multipart/form-data":
-        raise Problem(
-            415,
-            "not_multipart",
-            "Not a form",
-            "Send multipart/form-data with the recording in a part named file, "
-            "as curl -F file=@talk.mp3 does.",
-        )
-    return MultipartReader(request.headers, request.content)
-
-
-async def _next(parts: MultipartReader) -> Any:
-    try:
-        return await parts.next()
-    except (RuntimeError, AssertionError, LookupError) as error:
-        # How aiohttp's reader meets a form that misuses the `_charset_` field or a part's charset.
-        raise _malformed(str(error) or "its parts cannot be told apart") from error
-
-
-async def _read_file(part: BodyPartReader, incoming: Incoming, limit: int) -> None:
-    while chunk := await part.read_chunk(_CHUNK):
+async def _read_file(part: bodies.Part, incoming: Incoming, limit: int) -> None:
+    async for chunk in part.chunks(_CHUNK):
         if incoming.size + len(chunk) > limit:
             raise _too_large(limit)
         await incoming.write(chunk)
-
-
-async def _read_field(part: BodyPartReader) -> tuple[str, str]:
-    value = bytearray()
-    while chunk := await part.read_chunk():
-        value += chunk
-        if len(value) > _FIELD_BYTES:
-            raise _malformed(f"field {part.name} is longer than {_FIELD_BYTES} bytes")
-    return (
-        part.name or "",
-        value.decode(),
-    )  # browsers and curl send UTF-8; a charset named otherwise is not asked
-
-
-def _clean_name(filename: str | None) -> str:
-    """The last part of what a browser sends, without control characters: shown, never a path of ours."""
-    last = (filename or "").replace("\\", "/").rsplit("/", 1)[-1]
-    shown = "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()
-    path = Path(shown[-_NAME_CHARACTERS:])
-    return str(path) if str(path) not in ("", ".", "..") else "recording"
 
 
 def _too_large(limit: int) -> Problem:
@@ -221,10 +173,4 @@ def _storage_away() -> Problem:
 def _second_file() -> Problem:
     return Problem(
         422, "second_file", "More than one file", "Send one file a request; each becomes a job of its own."
-    )
-
-
-def _malformed(reason: str) -> Problem:
-    return Problem(
-        400, "bad_form", "The form cannot be read", f"The form ended early or is damaged: {reason}"
     )

@@ -14,6 +14,7 @@ import wave
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import asyncpg
@@ -24,6 +25,8 @@ from arq import ArqRedis
 
 from stt import db, embedded, queue
 from stt.app import create_app
+from stt.connections import Runner
+from stt.keys import SETTINGS
 from stt.settings import Settings, load
 from stt.storage import Storage
 from tests.up import private_folder
@@ -132,8 +135,16 @@ def storage(settings: Settings) -> Storage:
 @pytest.fixture
 async def client(settings: Settings, redis: ArqRedis) -> AsyncIterator[TestClient]:
     """The real app on a real socket; no worker runs."""
-    async with TestClient(TestServer(create_app(settings))) as client:
+    async with TestClient(AppServer(create_app(settings))) as client:
         yield client
+
+
+class AppServer(TestServer):
+    """aiohttp's server for tests, with the connections that the service has."""
+
+    async def _make_runner(self, **kwargs: Any) -> Runner:
+        del kwargs["handler_cancellation"]  # the service has none
+        return Runner(self.app, self.app[SETTINGS], **kwargs)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt import queue
+from stt import filenames, queue
 from stt.storage import Storage
 
 
@@ -206,6 +206,38 @@ async def test_a_file_name_is_data_never_a_path(
     assert status == 201
     assert job["original_filename"].replace("%0A", "").replace("%00", "") == kept
     assert [path.name for path in stored(storage)] == [job["id"]]
+
+
+@pytest.mark.parametrize(
+    ("disposition", "kept"),
+    [
+        ('name="file"; filename="say %22hi%22.wav"', 'say "hi".wav'),
+        ('name="file"; filename="say \\"hi\\".wav"', 'say "hi".wav'),
+        ('name="file"; filename="100%25 %41 %2f.wav"', "100%25 %41 %2f.wav"),
+        ('name="file"; filename="a%0D%0Ab%0a.wav"', "ab.wav"),
+        ('name="file"; filename="one; two; three=4.wav"', "one; two; three=4.wav"),
+        ('name="file"; filename="dir\\a.wav"', "a.wav"),
+        ("name=file; filename=plain.wav", "plain.wav"),
+        ('filename="b.wav" ;name = "file"', "b.wav"),
+        ("name=file; filename=\"x.wav\"; filename*=UTF-8''na%C3%AFve%20%22.wav", 'naïve ".wav'),
+        ("name=file; filename=\"x.wav\"; filename*=klingon''%41", "x.wav"),
+        ("name=file; filename=\"x.wav\"; filename*=UTF-8''%ff", "x.wav"),
+        ('name="file"', "recording"),
+        ('name="file"; filename=""', "recording"),
+        ('name="file"; filename="\u200c\u200d"', "recording"),
+        (
+            'name="file"; filename="\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645.wav"',
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645.wav",
+        ),
+        ('name="file"; filename="👩\u200d👩\u200d👧.wav"', "👩\u200d👩\u200d👧.wav"),
+        ('name="file"; filename="क्\u200dष \U0001fae8 \uf8ff.wav"', "क्\u200dष \U0001fae8 \uf8ff.wav"),
+        ('name="file"; filename="a\u202egpj\u2066\u200e\u2028\ufeff\ufffe.wav"', "agpj.wav"),
+        ('name="file"; filename="e\u0301.wav"', "e\u0301.wav"),
+    ],
+)
+def test_a_name_is_read_as_browsers_and_curl_write_it(disposition: str, kept: str) -> None:
+    name, filename = filenames.disposition(f"form-data; {disposition}")
+    assert (name, filenames.clean(filename)) == ("file", kept)
 
 
 @pytest.fixture
