@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers import peaks, vad
+from workers import levels, peaks, vad
 from workers.audio import RATE, Recording, Samples
 
 # The first span is short, so that text appears soon.
@@ -59,7 +59,7 @@ def read(
         media.MediaError: nothing can be decoded.
     """
     waiting: list[Samples] = []  # joined once a span: an array that grows leaves holes in memory
-    listener, found = listen(), np.zeros(0, np.float32)
+    listener, found = levels.Raised(listen()), np.zeros(0, np.float32)
     for block in recording.blocks(start):
         waiting.append(block)
         found = np.concatenate([found, listener.hear(block)])
@@ -71,7 +71,7 @@ def read(
             yield _span(number, start, samples, found[:cut], listener.params)
             number, start = number + 1, start + len(samples)
             # From the cut on it listens anew, as it would if work began here after an interruption.
-            waiting, listener = [rest.copy()], listen()
+            waiting, listener = [rest.copy()], levels.Raised(listen())
             del samples, rest  # nor until the next one is cut
             found = listener.hear(waiting[0])
     if any(map(len, waiting)):
