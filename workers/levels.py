@@ -6,6 +6,7 @@ power of its samples, while an offset, hum and rumble, which nobody means by lou
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,9 +25,10 @@ _SCALE = 16.0
 # In dB. Never raised by more than MOST: what is lower still is noise of the equipment.
 MOST = 45.0
 
-# Blocks of the stream (half a second) from which the level of the next one is taken.
+# The stream is judged by blocks of half a second: a level is that of so many of them, and the loudest level
+# from a minute before a block to half a minute after it says whether it is quiet. So a pause is not raised.
 BLOCK = 16 * vad.FRAME
-BEHIND, AHEAD = 12, 6
+LEVEL_BLOCKS, BEHIND, AHEAD = 16, 120, 60
 
 
 def powers(samples: Samples, frame: int) -> Powers:
@@ -40,41 +42,46 @@ def powers(samples: Samples, frame: int) -> Powers:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What is above `quiet` dB stays as it is. Below, 1.5 dB are added for each until it is at `target`."""
+    """Above `quiet` dB nothing changes. Below, `slope` dB are added for each until it is at `target`."""
 
     quiet: float
     target: float
+    slope: float
 
     def gain(self, power: Powers) -> float:
         """By how much a stretch with frames of these powers is raised: a factor of 1 or more."""
         level = 10 * np.log10(np.percentile(power, 100 * (1 - LOUD)) + 1e-12)
-        decibels = min(1.5 * (self.quiet - level), self.target - level, MOST)
+        decibels = min(self.slope * (self.quiet - level), self.target - level, MOST)
         return float(10 ** (max(decibels, 0.0) / 20))
 
 
 # Voice activity finds clean speech down to -55 dB without help; the recognition likes it as loud as usual.
-FOR_VOICE_ACTIVITY = Curve(-48.0, -36.0)
-FOR_RECOGNITION = Curve(-36.0, -26.0)
+FOR_VOICE_ACTIVITY = Curve(-40.0, -30.0, 1.5)
+FOR_RECOGNITION = Curve(-40.0, -20.0, 4.0)
 
 
-def raised(samples: Samples, speech: Sequence[vad.Speech]) -> Samples:
-    """The samples with their speech raised to about -26 dB, by 45 dB at most; unchanged above -36 dB.
+def raised(samples: Samples, speech: Sequence[vad.Speech] | None = None) -> Samples:
+    """The samples with their speech raised to about -20 dB, by 45 dB at most; unchanged above -40 dB.
 
     One gain for all of them, so that what is loud beside what is quiet stays so. The samples that are given
     are left as they are; what comes back may be they.
 
     Args:
         samples: 16 kHz mono.
-        speech: where somebody speaks, in seconds from the first sample; only that is measured.
+        speech: where somebody speaks, in seconds from the first sample: only that is measured; by default
+            all of it.
     """
-    parts = [samples[int(part.start * RATE) : int(part.end * RATE)] for part in speech]
-    power = [powers(part, vad.FRAME) for part in parts if len(part)]
-    factor = FOR_RECOGNITION.gain(np.concatenate(power)) if power else 1.0
+    if speech is not None:
+        parts = [samples[int(part.start * RATE) : int(part.end * RATE)] for part in speech]
+        measured = [powers(part, vad.FRAME) for part in parts if len(part)]
+    else:
+        measured = [powers(samples, vad.FRAME)] if len(samples) else []
+    factor = FOR_RECOGNITION.gain(np.concatenate(measured)) if measured else 1.0
     return samples if factor == 1 else samples * np.float32(factor)
 
 
 class Raised:
-    """Voice activity that is given quiet sound louder; some seconds behind, as the level is taken around it.
+    """Voice activity that is given a quiet recording louder; half a minute behind, for a look ahead.
 
     It depends on the samples since its beginning alone, however they were cut.
     """
@@ -83,8 +90,9 @@ class Raised:
         self.params = listener.params
         self._listener = listener
         self._rest = np.zeros(0, np.float32)
-        self._blocks: list[Samples] = []  # that wait
-        self._powers: list[Powers] = []  # of those that went before, and of those that wait
+        self._blocks: deque[Samples] = deque()  # that wait
+        self._powers: deque[Powers] = deque(maxlen=LEVEL_BLOCKS)  # of the last ones that came
+        self._gains: deque[float] = deque(maxlen=BEHIND + 1 + AHEAD)  # that would do for each
         self._gain: float | None = None
 
     def hear(self, samples: Samples) -> vad.Probabilities:
@@ -110,16 +118,15 @@ class Raised:
     def _take(self, block: Samples) -> None:
         self._blocks.append(block)
         self._powers.append(powers(block, vad.FRAME))
+        self._gains.append(FOR_VOICE_ACTIVITY.gain(np.concatenate(self._powers)))
 
     def _next(self) -> Samples:
         """The block that waited longest, louder if need be."""
-        block = self._blocks.pop(0)
-        after = FOR_VOICE_ACTIVITY.gain(np.concatenate(self._powers))
+        block, after = self._blocks.popleft(), min(self._gains)
         before = after if self._gain is None else self._gain
         self._gain = after
-        if len(self._powers) - len(self._blocks) > BEHIND:
-            del self._powers[0]
         if before == after == 1:
             return block
         gains = np.linspace(before, after, len(block), dtype=np.float32)
-        return np.clip(block * gains, -1, 1)
+        raised: Samples = np.clip(block * gains, -1, 1)
+        return raised

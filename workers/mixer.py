@@ -24,8 +24,9 @@ from workers import levels, vad
 from workers.sound import RATE, Samples
 
 BLOCK = 16 * vad.FRAME  # samples that get one decision: half a second
-# Blocks after the present one that a decision waits for, and those before it that are kept.
-AHEAD = BEHIND = 5
+# Blocks after the present one that a decision waits for, and those before it that are kept. Of some channels
+# ten seconds: a quiet one is raised as well before the loud one speaks first. Of many less: memory.
+AHEAD, AHEAD_OF_MANY, MANY, BEHIND = 20, 5, 8, 5
 # Speech in so many blocks before and after decides: a word finds its channel open.
 NEAR = 3
 # Blocks over which a channel counts as in use, so that all that NEAR reaches is judged.
@@ -43,12 +44,14 @@ SAME, OPPOSITE = 0.9, -0.4
 LOUDER = 4.0
 # Frames of speech (an eighth of a second) that make a channel one that somebody speaks on.
 SPOKEN_FRAMES = 4
-# A channel with speech is raised to 6 dB below the loudest, or to -35 dB, but never by more than 40 dB.
-BELOW_LOUDEST, SPEECH_FLOOR, MOST_GAIN = 0.25, 10**-3.5, 100.0
+# A channel with speech is raised to 6 dB below the loudest, or to -40 dB, but never by more than 40 dB.
+BELOW_LOUDEST, SPEECH_FLOOR, MOST_GAIN = 0.25, 1e-4, 100.0
 # The loudest is forgotten by 1 dB in five seconds.
 FORGET = 10 ** (-0.1 * BLOCK / RATE / 5)
-# Channels without speech stay 12 dB below it, all of them together.
-BESIDE_SPEECH = 0.25
+# What is more than 15 dB below the speech of another channel at the same time does not tell how loud one is.
+CROSSTALK = 10**-1.5
+# Channels without speech stay 18 dB below it, all of them together.
+BESIDE_SPEECH = 0.125
 # Where there is a centre, those around it count as speech only if they sound like it about as much.
 LIKE_CENTRE = 0.8
 # Envelopes of a channel and of its echo, up to 0.64 s later: their correlation, and the range that counts.
@@ -73,7 +76,8 @@ class Block:
     """Half a second of all channels, and what is known of it.
 
     `mean` and `spread` (RMS without the mean) by channel; `products` of each channel with each; `power` by
-    channel and frame; `voice`, the probability of speech by channel and frame, where it was asked for.
+    channel and frame; `voice`, whether it may be speech by channel and frame, where that was asked for;
+    `loudest`, the power of the loudest speech in it.
     """
 
     rows: Samples
@@ -81,7 +85,8 @@ class Block:
     spread: Numbers
     products: Numbers
     power: Numbers
-    voice: Numbers | None = None
+    voice: NDArray[np.bool_] | None = None
+    loudest: Numbers | None = None
 
 
 class Mixer:
@@ -89,12 +94,13 @@ class Mixer:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._base = np.array([_WEIGHTS.get(name, 1.0) for name in names])
+        self._ahead = NEAR + 1 if len(names) == 1 else AHEAD if len(names) <= MANY else AHEAD_OF_MANY
         self._centre = names.index("FC") if len(names) >= 5 and "FC" in names else None
         self._pending: list[Samples] = []
         self._blocks: list[Block] = []
         self._at = 0  # the block that is next to come out
         self._voices: list[vad.Listener] = []
-        self._loudest = 0.0  # power of speech
+        self._loudest = np.zeros(len(names))  # power of the speech of each
         self._reference: int | None = None
         self._sign = 1.0
         self._weights: Numbers | None = None  # of the block before
@@ -109,7 +115,7 @@ class Mixer:
         self._pending = [rows[:, whole:].copy()]
         for start in range(0, whole, BLOCK):
             self._take(np.ascontiguousarray(rows[:, start : start + BLOCK]))
-            while self._at + AHEAD < len(self._blocks):
+            while self._at + self._ahead < len(self._blocks):
                 yield self._next()
 
     def flush(self) -> Iterator[Samples]:
@@ -150,18 +156,22 @@ class Mixer:
         power = np.max([np.percentile(one.power, 90, axis=1) for one in recent], axis=0)
         gains = np.sqrt(np.minimum(RAISED_VOICE / (power + 1e-30), MOST_RAISED))
         gains[power >= QUIET_VOICE] = 1
-        block.voice = np.zeros(block.power.shape)
+        block.voice, block.loudest = np.zeros(block.power.shape, bool), np.zeros(len(block.rows))
         for channel in np.flatnonzero(self._base):
             samples = (block.rows[channel] - block.mean[channel]) * gains[channel]
             whole = np.zeros(block.power.shape[1] * vad.FRAME, np.float32)
             whole[: len(samples)] = np.clip(samples, -1, 1)[: len(whole)]
-            block.voice[channel] = self._voices[channel].hear(whole)
+            voice = self._voices[channel].hear(whole) > vad.Listener.params.offset
+            block.voice[channel] = voice
+            if voice.sum() >= SPOKEN_FRAMES:
+                block.loudest[channel] = _loud(block.power[channel, voice])
+        block.loudest = _apart(block.loudest)
 
     def _next(self) -> Samples:
         """The mix of the block that is next."""
         rows = self._without_offset()
         if len(rows) == 1:
-            mixed = rows[0]
+            mixed: Samples = rows[0]
         else:
             weights = self._decided()
             before = weights if self._weights is None else self._weights
@@ -187,7 +197,8 @@ class Mixer:
         knots = [-0.5 * BLOCK, 0.5 * BLOCK, 1.5 * BLOCK]
         samples = np.arange(rows.shape[1])
         lines = [np.interp(samples, knots, values) for values in zip(before, here, after, strict=True)]
-        return (rows - np.stack(lines)).astype(np.float32)
+        level: Samples = (rows - np.stack(lines)).astype(np.float32)
+        return level
 
     def _offset(self, at: int) -> Numbers:
         """The offset of each channel around a block, as far as it is significant."""
@@ -197,8 +208,11 @@ class Mixer:
         means = np.array([block.mean for block in long])
         if np.abs(means).max() <= OFFSET:
             return np.zeros(means.shape[1])
-        offset = np.median(means, axis=0)
-        strays = np.abs(means - offset).mean(axis=0) / (np.abs(offset) + 1e-12)
+        # It may drift: what counts is how far the means are from a line.
+        slope = np.median(np.diff(means, axis=0), axis=0) if len(means) > 2 else np.zeros(means.shape[1])
+        level = means - slope * (np.arange(len(means)) - min(at, NEAR))[:, None]
+        offset = np.median(level, axis=0)
+        strays = np.abs(level - offset).mean(axis=0) / (np.abs(offset) + 1e-12)
         sound = np.max([block.spread for block in around], axis=0)
         least = np.maximum(OFFSET, OFFSET_SHARE * sound)
         share = np.clip(np.abs(offset) / least - 1, 0, 1) * np.clip(2 - STEADY * strays, 0, 1)
@@ -222,27 +236,31 @@ class Mixer:
         weights = np.where(audible, self._base, 0)
         if not weights.any():  # low frequency effects are all there is
             weights = (np.arange(len(peak)) == peak.argmax()).astype(float)
-        return weights / weights.sum()
+        shares: Numbers = weights / weights.sum()
+        return shares
 
     def _by_speech(self, near: list[Block], peak: Numbers) -> Numbers | None:
         """Weights by which channels carry speech; None where none does, or none was asked."""
         judged = [(block.voice, block.power) for block in near if block.voice is not None]
         if not judged:
             return None
-        voice = np.concatenate([one for one, _ in judged], axis=1) > vad.Listener.params.onset
+        voice = np.concatenate([one for one, _ in judged], axis=1)
         power = np.concatenate([one for _, one in judged], axis=1)
         spoken = self._spoken(voice.sum(axis=1))
         if not spoken.any():
             return None
         level = np.array([_loud(row[said]) for row, said in zip(power, voice, strict=True)])
         level[~spoken] = 0
-        weights = np.where(spoken, self._base * self._gains(level), 0) / self._base[spoken].sum()
+        weights: Numbers = np.where(spoken, self._base * self._gains(level), 0) / self._base[spoken].sum()
         # What nobody speaks on, with no more amplitude than this share of the speech.
         others = ~spoken & (self._base > 0) & (peak > SILENT)
         if others.any():
             loudest = np.sqrt((level * weights**2).max())
             natural = self._base / self._base[spoken].sum()
-            most = BESIDE_SPEECH * loudest / (np.sqrt(peak[others]) * natural[others]).sum()
+            # Hum and bass, of which `power` knows little, are drowning too.
+            bass = 2 * np.max([block.spread for block in near], axis=0)
+            amplitude = np.maximum(np.sqrt(peak), bass)[others]
+            most = BESIDE_SPEECH * loudest / (amplitude * natural[others]).sum()
             weights[others] = natural[others] * min(1.0, most)
         return weights
 
@@ -255,13 +273,16 @@ class Mixer:
 
     def _gains(self, level: Numbers) -> Numbers:
         """How much each channel with speech is raised; `level` is the power of its speech, 0 without."""
-        self._loudest = max(level.max(), self._loudest * FORGET)
-        wanted = max(self._loudest * BELOW_LOUDEST, SPEECH_FLOOR)
+        self._loudest = np.maximum(_apart(level), self._loudest * FORGET)
+        after = [block.loudest for block in self._blocks[self._at :] if block.loudest is not None]
+        loudest = np.max([self._loudest, *after], axis=0)
+        loudest = np.where(loudest > 0, loudest, level)
+        wanted = max(loudest.max() * BELOW_LOUDEST, SPEECH_FLOOR)
         gains = np.ones(len(level))
-        loudest = int(level.argmax())
-        for channel in np.flatnonzero((level > 0) & (level < wanted)):
-            if channel == loudest or not self._repeats(loudest, int(channel)):
-                gains[channel] = min(np.sqrt(wanted / level[channel]), MOST_GAIN)
+        source = int(level.argmax())
+        for channel in np.flatnonzero((level > 0) & (loudest < wanted)).tolist():
+            if channel == source or not self._repeats(source, channel):
+                gains[channel] = min(np.sqrt(wanted / loudest[channel]), MOST_GAIN)
         return gains
 
     def _repeats(self, source: int, channel: int) -> bool:
@@ -365,6 +386,11 @@ def _loud(power: Numbers) -> float:
     return float(np.percentile(power, 90)) if len(power) else 0.0
 
 
+def _apart(level: Numbers) -> Numbers:
+    """Levels of speech without those that are so far below another that they may be crosstalk of it."""
+    return np.where(level >= level.max() * CROSSTALK, level, 0)
+
+
 def _envelope(power: Numbers) -> Numbers:
     """Level by frame in dB, what is far below the loudest all alike."""
     level = 10 * np.log10(power + 1e-12)
@@ -382,4 +408,5 @@ def _cross_correlation(pair: Samples) -> Numbers:
     size = 1 << int(2 * pair.shape[1] - 1).bit_length()
     first, second = np.fft.rfft(pair.astype(np.float64), size)
     found: Numbers = np.fft.irfft(first * second.conj(), size)
-    return found / (np.sqrt(np.prod(np.sum(np.square(pair, dtype=np.float64), axis=1))) + 1e-12)
+    found /= np.sqrt(np.prod(np.sum(np.square(pair, dtype=np.float64), axis=1))) + 1e-12
+    return found
