@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers import levels, vad
-from workers.sound import RATE, Samples
+from workers.sound import Samples
 
 BLOCK = 16 * vad.FRAME  # samples that get one decision: half a second
 # Blocks after the present one that a decision waits for, and those before it that are kept. Of some channels
@@ -40,14 +40,17 @@ SILENT = 1e-8
 AUDIBLE = 1e-3
 # Correlation from which two channels hold the same, and below which they cancel each other.
 SAME, OPPOSITE = 0.9, -0.4
+# The same for an eighth of a second, in which two voices may be alike by chance; and the share of the power
+# around it (-20 dB) that it must have.
+PART, PART_OPPOSITE, PART_POWER = BLOCK // 4, -0.8, 1e-2
 # A channel becomes the reference of phases when it has so many times the power of the one before.
 LOUDER = 4.0
 # Frames of speech (an eighth of a second) that make a channel one that somebody speaks on.
 SPOKEN_FRAMES = 4
 # A channel with speech is raised to 6 dB below the loudest, or to -40 dB, but never by more than 40 dB.
 BELOW_LOUDEST, SPEECH_FLOOR, MOST_GAIN = 0.25, 1e-4, 100.0
-# The loudest is forgotten by 1 dB in five seconds.
-FORGET = 10 ** (-0.1 * BLOCK / RATE / 5)
+# How much a block counts in the level of a channel's speech: that of the last ten seconds.
+NEWS = 0.05
 # What is more than 15 dB below the speech of another channel at the same time does not tell how loud one is.
 CROSSTALK = 10**-1.5
 # Channels without speech stay 18 dB below it, all of them together.
@@ -75,15 +78,16 @@ Numbers: TypeAlias = NDArray[np.float64]
 class Block:
     """Half a second of all channels, and what is known of it.
 
-    `mean` and `spread` (RMS without the mean) by channel; `products` of each channel with each; `power` by
-    channel and frame; `voice`, whether it may be speech by channel and frame, where that was asked for;
-    `loudest`, the power of the loudest speech in it.
+    `mean` and `spread` (RMS without the mean) by channel; `products` of each channel with each, and those of
+    its `parts`; `power` by channel and frame. `voice`: whether it may be speech, by channel and frame, where
+    that was asked for, and `loudest` the power of the loudest speech by channel.
     """
 
     rows: Samples
     mean: Numbers
     spread: Numbers
     products: Numbers
+    parts: list[Numbers]
     power: Numbers
     voice: NDArray[np.bool_] | None = None
     loudest: Numbers | None = None
@@ -100,7 +104,7 @@ class Mixer:
         self._blocks: list[Block] = []
         self._at = 0  # the block that is next to come out
         self._voices: list[vad.Listener] = []
-        self._loudest = np.zeros(len(names))  # power of the speech of each
+        self._level = np.zeros(len(names))  # usual power of the speech of each
         self._reference: int | None = None
         self._sign = 1.0
         self._weights: Numbers | None = None  # of the block before
@@ -273,16 +277,17 @@ class Mixer:
 
     def _gains(self, level: Numbers) -> Numbers:
         """How much each channel with speech is raised; `level` is the power of its speech, 0 without."""
-        self._loudest = np.maximum(_apart(level), self._loudest * FORGET)
+        news = _apart(level)
+        self._level += np.where(self._level > 0, NEWS, 1) * np.where(news > 0, news - self._level, 0)
         after = [block.loudest for block in self._blocks[self._at :] if block.loudest is not None]
-        loudest = np.max([self._loudest, *after], axis=0)
-        loudest = np.where(loudest > 0, loudest, level)
-        wanted = max(loudest.max() * BELOW_LOUDEST, SPEECH_FLOOR)
+        usual = np.maximum(self._level, _mean_of_some(after, len(level)))
+        usual = np.where(usual > 0, usual, level)
+        wanted = max(usual.max() * BELOW_LOUDEST, SPEECH_FLOOR)
         gains = np.ones(len(level))
         source = int(level.argmax())
-        for channel in np.flatnonzero((level > 0) & (loudest < wanted)).tolist():
+        for channel in np.flatnonzero((level > 0) & (usual < wanted)).tolist():
             if channel == source or not self._repeats(source, channel):
-                gains[channel] = min(np.sqrt(wanted / loudest[channel]), MOST_GAIN)
+                gains[channel] = min(np.sqrt(wanted / usual[channel]), MOST_GAIN)
         return gains
 
     def _repeats(self, source: int, channel: int) -> bool:
@@ -332,12 +337,11 @@ class Mixer:
         assert self._reference is not None
         pair = [self._reference, channel]
         around = self._around(AROUND)
-        loud = np.max([np.diag(block.products)[pair] for block in around], axis=0) * AUDIBLE
-        return any(
-            _correlation(block.products)[self._reference, channel] < OPPOSITE
-            for block in around
-            if (np.diag(block.products)[pair] > loud).all()
+        whole, parts = (
+            [block.products for block in around],
+            [part for block in around for part in block.parts],
         )
+        return _cancels(whole, pair, OPPOSITE, AUDIBLE) or _cancels(parts, pair, PART_OPPOSITE, PART_POWER)
 
     def _delayed(self, channel: int, strength: Numbers) -> bool:
         """Whether a channel holds what the reference does, some milliseconds earlier or later."""
@@ -356,13 +360,15 @@ class Mixer:
 def _measured(rows: Samples) -> Block:
     mean, spread = rows.mean(axis=1, dtype=np.float64), rows.std(axis=1, dtype=np.float64)
     if len(rows) == 1:  # the rest is there to compare channels
-        return Block(rows, mean, spread, np.zeros((1, 1)), np.zeros((1, 1)))
+        return Block(rows, mean, spread, np.zeros((1, 1)), [], np.zeros((1, 1)))
     changes = np.diff(rows, axis=1, prepend=rows[:, :1]).astype(np.float64)
+    parts = [part @ part.T for part in np.split(changes, range(PART, rows.shape[1], PART), axis=1)]
     return Block(
         rows,
         mean,
         spread,
-        changes @ changes.T,
+        np.sum(parts, axis=0),
+        parts,
         np.stack([levels.powers(row, vad.FRAME) for row in rows]),
     )
 
@@ -382,6 +388,15 @@ def _correlation(products: Numbers) -> Numbers:
     return found
 
 
+def _cancels(products: list[Numbers], pair: list[int], least: float, share: float) -> bool:
+    """Whether two channels are opposite in any stretch in which both have some share of their power."""
+    both = np.array([one[np.ix_(pair, pair)] for one in products])
+    power = np.diagonal(both, axis1=1, axis2=2)
+    loud = (power > share * power.max(axis=0)).all(axis=1)
+    likeness = both[:, 0, 1] / (np.sqrt(power.prod(axis=1)) + 1e-12)
+    return bool((likeness[loud] < least).any())
+
+
 def _loud(power: Numbers) -> float:
     return float(np.percentile(power, 90)) if len(power) else 0.0
 
@@ -389,6 +404,13 @@ def _loud(power: Numbers) -> float:
 def _apart(level: Numbers) -> Numbers:
     """Levels of speech without those that are so far below another that they may be crosstalk of it."""
     return np.where(level >= level.max() * CROSSTALK, level, 0)
+
+
+def _mean_of_some(known_levels: list[Numbers], channels: int) -> Numbers:
+    """The mean level of each channel over the blocks that have one."""
+    known = np.array(known_levels).reshape(-1, channels)
+    mean: Numbers = known.sum(axis=0) / np.maximum((known > 0).sum(axis=0), 1)
+    return mean
 
 
 def _envelope(power: Numbers) -> Numbers:
