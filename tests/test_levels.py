@@ -149,3 +149,13 @@ def test_what_is_recognised_of_a_quiet_window_is_louder() -> None:
     heard = Window(1, 3, [vad.Speech(1, 2), vad.Speech(2.5, 3)]).cut(samples)
     assert len(heard) == 1.5 * RATE
     assert decibels(heard) > decibels(samples) + 30
+
+
+@needs_audio
+def test_no_span_is_longer_than_it_may_be_also_at_the_end() -> None:
+    """What tells speech is half a minute behind what was read."""
+    path = AUDIO / "long" / "en_magozwe_6min.mp3"
+    for seconds in (100, 300, 310):
+        found = list(spans.read(Recording(path), seconds))
+        assert all(span.end - span.start <= seconds * RATE for span in found)
+        assert [span.last for span in found] == [False] * (len(found) - 1) + [True]

@@ -61,8 +61,8 @@ LIKE_CENTRE = 0.8
 ECHO, ECHO_FRAMES, ECHO_BLOCKS, ECHO_RANGE = 0.7, range(-2, 21), 4, 20.0
 # The same sound in two channels, so many samples apart (0.25 to 50 ms), mixed makes a comb filter.
 DELAYS, DELAYED = (4, 800), 0.7
-# An offset counts from -60 dB and a quarter of the sound beside it, and is taken away whole from twice that.
-OFFSET, OFFSET_SHARE = 1e-3, 0.25
+# An offset counts from -60 dB and half of the sound beside it, and is taken away whole from twice that.
+OFFSET, OFFSET_SHARE = 1e-3, 0.5
 # What strays by more than two of so many parts from block to block is rumble, and is left.
 STEADY = 5.0
 # A voice is raised for voice activity to -25 dB, from what is below -45 dB.

@@ -6,6 +6,7 @@ goes on with the very spans it would have had.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -60,10 +61,13 @@ def read(
     """
     waiting: list[Samples] = []  # joined once a span: an array that grows leaves holes in memory
     listener, found = levels.Raised(listen()), np.zeros(0, np.float32)
-    for block in recording.blocks(start):
-        waiting.append(block)
-        found = np.concatenate([found, listener.hear(block)])
-        heard(start + sum(map(len, waiting)))
+    for block in itertools.chain(recording.blocks(start), [None]):
+        if block is None:  # it was some seconds behind: what is left may still be more than a span
+            found = np.concatenate([found, listener.end()])
+        else:
+            waiting.append(block)
+            found = np.concatenate([found, listener.hear(block)])
+            heard(start + sum(map(len, waiting)))
         while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
             cut = _cut(found, length, listener.params, first=number == 0)
             samples, rest = np.split(np.concatenate(waiting), [cut * vad.FRAME])
@@ -74,8 +78,9 @@ def read(
             waiting, listener = [rest.copy()], levels.Raised(listen())
             del samples, rest  # nor until the next one is cut
             found = listener.hear(waiting[0])
+            if block is None:
+                found = np.concatenate([found, listener.end()])
     if any(map(len, waiting)):
-        found = np.concatenate([found, listener.end()])
         yield _span(number, start, np.concatenate(waiting), found, listener.params, last=True)
 
 
