@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stt.settings import Settings
 from tests.test_audio import AUDIO, Float, decode, loudness, needs_audio, tone, write_wav
+from tests.test_engine import WORDS, ask, plain, text
 from tests.test_levels import NOISES, decibels
 from workers.audio import RATE
+from workers.engine import Engine
 from workers.mixer import BLOCK, Mixer
 
 STEREO = ["FL", "FR"]
@@ -328,3 +331,33 @@ def test_a_file_is_mixed_as_its_channels_are(tmp_path: Path) -> None:
     assert likeness(whole, second(), second_at()) > 0.99
     for start in (1, 8 * RATE, len(said) - 5):
         np.testing.assert_array_equal(decode(path, start), whole[start:])
+
+
+LEOPARD = "mr quilter is the apostle of the middle classes and we are glad to welcome his gospel"
+
+
+@needs_audio
+async def test_nothing_is_lost_of_recordings_that_are_hard_to_mix(tmp_path: Path) -> None:
+    """Through the engine: reports of users, and relatives of them."""
+    cases = AUDIO / "cases"
+    # The recording ends before the last eight words.
+    cut = WORDS.removesuffix(" ask what you can do for your country")
+    said = {
+        cases / "stereo_in_phase_then_inverted.flac": f"{LEOPARD} {cut}",
+        cases / "surround_speech_in_centre.mka": WORDS,
+        cases / "v_dc.flac": WORDS,
+        cases / "pop_left_then_soft_right.flac": WORDS,
+    }
+    jfk = voice("clips/jfk.flac")
+    leopard = np.float32(0.5) * voice("clips/leopard_test_en.wav")
+    inverted = write_wav(
+        tmp_path / "inverted.wav", np.concatenate([-leopard, jfk]), np.concatenate([leopard, jfk])
+    )
+    quiet = write_wav(tmp_path / "quiet.wav", np.float32(0.01) * jfk)
+    said |= {inverted: f"{LEOPARD} {WORDS}", quiet: WORDS}
+    engine = Engine(Settings(data_dir=tmp_path / "data"))
+    try:
+        found = {path: plain(text(await ask(engine, path, language="en"))) for path in said}
+    finally:
+        await engine.close()
+    assert found == said
