@@ -47,8 +47,8 @@ PART, PART_OPPOSITE, PART_POWER = BLOCK // 4, -0.8, 1e-2
 LOUDER = 4.0
 # Frames of speech (an eighth of a second) that make a channel one that somebody speaks on.
 SPOKEN_FRAMES = 4
-# A channel with speech is raised to 6 dB below the loudest, or to -40 dB, but never by more than 40 dB.
-BELOW_LOUDEST, SPEECH_FLOOR, MOST_GAIN = 0.25, 1e-4, 100.0
+# A channel with speech is raised to 6 dB below the loudest, or to -25 dB, but never by more than 40 dB.
+BELOW_LOUDEST, SPEECH_FLOOR, MOST_GAIN = 0.25, 10**-2.5, 100.0
 # How much a block counts in the level of a channel's speech: that of the last ten seconds.
 NEWS = 0.05
 # What is more than 15 dB below the speech of another channel at the same time does not tell how loud one is.
@@ -232,6 +232,8 @@ class Mixer:
         weights = self._by_speech(near, peak)
         if weights is None:
             weights = self._natural(peak)
+            if all(block.voice is None for block in near):  # who was raised goes on, where no other is in use
+                weights = weights * _raise(self._level)
         return self._in_phase(weights, peak)
 
     def _natural(self, peak: Numbers) -> Numbers:
@@ -282,12 +284,11 @@ class Mixer:
         after = [block.loudest for block in self._blocks[self._at :] if block.loudest is not None]
         usual = np.maximum(self._level, _mean_of_some(after, len(level)))
         usual = np.where(usual > 0, usual, level)
-        wanted = max(usual.max() * BELOW_LOUDEST, SPEECH_FLOOR)
-        gains = np.ones(len(level))
+        gains = _raise(usual)
         source = int(level.argmax())
-        for channel in np.flatnonzero((level > 0) & (usual < wanted)).tolist():
-            if channel == source or not self._repeats(source, channel):
-                gains[channel] = min(np.sqrt(wanted / usual[channel]), MOST_GAIN)
+        for channel in np.flatnonzero(gains > 1).tolist():
+            if not level[channel] or (channel != source and self._repeats(source, channel)):
+                gains[channel] = 1
         return gains
 
     def _repeats(self, source: int, channel: int) -> bool:
@@ -399,6 +400,13 @@ def _cancels(products: list[Numbers], pair: list[int], least: float, share: floa
 
 def _loud(power: Numbers) -> float:
     return float(np.percentile(power, 90)) if len(power) else 0.0
+
+
+def _raise(usual: Numbers) -> Numbers:
+    """How much to raise channels by the usual power of their speech; those where it is 0 not at all."""
+    wanted = max(usual.max() * BELOW_LOUDEST, SPEECH_FLOOR)
+    gains: Numbers = np.where(usual > 0, np.sqrt(wanted / (usual + 1e-30)), 1).clip(1, MOST_GAIN)
+    return gains
 
 
 def _apart(level: Numbers) -> Numbers:
