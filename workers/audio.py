@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,12 +20,13 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 
 from stt import media, parts
-from workers import clock, clockless, pcm, tracks
+from workers import clock, clockless, sound, tracks
+from workers.mixer import Mixer
 
 log = logging.getLogger(__name__)
 
-RATE = pcm.RATE
-Samples: TypeAlias = pcm.Samples
+RATE = sound.RATE
+Samples: TypeAlias = sound.Samples
 BLOCK_SECONDS = 10
 PIECE = RATE // 4  # samples that are resampled and mixed at once
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
@@ -35,10 +36,6 @@ GAP_SECONDS = 0.25
 MOST_TRACKS, TRACKS_AT_ONCE = 32, 2
 # More of it in a recording is no pause but a clock gone wrong, or a file made to keep a worker busy.
 MOST_SILENCE = 12 * 3600
-# Share of the loudest channel's energy (-30 dB) from which a channel counts as one that somebody speaks on.
-HEARD = 1e-3
-# Energy of the mix over that of its channels: below this they cancel each other (one of them is inverted).
-CANCELLED = 0.02
 # A container's length is not believed when its bytes so far speak of one that many times longer or shorter.
 IMPLAUSIBLE = 3.0
 
@@ -47,9 +44,6 @@ _EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
 _CLOCKLESS = {
     "aac", "loas", "mp3", "ac3", "eac3", "dts", "dtshd", "amr", "amrnb", "amrwb", "gsm", "mlp", "truehd",
 }  # fmt: skip
-
-# How much of what people say each loudspeaker's channel holds, where it is not all of it.
-_WEIGHTS = {"FC": 1.0, "LFE": 0.0, "BL": 0.5, "BR": 0.5, "BC": 0.5, "SL": 0.5, "SR": 0.5}
 
 
 class Recording:
@@ -358,6 +352,7 @@ class Resampler:
         self._resampler: AudioResampler | None = None
         self._gathered = AudioFifo()  # a call of the filter costs more than what it does to a frame of 20 ms
         self._source: tuple[Any, ...] | None = None
+        self._names: list[str] = []
         self._mixer = Mixer(())
         self._held = 0.0  # seconds that went in, less those that came out
 
@@ -368,7 +363,9 @@ class Resampler:
             yield from self.flush()
             self._resampler = AudioResampler("flt", frame.layout, RATE, frame_size=PIECE)
             self._gathered = AudioFifo()
-            self._mixer = Mixer([channel.name for channel in frame.layout.channels])
+            names = [channel.name for channel in frame.layout.channels]
+            if names != self._names:  # else what is known of the channels holds on
+                self._names, self._mixer = names, Mixer(names)
             self._source = source
         self._held += frame.samples / frame.sample_rate
         frame.pts = None  # the filter would else "repair" jumps in time in its own way
@@ -383,6 +380,7 @@ class Resampler:
             if rest := self._gathered.read():
                 yield from self._mixed(self._resampler.resample(rest))
             yield from self._mixed(self._resampler.resample(None))
+            yield from self._given(self._mixer.flush())
         self._resampler = self._source = None
         self._held = 0.0
 
@@ -393,37 +391,11 @@ class Resampler:
 
     def _mixed(self, frames: list[AudioFrame]) -> Iterator[Samples]:
         for frame in frames:
-            self._held -= frame.samples / RATE
             # Packed, as PyAV crashes on a ninth plane.
             rows = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
-            yield self._mixer.mix(np.ascontiguousarray(rows, np.float32))
+            yield from self._given(self._mixer.feed(np.ascontiguousarray(rows, np.float32)))
 
-
-class Mixer:
-    """Many channels to one: the mean of those that are heard, so a silent one does not halve the voice.
-
-    Which are heard is decided by the loudest moment of each so far: the first word of a second speaker
-    counts at once, and the answer does not depend on where a caller starts to listen.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._weights = np.array([_WEIGHTS.get(name, 1.0) for name in names], np.float32)
-        self._loudest = np.zeros(len(names))
-        self._mixed = self._apart = 0.0
-
-    def mix(self, rows: Samples) -> Samples:
-        """One row from the rows of all channels."""
-        if len(rows) == 1 or not rows.size:
-            return np.ascontiguousarray(rows[0])
-        power = np.einsum("cs,cs->c", rows, rows, dtype=np.float64) / rows.shape[1]
-        self._loudest = np.maximum(self._loudest, power)
-        heard = self._loudest > self._loudest.max() * HEARD
-        weights = np.where(heard, self._weights, 0)
-        if heard.sum() < 2 or not weights.any():
-            return np.ascontiguousarray(rows[self._loudest.argmax()])
-        mixed: Samples = (weights / weights.sum()).astype(np.float32) @ rows
-        self._mixed += float(mixed @ mixed) / len(mixed)
-        self._apart += float(power[heard].mean())
-        if self._mixed < self._apart * CANCELLED:
-            return np.ascontiguousarray(rows[self._loudest.argmax()])
-        return mixed
+    def _given(self, pieces: Iterator[Samples]) -> Iterator[Samples]:
+        for piece in pieces:
+            self._held -= len(piece) / RATE
+            yield piece

@@ -6,12 +6,13 @@ goes on with the very spans it would have had.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from workers import peaks, vad, weak_speech
+from workers import levels, peaks, vad, weak_speech
 from workers.audio import RATE, Recording, Samples
 
 # The first span is short, so that text appears soon.
@@ -61,11 +62,14 @@ def read(
         media.MediaError: nothing can be decoded.
     """
     waiting: list[Samples] = []  # joined once a span: an array that grows leaves holes in memory
-    listener, found = listen(), np.zeros(0, np.float32)
-    for block in recording.blocks(start):
-        waiting.append(block)
-        found = np.concatenate([found, listener.hear(block)])
-        heard(start + sum(map(len, waiting)))
+    listener, found = levels.Raised(listen()), np.zeros(0, np.float32)
+    for block in itertools.chain(recording.blocks(start), [None]):
+        if block is None:  # it was some seconds behind: what is left may still be more than a span
+            found = np.concatenate([found, listener.end()])
+        else:
+            waiting.append(block)
+            found = np.concatenate([found, listener.hear(block)])
+            heard(start + sum(map(len, waiting)))
         while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
             cut = _cut(found, length, listener.params, first=number == 0)
             samples, rest = np.split(np.concatenate(waiting), [cut * vad.FRAME])
@@ -73,11 +77,12 @@ def read(
             yield _span(number, start, samples, found[:cut], listen)
             number, start = number + 1, start + len(samples)
             # From the cut on it listens anew, as it would if work began here after an interruption.
-            waiting, listener = [rest.copy()], listen()
+            waiting, listener = [rest.copy()], levels.Raised(listen())
             del samples, rest  # nor until the next one is cut
             found = listener.hear(waiting[0])
+            if block is None:
+                found = np.concatenate([found, listener.end()])
     if any(map(len, waiting)):
-        found = np.concatenate([found, listener.end()])
         yield _span(number, start, np.concatenate(waiting), found, listen, last=True)
 
 

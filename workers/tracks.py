@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers import vad
-from workers.pcm import RATE, Samples
+from workers.sound import RATE, Samples
 
 BINS_PER_SECOND = 10
 _BIN = RATE // BINS_PER_SECOND

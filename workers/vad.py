@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.pcm import RATE, Samples
+from workers.sound import RATE, Samples
 
 FRAME = 512  # samples that the model judges at once
 FRAMES_PER_SECOND = RATE / FRAME

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from workers import vad
+from workers import levels, vad
 from workers.audio import RATE, Samples
 
 # Whisper hears 30 s; a second of silence at the end tells it that the window is over.
@@ -47,10 +47,9 @@ class Window:
         return sum(part.end - part.tail - part.start - part.lead for part in self.speech)
 
     def cut(self, samples: Samples) -> Samples:
-        """The samples that are heard."""
-        return np.concatenate(
-            [samples[int(part.start * RATE) : int(part.end * RATE)] for part in self.speech]
-        )
+        """The samples that are heard, louder where they are very quiet: Whisper knows no such speech."""
+        parts = [samples[int(part.start * RATE) : int(part.end * RATE)] for part in self.speech]
+        return levels.raised(np.concatenate(parts))
 
 
 def pack(

@@ -1,4 +1,4 @@
-"""What all sound is made into before anything looks at it: 16 kHz, one channel, float."""
+"""What every part of the engine means by sound: 16 kHz mono samples of 32 bits, full scale from -1 to 1."""
 
 from __future__ import annotations
 
