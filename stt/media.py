@@ -8,9 +8,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import av
+
+# PyAV loads these when the first file is opened; a process in a sandbox can then open no module any more.
+import av.subtitles.codeccontext
+import av.subtitles.stream
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet as AnyPacket
@@ -18,6 +24,18 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 Packet: TypeAlias = "AnyPacket[AudioStream]"
+# A path, or the descriptor of a file that is open for reading.
+Source: TypeAlias = "str | os.PathLike[str] | int"
+
+RATE = 16_000  # of the samples that are recognised
+PIECE = RATE // 4  # samples that are resampled at once
+# What a header may say. libav counts a DSD recording in bytes: DSD1024 has 5.6 MHz. libswresample takes 64
+# channels. Values of one frame, before or after resampling: the largest of real codecs has 2^22.
+LEAST_RATE, MOST_RATE = 1_000, 6_144_000
+MOST_CHANNELS = 64
+MOST_VALUES = 2**24
+# A container's length is not believed when its bytes so far speak of one that many times longer or shorter.
+IMPLAUSIBLE = 3.0
 
 # Demuxers of files that hold sound themselves. Playlists (hls, dash), lists of files (concat, imf), devices,
 # network protocols and pictures are left out on purpose: a file named talk.mp3 may be any of them, and
@@ -32,7 +50,6 @@ DEMUXERS = (
 
 _OPTIONS = {
     "format_whitelist": ",".join(DEMUXERS),
-    "protocol_whitelist": "file",
     "enable_drefs": "0",  # a QuickTime movie may name other files as its tracks
 }
 # A longer recording is none: its container tells nonsense.
@@ -46,7 +63,8 @@ _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_
 class MediaError(Exception):
     """A file that cannot be transcribed, now or ever; the text says why and what to do.
 
-    `code` is one of `not_media`, `no_audio_track`, `empty_audio`, `encrypted`, `unsupported_codec`.
+    `code` is one of `not_media`, `no_audio_track`, `empty_audio`, `encrypted`, `unsupported_codec`,
+    `too_long`, `too_much_memory`, `too_slow`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -54,19 +72,23 @@ class MediaError(Exception):
         self.code = code
 
 
-def open_media(path: str | os.PathLike[str]) -> InputContainer:
+def open_media(source: Source) -> InputContainer:
     """Open a media file; the caller closes it.
 
     Raises:
         MediaError: `not_media`.
         OSError: the file itself cannot be read.
     """
-    with open(path, "rb"):  # noqa: PTH123  so that a missing file is not called "not media"
+    with _opened(source):  # so that a missing file is not called "not media"
         pass
+    if isinstance(source, int):
+        url, options = "fd:", {"protocol_whitelist": "fd", "fd": str(source)}
+    else:
+        url, options = f"file:{os.fspath(source)}", {"protocol_whitelist": "file"}
     try:
-        return av.open(f"file:{os.fspath(path)}", options=_OPTIONS, metadata_errors="replace")
+        return av.open(url, options=_OPTIONS | options, metadata_errors="replace")
     except av.FFmpegError as error:
-        if not _is_to_blame(path, error):
+        if not _is_to_blame(source, error):
             raise
         raise MediaError(
             "not_media",
@@ -99,21 +121,112 @@ def audio_stream(container: InputContainer) -> AudioStream:
     return chosen
 
 
-def inspect(path: str | os.PathLike[str], packets: int | None = None) -> tuple[str, float | None]:
+def inspect(source: Source, packets: int | None = None, longest: float = 0.0) -> tuple[str, float | None]:
     """Kind of a file (`audio` or `video`) and its length in seconds where the container says so.
 
-    Some sound is decoded to be sure of it, from no more than `packets` packets.
+    The first second of sound is decoded and resampled to be sure of it.
+
+    Args:
+        source: the file.
+        packets: decode no more of them.
+        longest: seconds; a recording that says to be longer is refused, unless its bytes cannot hold that
+            much. 0: no limit.
 
     Raises:
         MediaError: it cannot be transcribed.
         OSError: the file cannot be read.
     """
-    with open_media(path) as container:
+    with open_media(source) as container:
         stream = audio_stream(container)
-        _hear_something(container, stream, packets)
+        check_format(*format_of(stream))
+        pace = _decode_some(container, stream, packets)
         length = container.duration
         seconds = length / av.time_base if length and length > 0 else None
-        return _kind(container), seconds if seconds and seconds < _LONGEST_SECONDS else None
+        if seconds is None or seconds >= _LONGEST_SECONDS:
+            return _kind(container), None
+        if longest and seconds > longest and seconds * pace < container.size * IMPLAUSIBLE:
+            raise too_long(longest, seconds)
+        return _kind(container), seconds
+
+
+def format_of(track: AudioStream | AudioFrame) -> tuple[int, int]:
+    """Rate and number of channels that a track says to have, 0 where it does not say, or those of a frame."""
+    if isinstance(track, AudioFrame):
+        return track.sample_rate, track.layout.nb_channels
+    codec = track.codec_context
+    return codec.sample_rate or 0, codec.channels or 0
+
+
+def check_format(rate: int, channels: int) -> None:
+    """Refuse what no recording has before anything is allocated for it; 0 is not known yet.
+
+    Raises:
+        MediaError: `unsupported_codec`.
+    """
+    if rate and not LEAST_RATE <= rate <= MOST_RATE:
+        raise MediaError(
+            "unsupported_codec",
+            f"By its header this file has {rate:,} samples a second, which no recording has: the file is "
+            "damaged. Please export it again, with 8,000 to 192,000 samples a second.",
+        )
+    if channels > MOST_CHANNELS:
+        raise MediaError(
+            "unsupported_codec",
+            f"By its header this file has {channels:,} channels; no more than {MOST_CHANNELS} can be read. "
+            "Please export it again with fewer channels.",
+        )
+
+
+def check_frame(frame: AudioFrame) -> None:
+    """Refuse a frame that would take far more memory than those of a recording.
+
+    Raises:
+        MediaError: `unsupported_codec`.
+    """
+    rate, channels = format_of(frame)
+    if rate <= 0 or channels <= 0:
+        raise MediaError(
+            "unsupported_codec",
+            "The sound in this file does not say how many samples a second or channels it has: the file is "
+            "damaged. Please export it again as MP3, M4A, FLAC or WAV.",
+        )
+    check_format(rate, channels)
+    values = frame.samples * channels
+    if max(values, values * RATE // rate) > MOST_VALUES:
+        raise MediaError(
+            "unsupported_codec",
+            f"The sound in this file comes in blocks of {frame.samples:,} samples, which is more than can be "
+            "read: the file is damaged. Please export it again as MP3, M4A, FLAC or WAV.",
+        )
+
+
+def make_resampler(frame: AudioFrame) -> AudioResampler:
+    """What brings frames of this format to `RATE`, in pieces of `PIECE` samples; channels stay.
+
+    Raises:
+        MediaError: `unsupported_codec`, the format is none of a recording.
+    """
+    check_frame(frame)
+    return AudioResampler("flt", frame.layout, RATE, frame_size=PIECE)
+
+
+def resample(resampler: AudioResampler, frame: AudioFrame | None) -> list[AudioFrame]:
+    """What is ready after this frame; None: the rest.
+
+    Raises:
+        MediaError: `unsupported_codec`, libav cannot resample this format.
+    """
+    try:
+        return resampler.resample(frame)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        channels = f"{frame.layout.nb_channels} channels" if frame else "channels"
+        raise MediaError(
+            "unsupported_codec",
+            f"The {channels} of sound in this file cannot be mixed into one. "
+            "Please export it again as mono or stereo.",
+        ) from None
 
 
 def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packet]:
@@ -127,7 +240,7 @@ def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packe
         try:
             packet = next(demuxed, None)
         except av.FFmpegError as error:
-            if not _is_to_blame(container.name.removeprefix("file:"), error):
+            if not _is_to_blame(_source(container), error):
                 raise
             return
         if packet is None:
@@ -135,24 +248,36 @@ def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packe
         yield packet
 
 
-def _is_to_blame(path: str | os.PathLike[str], error: av.FFmpegError) -> bool:
+def _is_to_blame(source: Source, error: av.FFmpegError) -> bool:
     """Whether what is in the file made libav fail, not the machine.
 
     Some of its demuxers say EIO where a file is cut short; only reading it tells whether its disk fails.
     """
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return False
-    return not isinstance(error, OSError) or _is_readable(path)
+    return not isinstance(error, OSError) or _is_readable(source)
 
 
-def _is_readable(path: str | os.PathLike[str]) -> bool:
+def _is_readable(source: Source) -> bool:
+    """Read all of it, and leave a descriptor where it was."""
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-            while file.read(2**20):
-                pass
+        with _opened(source) as file:
+            place = 0
+            while part := os.pread(file.fileno(), 2**20, place):
+                place += len(part)
     except OSError:
         return False
     return True
+
+
+def _opened(source: Source) -> BinaryIO:
+    return open(source, "rb", buffering=0, closefd=not isinstance(source, int))
+
+
+def _source(container: InputContainer) -> Source:
+    if container.name == "fd:":
+        return int(container.options["fd"])
+    return container.name.removeprefix("file:")
 
 
 def tag(stream: AudioStream) -> str:
@@ -177,6 +302,34 @@ def encrypted() -> MediaError:
     )
 
 
+def too_long(longest: float, seconds: float | None = None) -> MediaError:
+    """The error of a recording that is longer than this server takes; `seconds` where that is known."""
+    length = f"is {_hours(seconds)} long; " if seconds else "is longer than this server takes: "
+    return MediaError(
+        "too_long",
+        f"The recording {length}at most {_hours(longest)} are taken (STT_MAX_DURATION_SECONDS). "
+        "Please send it in parts.",
+    )
+
+
+def too_much_memory() -> MediaError:
+    """The error of a file that takes more memory to decode than any recording does."""
+    return MediaError(
+        "too_much_memory",
+        "Reading the sound of this file takes far more memory than that of a recording: it is damaged. "
+        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
+    )
+
+
+def too_slow() -> MediaError:
+    """The error of a file that takes longer to decode than to play."""
+    return MediaError(
+        "too_slow",
+        "Reading the sound of this file takes longer than playing it: it is damaged. "
+        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
+    )
+
+
 def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
     """Why this packet, and with it all the sound, cannot be decoded."""
     if packet.has_sidedata("encryption_info") or packet.has_sidedata("encryption_init_info"):
@@ -195,6 +348,14 @@ def unsupported_codec(stream: AudioStream) -> MediaError:
     )
 
 
+def _hours(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:g} s"
+    minutes = round(seconds / 60)
+    parts = [f"{minutes // 60} h" if minutes >= 60 else "", f"{minutes % 60} min" if minutes % 60 else ""]
+    return " ".join(part for part in parts if part)
+
+
 def _chosen(container: InputContainer, tracks: list[AudioStream]) -> AudioStream:
     spoken = [track for track in tracks if not track.disposition & _SIDE_TRACKS] or tracks
     best = container.streams.best("audio")  # libav's own choice: the default track, then by quality
@@ -211,14 +372,44 @@ def _moves(track: VideoStream) -> bool:
     return not track.disposition & _STILL
 
 
-def _hear_something(container: InputContainer, stream: AudioStream, packets: int | None) -> None:
+def _decode_some(container: InputContainer, stream: AudioStream, packets: int | None) -> float:
+    """Decode and resample the first second, as the engine will; how many bytes a second of sound takes.
+
+    Raises:
+        MediaError: why there is no sound to be had of it.
+    """
     failure = empty_audio()
+    resampler, source = None, None
+    size, heard = 0, 0.0
     for seen, packet in enumerate(packets_of(container, stream)):
-        if packets is not None and seen >= packets:
+        if heard >= 1 or (packets is not None and seen >= packets):
             break
+        size += packet.size
         try:
-            if any(frame.samples for frame in packet.decode()):
-                return
-        except av.FFmpegError:
-            failure = undecodable(stream, packet)
-    raise failure
+            for frame in _frames(stream, packet):
+                check_frame(frame)
+                if resampler is None or source != (frame.format.name, format_of(frame)):
+                    resampler, source = make_resampler(frame), (frame.format.name, format_of(frame))
+                heard += frame.samples / frame.sample_rate
+                frame.pts = None
+                resample(resampler, frame)
+        except MediaError as error:
+            failure = error
+    if resampler is None:
+        raise failure
+    resample(resampler, None)
+    return size / heard
+
+
+def _frames(stream: AudioStream, packet: Packet) -> list[AudioFrame]:
+    """The frames of a packet that hold sound.
+
+    Raises:
+        MediaError: it cannot be decoded.
+    """
+    try:
+        return [frame for frame in packet.decode() if frame.samples]
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        raise undecodable(stream, packet) from None

@@ -59,7 +59,7 @@ async def receive(request: web.Request) -> Job:
             filename, asked = await _read_parts(request, incoming)
             job_options = options.parse(asked, app[SETTINGS])
             await incoming.sync()
-            media = await probe(incoming.path)
+            media = await probe(incoming.path, app[SETTINGS].max_duration_seconds)
             job_id = uuid4()
             key = app[STORAGE].upload_key(job_id)
             await app[STORAGE].publish(incoming.path, key)

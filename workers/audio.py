@@ -6,6 +6,7 @@ Positions are sample counts from the recording's start, so that a cut is exact a
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,9 +22,8 @@ from stt import media
 
 log = logging.getLogger(__name__)
 
-RATE = 16_000
+RATE, PIECE, IMPLAUSIBLE = media.RATE, media.PIECE, media.IMPLAUSIBLE
 BLOCK_SECONDS = 10
-PIECE = RATE // 4  # samples that are resampled and mixed at once
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
 # are rounding, and the sum of the samples is the better clock.
 GAP_SECONDS = 0.25
@@ -33,8 +33,6 @@ MOST_SILENCE = 12 * 3600
 HEARD = 1e-3
 # Energy of the mix over that of its channels: below this they cancel each other (one of them is inverted).
 CANCELLED = 0.02
-# A container's length is not believed when its bytes so far speak of one that many times longer or shorter.
-IMPLAUSIBLE = 3.0
 
 _EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
 
@@ -50,11 +48,16 @@ class Recording:
     `damaged` counts packets that could not be decoded.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises media.MediaError, OSError."""
-        self._container = media.open_media(path)
+    def __init__(self, source: Path | int, longest: float = 0.0) -> None:
+        """Open a file: its path, or its descriptor. More seconds than `longest` are an error; 0: no limit.
+
+        Raises media.MediaError, OSError.
+        """
+        self._container = media.open_media(source)
         self._stream = media.audio_stream(self._container)
-        self._bytes = path.stat().st_size
+        media.check_format(*media.format_of(self._stream))
+        self._longest = longest
+        self._bytes = os.stat(source).st_size  # noqa: PTH116  a descriptor has no path
         self._byte = 0  # where in the file the last packet was
         self._failure: media.MediaError | None = None
         self._filled = 0  # samples of silence that stand in for missing sound
@@ -89,7 +92,7 @@ class Recording:
         What lies before `start` is decoded and dropped: seeking is not exact in most formats.
 
         Raises:
-            media.MediaError: nothing at all could be decoded.
+            media.MediaError: nothing at all could be decoded, or it is too long.
         """
         pending: list[Samples] = []
         waiting = skipped = 0
@@ -136,7 +139,17 @@ class Recording:
                 self._failure = self._failure or media.undecodable(self._stream, packet)
                 log.debug("a packet cannot be decoded: %s", error)
                 continue
-            yield from frames
+            yield from filter(self._is_sane, frames)
+
+    def _is_sane(self, frame: AudioFrame) -> bool:
+        """Whether a frame has a format that a recording can have; else it is one more damaged part."""
+        try:
+            media.check_frame(frame)
+        except media.MediaError as error:
+            self.damaged += 1
+            self._failure = self._failure or error
+            return False
+        return True
 
     def _missing(self, time: float) -> int:
         """Samples that are missing before `time`, and that silence may stand in for; 0 where none are."""
@@ -156,6 +169,8 @@ class Recording:
 
     def _count(self, piece: Samples) -> Samples:
         self.decoded += len(piece)
+        if self._longest and self.decoded > self._longest * RATE:
+            raise media.too_long(self._longest)
         return piece
 
 
@@ -174,7 +189,7 @@ class Resampler:
         source = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
         if source != self._source:
             yield from self.flush()
-            self._resampler = AudioResampler("flt", frame.layout, RATE, frame_size=PIECE)
+            self._resampler = media.make_resampler(frame)
             self._gathered = AudioFifo()
             self._mixer = Mixer([channel.name for channel in frame.layout.channels])
             self._source = source
@@ -183,14 +198,14 @@ class Resampler:
         assert self._resampler is not None
         self._gathered.write(frame)
         if self._gathered.samples * RATE >= PIECE * frame.sample_rate:
-            yield from self._mixed(self._resampler.resample(self._gathered.read()))
+            yield from self._mixed(media.resample(self._resampler, self._gathered.read()))
 
     def flush(self) -> Iterator[Samples]:
         """The last samples, which wait for the filter or in it."""
         if self._resampler is not None:
             if rest := self._gathered.read():
-                yield from self._mixed(self._resampler.resample(rest))
-            yield from self._mixed(self._resampler.resample(None))
+                yield from self._mixed(media.resample(self._resampler, rest))
+            yield from self._mixed(media.resample(self._resampler, None))
         self._resampler = self._source = None
         self._held = 0.0
 
