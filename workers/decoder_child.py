@@ -1,0 +1,102 @@
+"""Decodes one recording: ``python -m workers.decoder_child``, which `workers.decoder` starts and asks.
+
+It opens the file, then gives up all others, the network and most of the memory, and only then looks into it.
+Requests come as JSON lines on standard input: {"path", "longest"} opens, {"start"} decodes. Each answer on
+standard output is a JSON line, {"facts", "samples"}, before as many samples (float32), or {"error"}; the
+last one has {"end"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from setproctitle import setproctitle
+
+from stt import media, resources, sandbox
+from workers.audio import RATE, Recording, Samples
+
+# Decoding takes a small part of the time of playing. These seconds of computing are allowed beyond that time.
+SPARE_SECONDS = 300
+_LOOK_SECONDS = 1.0
+
+Message = dict[str, Any]
+
+
+def main() -> None:
+    """Answer the requests for one file."""
+    setproctitle("stt decoder")
+    # Whatever libraries print goes to the log.
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        if not (line := sys.stdin.readline()):
+            return  # no recording came
+        ceiling = resources.decoding_ceiling()
+        try:
+            _answer(json.loads(line), out, ceiling)
+        except media.MediaError as error:
+            _send(out, {"error": "media", "code": error.code, "message": str(error)})
+        except MemoryError:
+            _send(out, _no_memory(ceiling))
+        except OSError as error:
+            _send(out, {"error": "file", "errno": error.errno, "strerror": error.strerror})
+
+
+def _answer(request: Message, out: BinaryIO, ceiling: int) -> None:
+    with Path(request["path"]).open("rb") as file:
+        sandbox.enter()
+        sandbox.limit_memory(ceiling)
+        _allow(SPARE_SECONDS)
+        recording = Recording(file.fileno(), request["longest"])
+        _send(out, {"facts": facts(recording), "samples": 0})
+        if not (line := sys.stdin.readline()):
+            return  # it is not wanted
+        threading.Thread(target=_watch, args=[recording], daemon=True).start()
+        for block in recording.blocks(json.loads(line)["start"]):
+            _send(out, {"facts": facts(recording), "samples": len(block)}, block)
+        _send(out, {"facts": facts(recording), "samples": 0, "end": True})
+
+
+def facts(recording: Recording) -> Message:
+    """Every public value of a recording by its name."""
+    names = [name for name in dir(recording) if not name.startswith("_")]
+    values = {name: getattr(recording, name) for name in names}
+    return {name: value for name, value in values.items() if not callable(value)}
+
+
+def _send(out: BinaryIO, message: Message, block: Samples | None = None) -> None:
+    out.write(json.dumps(message).encode() + b"\n")
+    if block is not None:
+        out.write(block.tobytes())
+    out.flush()
+
+
+def _no_memory(ceiling: int) -> Message:
+    """Only a file that takes more than its own limit is to blame; else the machine has no more."""
+    if not sandbox.is_own_limit(ceiling):
+        return {"error": "memory"}
+    error = media.too_much_memory()
+    return {"error": "media", "code": error.code, "message": str(error)}
+
+
+def _watch(recording: Recording) -> None:
+    """Allow more time of computing as the recording gets on."""
+    while True:
+        _allow(SPARE_SECONDS + recording.decoded // RATE)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _allow(seconds: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    wanted = seconds if most == resource.RLIM_INFINITY else min(seconds, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (wanted, most))
+
+
+if __name__ == "__main__":
+    main()
