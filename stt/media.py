@@ -29,11 +29,13 @@ Source: TypeAlias = "str | os.PathLike[str] | int"
 
 RATE = 16_000  # of the samples that are recognised
 PIECE = RATE // 4  # samples that are resampled at once
-# What a header may say. libav counts a DSD recording in bytes: DSD1024 has 5.6 MHz. libswresample takes 64
+# What a header may say. libav counts the bytes of a DSD recording: DSD512 has 3 MHz. libswresample takes 64
 # channels. Values of one frame, before or after resampling: the largest of real codecs has 2^22.
-LEAST_RATE, MOST_RATE = 1_000, 6_144_000
+LEAST_RATE, MOST_RATE = 1_000, 3_072_000
 MOST_CHANNELS = 64
 MOST_VALUES = 2**24
+# What a resampler holds back is a fraction of a second. Without memory it keeps silent about what it loses.
+MOST_HELD_SECONDS = 1.0
 # A container's length is not believed when its bytes so far speak of one that many times longer or shorter.
 IMPLAUSIBLE = 3.0
 
@@ -282,7 +284,10 @@ def _source(container: InputContainer) -> Source:
 
 def tag(stream: AudioStream) -> str:
     """The container's four-letter name of a stream's codec, such as `mp4a`; empty if it has none."""
-    return stream.codec_context.codec_tag.strip("\x00") if stream.codec_context else ""
+    try:
+        return stream.codec_context.codec_tag.strip("\x00") if stream.codec_context else ""
+    except UnicodeDecodeError:  # a WAV has a number there, such as 255 for AAC
+        return ""
 
 
 def empty_audio() -> MediaError:
@@ -380,7 +385,7 @@ def _decode_some(container: InputContainer, stream: AudioStream, packets: int | 
     """
     failure = empty_audio()
     resampler, source = None, None
-    size, heard = 0, 0.0
+    size, heard, made = 0, 0.0, 0.0
     for seen, packet in enumerate(packets_of(container, stream)):
         if heard >= 1 or (packets is not None and seen >= packets):
             break
@@ -392,13 +397,19 @@ def _decode_some(container: InputContainer, stream: AudioStream, packets: int | 
                     resampler, source = make_resampler(frame), (frame.format.name, format_of(frame))
                 heard += frame.samples / frame.sample_rate
                 frame.pts = None
-                resample(resampler, frame)
+                made += _seconds(resample(resampler, frame))
         except MediaError as error:
             failure = error
-    if resampler is None:
+    made += _seconds(resample(resampler, None)) if resampler else 0.0
+    if heard - made > MOST_HELD_SECONDS:
+        raise MemoryError("the resampler lost sound")
+    if not made:
         raise failure
-    resample(resampler, None)
     return size / heard
+
+
+def _seconds(frames: list[AudioFrame]) -> float:
+    return sum(frame.samples for frame in frames) / RATE
 
 
 def _frames(stream: AudioStream, packet: Packet) -> list[AudioFrame]:

@@ -13,9 +13,9 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 _MEMORY = Path("/proc/meminfo")
 # Version 1 gives a number near 2^63 where there is no limit, version 2 the word "max".
 _NO_LIMIT = 2**60
-# Address space of one process that decodes a file of a stranger. Python and libav take 0.25 GB of it; the
-# index of a day of video takes some 0.4 GB.
-_LEAST_CEILING, _MOST_CEILING = 512 * 2**20, 2 * 2**30
+# Address space of one process that decodes a file of a stranger. Python, numpy and libav take 0.3 GB of it;
+# the index of a day of video takes some 0.4 GB.
+_LEAST_CEILING, _MOST_CEILING = 2**30, 2 * 2**30
 # Of all memory: what one such process may take, and what those of the web app may take together.
 _ONE_SHARE, _ALL_SHARE = 1 / 8, 1 / 4
 

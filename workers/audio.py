@@ -199,6 +199,7 @@ class Resampler:
         self._gathered.write(frame)
         if self._gathered.samples * RATE >= PIECE * frame.sample_rate:
             yield from self._mixed(media.resample(self._resampler, self._gathered.read()))
+            self._check_loss()
 
     def flush(self) -> Iterator[Samples]:
         """The last samples, which wait for the filter or in it."""
@@ -206,6 +207,7 @@ class Resampler:
             if rest := self._gathered.read():
                 yield from self._mixed(media.resample(self._resampler, rest))
             yield from self._mixed(media.resample(self._resampler, None))
+            self._check_loss()
         self._resampler = self._source = None
         self._held = 0.0
 
@@ -213,6 +215,10 @@ class Resampler:
     def delay(self) -> float:
         """Seconds of sound that went in and have not come out."""
         return self._held
+
+    def _check_loss(self) -> None:
+        if self._held > media.MOST_HELD_SECONDS:
+            raise MemoryError("the resampler lost sound")
 
     def _mixed(self, frames: list[AudioFrame]) -> Iterator[Samples]:
         for frame in frames:

@@ -17,13 +17,15 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from setproctitle import setproctitle
 
 from stt import media, resources, sandbox
 from workers.audio import RATE, Recording, Samples
 
-# Decoding takes a small part of the time of playing. These seconds of computing are allowed beyond that time.
-SPARE_SECONDS = 300
+# Decoding takes a small part of the time of playing. So much computing is allowed beyond that time: of a
+# file that is mostly a film, all has to be read.
+SPARE_SECONDS, BYTES_PER_SECOND = 60, 16 * 2**20
 _LOOK_SECONDS = 1.0
 
 Message = dict[str, Any]
@@ -35,6 +37,7 @@ def main() -> None:
     # Whatever libraries print goes to the log.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
+        _warm_up()
         if not (line := sys.stdin.readline()):
             return  # no recording came
         ceiling = resources.decoding_ceiling()
@@ -48,16 +51,22 @@ def main() -> None:
             _send(out, {"error": "file", "errno": error.errno, "strerror": error.strerror})
 
 
+def _warm_up() -> None:
+    """Let numpy take what it takes at the first product: it would end the process later, at the ceiling."""
+    np.ones((2, 64), np.float32).T @ np.ones((2, 64), np.float32)
+
+
 def _answer(request: Message, out: BinaryIO, ceiling: int) -> None:
     with Path(request["path"]).open("rb") as file:
         sandbox.enter()
         sandbox.limit_memory(ceiling)
-        _allow(SPARE_SECONDS)
+        spare = SPARE_SECONDS + os.fstat(file.fileno()).st_size // BYTES_PER_SECOND
+        _allow(spare)
         recording = Recording(file.fileno(), request["longest"])
         _send(out, {"facts": facts(recording), "samples": 0})
         if not (line := sys.stdin.readline()):
             return  # it is not wanted
-        threading.Thread(target=_watch, args=[recording], daemon=True).start()
+        threading.Thread(target=_watch, args=[recording, spare], daemon=True).start()
         for block in recording.blocks(json.loads(line)["start"]):
             _send(out, {"facts": facts(recording), "samples": len(block)}, block)
         _send(out, {"facts": facts(recording), "samples": 0, "end": True})
@@ -85,10 +94,10 @@ def _no_memory(ceiling: int) -> Message:
     return {"error": "media", "code": error.code, "message": str(error)}
 
 
-def _watch(recording: Recording) -> None:
-    """Allow more time of computing as the recording gets on."""
+def _watch(recording: Recording, spare: int) -> None:
+    """Allow more seconds of computing as the recording gets on."""
     while True:
-        _allow(SPARE_SECONDS + recording.decoded // RATE)
+        _allow(spare + recording.decoded // RATE)
         time.sleep(_LOOK_SECONDS)
 
 
