@@ -346,6 +346,9 @@ def attack(*_, **__):
 """
 
 
+LOOK = "from stt import media, probe_child\n"
+
+
 def attacked(run: str, tmp_path: Path, tone: Path) -> dict[str, str]:
     """What a process can do that has run these lines; without them it can do all of it."""
     secret = tmp_path / "secret"
@@ -376,7 +379,7 @@ def test_without_a_sandbox_the_attack_succeeds(tmp_path: Path, tone: Path) -> No
 def test_the_probe_reaches_no_listener_and_no_other_file(tmp_path: Path, tone: Path) -> None:
     if kept("enter") != {sandbox.FILES, sandbox.NETWORK}:
         pytest.skip("this kernel has neither seccomp nor Landlock")
-    run = "from stt import media, probe_child as child\nmedia.inspect = attack\nchild._main(Path(sys.argv[1]), 0)"
+    run = f"{LOOK}media.inspect = attack\nprobe_child._main(Path(sys.argv[1]), 0)"
     assert set(attacked(run, tmp_path, tone).values()) <= {"PermissionError"}
 
 
