@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import av
 
@@ -24,8 +24,6 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 Packet: TypeAlias = "AnyPacket[AudioStream]"
-# A path, or the descriptor of a file that is open for reading.
-Source: TypeAlias = "str | os.PathLike[str] | int"
 
 RATE = 16_000  # of the samples that are recognised
 PIECE = RATE // 4  # samples that are resampled at once
@@ -52,6 +50,7 @@ DEMUXERS = (
 
 _OPTIONS = {
     "format_whitelist": ",".join(DEMUXERS),
+    "protocol_whitelist": "file",
     "enable_drefs": "0",  # a QuickTime movie may name other files as its tracks
 }
 # A longer recording is none: its container tells nonsense.
@@ -74,23 +73,19 @@ class MediaError(Exception):
         self.code = code
 
 
-def open_media(source: Source) -> InputContainer:
+def open_media(path: str | os.PathLike[str]) -> InputContainer:
     """Open a media file; the caller closes it.
 
     Raises:
         MediaError: `not_media`.
         OSError: the file itself cannot be read.
     """
-    with _opened(source):  # so that a missing file is not called "not media"
+    with open(path, "rb"):  # noqa: PTH123  so that a missing file is not called "not media"
         pass
-    if isinstance(source, int):
-        url, options = "fd:", {"protocol_whitelist": "fd", "fd": str(source)}
-    else:
-        url, options = f"file:{os.fspath(source)}", {"protocol_whitelist": "file"}
     try:
-        return av.open(url, options=_OPTIONS | options, metadata_errors="replace")
+        return av.open(f"file:{os.fspath(path)}", options=_OPTIONS, metadata_errors="replace")
     except av.FFmpegError as error:
-        if not _is_to_blame(source, error):
+        if not _is_to_blame(path, error):
             raise
         raise MediaError(
             "not_media",
@@ -123,13 +118,15 @@ def audio_stream(container: InputContainer) -> AudioStream:
     return chosen
 
 
-def inspect(source: Source, packets: int | None = None, longest: float = 0.0) -> tuple[str, float | None]:
+def inspect(
+    path: str | os.PathLike[str], packets: int | None = None, longest: float = 0.0
+) -> tuple[str, float | None]:
     """Kind of a file (`audio` or `video`) and its length in seconds where the container says so.
 
     The first second of sound is decoded and resampled to be sure of it.
 
     Args:
-        source: the file.
+        path: the file.
         packets: decode no more of them.
         longest: seconds; a recording that says to be longer is refused, unless its bytes cannot hold that
             much. 0: no limit.
@@ -138,7 +135,7 @@ def inspect(source: Source, packets: int | None = None, longest: float = 0.0) ->
         MediaError: it cannot be transcribed.
         OSError: the file cannot be read.
     """
-    with open_media(source) as container:
+    with open_media(path) as container:
         stream = audio_stream(container)
         check_format(*format_of(stream))
         pace = _decode_some(container, stream, packets)
@@ -242,7 +239,7 @@ def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packe
         try:
             packet = next(demuxed, None)
         except av.FFmpegError as error:
-            if not _is_to_blame(_source(container), error):
+            if not _is_to_blame(container.name.removeprefix("file:"), error):
                 raise
             return
         if packet is None:
@@ -250,36 +247,24 @@ def packets_of(container: InputContainer, stream: AudioStream) -> Iterator[Packe
         yield packet
 
 
-def _is_to_blame(source: Source, error: av.FFmpegError) -> bool:
+def _is_to_blame(path: str | os.PathLike[str], error: av.FFmpegError) -> bool:
     """Whether what is in the file made libav fail, not the machine.
 
     Some of its demuxers say EIO where a file is cut short; only reading it tells whether its disk fails.
     """
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return False
-    return not isinstance(error, OSError) or _is_readable(source)
+    return not isinstance(error, OSError) or _is_readable(path)
 
 
-def _is_readable(source: Source) -> bool:
-    """Read all of it, and leave a descriptor where it was."""
+def _is_readable(path: str | os.PathLike[str]) -> bool:
     try:
-        with _opened(source) as file:
-            place = 0
-            while part := os.pread(file.fileno(), 2**20, place):
-                place += len(part)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            while file.read(2**20):
+                pass
     except OSError:
         return False
     return True
-
-
-def _opened(source: Source) -> BinaryIO:
-    return open(source, "rb", buffering=0, closefd=not isinstance(source, int))
-
-
-def _source(container: InputContainer) -> Source:
-    if container.name == "fd:":
-        return int(container.options["fd"])
-    return container.name.removeprefix("file:")
 
 
 def tag(stream: AudioStream) -> str:

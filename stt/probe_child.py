@@ -1,6 +1,6 @@
 """What :mod:`stt.probe` asks of a child: ``python -m stt.probe_child PATH LONGEST`` prints a line of JSON.
 
-It opens the file and gives up all others, the network, and most of the memory before it looks into it.
+It gives up all other files, the network, and most of the memory before it looks into the file.
 
 Every upload waits for it to start, so it imports libav and nothing of the web application.
 """
@@ -25,20 +25,19 @@ Answer = dict[str, object]
 def _main(path: Path, longest: float) -> None:
     ceiling = resources.decoding_ceiling()
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
-    with path.open("rb") as file:
-        given_up = sandbox.enter()
-        sandbox.limit_memory(ceiling)
-        try:
-            answer = _look(file.fileno(), longest)
-        except MemoryError:
-            # Without memory the server is asked again; a file that takes too much of it never passes.
-            answer = _refusal(media.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"status": 503}
+    given_up = sandbox.enter(path)
+    sandbox.limit_memory(ceiling)
+    try:
+        answer = _look(path, longest)
+    except MemoryError:
+        # Without memory the server is asked again; a file that takes too much of it never passes.
+        answer = _refusal(media.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"status": 503}
     print(json.dumps(answer | {"given_up": sorted(given_up)}))  # noqa: T201  this is the answer
 
 
-def _look(file: int, longest: float) -> Answer:
+def _look(path: Path, longest: float) -> Answer:
     try:
-        kind, duration = media.inspect(file, packets=_PACKETS, longest=longest)
+        kind, duration = media.inspect(path, packets=_PACKETS, longest=longest)
     except media.MediaError as error:
         return _refusal(error)
     # The fields of stt.probe.Media, whose module imports the web application.

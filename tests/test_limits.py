@@ -378,25 +378,38 @@ def test_without_a_sandbox_the_attack_succeeds(tmp_path: Path, tone: Path) -> No
 
 def test_the_probe_reaches_no_listener_and_no_other_file(tmp_path: Path, tone: Path) -> None:
     if kept("enter") != {sandbox.FILES, sandbox.NETWORK}:
-        pytest.skip("this kernel has neither seccomp nor Landlock")
+        pytest.skip("this kernel has no Landlock that knows TCP")
     run = f"{LOOK}media.inspect = attack\nprobe_child._main(Path(sys.argv[1]), 0)"
     assert set(attacked(run, tmp_path, tone).values()) <= {"PermissionError"}
 
 
+def test_the_decoder_reaches_no_listener_and_no_other_file(tmp_path: Path, tone: Path) -> None:
+    if kept("enter") != {sandbox.FILES, sandbox.NETWORK}:
+        pytest.skip("this kernel has no Landlock that knows TCP")
+    run = (
+        "from workers import decoder_child as child\nchild.Recording = attack\n"
+        "child._answer({'path': sys.argv[1], 'longest': 0}, None, 2**31)"
+    )
+    with pytest.raises(subprocess.CalledProcessError) as caught:  # what it is given is no recording
+        attacked(run, tmp_path, tone)
+    told = next(line for line in caught.value.stderr.splitlines() if line.startswith("{"))
+    assert set(json.loads(told).values()) <= {"PermissionError"}
+
+
 @pytest.mark.parametrize(
-    ("name", "refused"),
+    ("name", "keeps", "refused"),
     [
-        ("refuse_calls", {"connect", "datagram", "read", "write"}),
-        ("refuse_by_landlock", {"connect", "read", "write"}),
+        ("refuse_calls", {sandbox.NETWORK}, {"connect", "datagram", "write"}),
+        ("refuse_by_landlock", {sandbox.FILES, sandbox.NETWORK}, {"connect", "read", "write"}),
     ],
 )
-def test_each_of_the_kernels_means_is_enough(
-    name: str, refused: set[str], tmp_path: Path, tone: Path
+def test_each_of_the_kernels_means_refuses_what_it_says(
+    name: str, keeps: set[str], refused: set[str], tmp_path: Path, tone: Path
 ) -> None:
-    if kept(name) != {sandbox.FILES, sandbox.NETWORK}:
+    if kept(name) != keeps:
         pytest.skip(f"this kernel cannot {name}")
     found = attacked(f"from stt import sandbox\nsandbox.{name}()\nattack()", tmp_path, tone)
-    assert {what for what, how in found.items() if how == "PermissionError"} >= refused
+    assert {what for what, how in found.items() if how == "PermissionError"} == refused
 
 
 async def test_a_kernel_without_a_sandbox_is_logged_once_and_fails_no_upload(
@@ -408,7 +421,7 @@ async def test_a_kernel_without_a_sandbox_is_logged_once_and_fails_no_upload(
         at = program.index("-m")
         code = (
             "import sys; from pathlib import Path; from stt import probe_child, sandbox\n"
-            "sandbox.enter = set\nprobe_child._main(Path(sys.argv[1]), float(sys.argv[2]))"
+            "sandbox.enter = lambda *_: set()\nprobe_child._main(Path(sys.argv[1]), float(sys.argv[2]))"
         )
         return await start(*program[:at], "-c", code, *program[at + 2 :], **more)
 

@@ -6,7 +6,6 @@ Positions are sample counts from the recording's start, so that a cut is exact a
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,16 +47,16 @@ class Recording:
     `damaged` counts packets that could not be decoded.
     """
 
-    def __init__(self, source: Path | int, longest: float = 0.0) -> None:
-        """Open a file: its path, or its descriptor. More seconds than `longest` are an error; 0: no limit.
+    def __init__(self, path: Path, longest: float = 0.0) -> None:
+        """Open a file. More seconds than `longest` are an error; 0: no limit.
 
         Raises media.MediaError, OSError.
         """
-        self._container = media.open_media(source)
+        self._container = media.open_media(path)
         self._stream = media.audio_stream(self._container)
         media.check_format(*media.format_of(self._stream))
         self._longest = longest
-        self._bytes = os.stat(source).st_size  # noqa: PTH116  a descriptor has no path
+        self._bytes = path.stat().st_size
         self._byte = 0  # where in the file the last packet was
         self._failure: media.MediaError | None = None
         self._filled = 0  # samples of silence that stand in for missing sound

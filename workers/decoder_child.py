@@ -1,6 +1,6 @@
 """Decodes one recording: ``python -m workers.decoder_child``, which `workers.decoder` starts and asks.
 
-It opens the file, then gives up all others, the network and most of the memory, and only then looks into it.
+It gives up all other files but those of Python, the network and most of the memory before it opens the file.
 Requests come as JSON lines on standard input: {"path", "longest"} opens, {"start"} decodes. Each answer on
 standard output is a JSON line, {"facts", "samples"}, before as many samples (float32), or {"error"}; the
 last one has {"end"}.
@@ -27,6 +27,8 @@ from workers.audio import RATE, Recording, Samples
 # file that is mostly a film, all has to be read.
 SPARE_SECONDS, BYTES_PER_SECOND = 60, 16 * 2**20
 _LOOK_SECONDS = 1.0
+# Modules are imported from here, some of them late.
+_CODE = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent, Path(media.__file__).parent]
 
 Message = dict[str, Any]
 
@@ -57,19 +59,19 @@ def _warm_up() -> None:
 
 
 def _answer(request: Message, out: BinaryIO, ceiling: int) -> None:
-    with Path(request["path"]).open("rb") as file:
-        sandbox.enter()
-        sandbox.limit_memory(ceiling)
-        spare = SPARE_SECONDS + os.fstat(file.fileno()).st_size // BYTES_PER_SECOND
-        _allow(spare)
-        recording = Recording(file.fileno(), request["longest"])
-        _send(out, {"facts": facts(recording), "samples": 0})
-        if not (line := sys.stdin.readline()):
-            return  # it is not wanted
-        threading.Thread(target=_watch, args=[recording, spare], daemon=True).start()
-        for block in recording.blocks(json.loads(line)["start"]):
-            _send(out, {"facts": facts(recording), "samples": len(block)}, block)
-        _send(out, {"facts": facts(recording), "samples": 0, "end": True})
+    path = Path(request["path"])
+    spare = SPARE_SECONDS + path.stat().st_size // BYTES_PER_SECOND
+    sandbox.enter(path, *_CODE)
+    sandbox.limit_memory(ceiling)
+    _allow(spare)
+    recording = Recording(path, request["longest"])
+    _send(out, {"facts": facts(recording), "samples": 0})
+    if not (line := sys.stdin.readline()):
+        return  # it is not wanted
+    threading.Thread(target=_watch, args=[recording, spare], daemon=True).start()
+    for block in recording.blocks(json.loads(line)["start"]):
+        _send(out, {"facts": facts(recording), "samples": len(block)}, block)
+    _send(out, {"facts": facts(recording), "samples": 0, "end": True})
 
 
 def facts(recording: Recording) -> Message:
