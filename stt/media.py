@@ -138,14 +138,28 @@ def inspect(
     with open_media(path) as container:
         stream = audio_stream(container)
         check_format(*format_of(stream))
-        pace = _decode_some(container, stream, packets)
+        pace = _hear_something(container, stream, packets)
         length = container.duration
         seconds = length / av.time_base if length and length > 0 else None
         if seconds is None or seconds >= _LONGEST_SECONDS:
             return _kind(container), None
-        if longest and seconds > longest and seconds * pace < container.size * IMPLAUSIBLE:
-            raise too_long(longest, seconds)
+        check_length(longest, seconds, container.size / pace)
         return _kind(container), seconds
+
+
+def check_length(longest: float, seconds: float, by_bytes: float) -> None:
+    """Refuse a recording that is too long by its header, unless its bytes cannot hold that much.
+
+    Args:
+        longest: seconds that are allowed; 0: no limit.
+        seconds: what the header says.
+        by_bytes: seconds if all of it took as many bytes as its beginning.
+
+    Raises:
+        MediaError: `too_long`.
+    """
+    if longest and longest < seconds < by_bytes * IMPLAUSIBLE:
+        raise too_long(longest, seconds)
 
 
 def format_of(track: AudioStream | AudioFrame) -> tuple[int, int]:
@@ -362,7 +376,7 @@ def _moves(track: VideoStream) -> bool:
     return not track.disposition & _STILL
 
 
-def _decode_some(container: InputContainer, stream: AudioStream, packets: int | None) -> float:
+def _hear_something(container: InputContainer, stream: AudioStream, packets: int | None) -> float:
     """Decode and resample the first second, as the engine will; how many bytes a second of sound takes.
 
     Raises:

@@ -174,7 +174,12 @@ class Recording:
 
 
 class Resampler:
-    """Any frames to 16 kHz mono; the frames' format may change on the way."""
+    """Any frames to 16 kHz mono; the frames' format may change on the way.
+
+    `made` counts the samples of all resamplers of this process: how far its decoding has got.
+    """
+
+    made = 0
 
     def __init__(self) -> None:
         self._resampler: AudioResampler | None = None
@@ -222,6 +227,7 @@ class Resampler:
     def _mixed(self, frames: list[AudioFrame]) -> Iterator[Samples]:
         for frame in frames:
             self._held -= frame.samples / RATE
+            Resampler.made += frame.samples
             # Packed, as PyAV crashes on a ninth plane.
             rows = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
             yield self._mixer.mix(np.ascontiguousarray(rows, np.float32))

@@ -21,7 +21,7 @@ import numpy as np
 from setproctitle import setproctitle
 
 from stt import media, resources, sandbox
-from workers.audio import RATE, Recording, Samples
+from workers.audio import RATE, Recording, Resampler, Samples
 
 # Decoding takes a small part of the time of playing. So much computing is allowed beyond that time: of a
 # file that is mostly a film, all has to be read.
@@ -68,7 +68,7 @@ def _answer(request: Message, out: BinaryIO, ceiling: int) -> None:
     _send(out, {"facts": facts(recording), "samples": 0})
     if not (line := sys.stdin.readline()):
         return  # it is not wanted
-    threading.Thread(target=_watch, args=[recording, spare], daemon=True).start()
+    threading.Thread(target=_watch, args=[spare], daemon=True).start()
     for block in recording.blocks(json.loads(line)["start"]):
         _send(out, {"facts": facts(recording), "samples": len(block)}, block)
     _send(out, {"facts": facts(recording), "samples": 0, "end": True})
@@ -96,10 +96,10 @@ def _no_memory(ceiling: int) -> Message:
     return {"error": "media", "code": error.code, "message": str(error)}
 
 
-def _watch(recording: Recording, spare: int) -> None:
-    """Allow more seconds of computing as the recording gets on."""
+def _watch(spare: int) -> None:
+    """Allow more seconds of computing as decoding gets on, also of sound that is not handed over."""
     while True:
-        _allow(spare + recording.decoded // RATE)
+        _allow(spare + Resampler.made // RATE)
         time.sleep(_LOOK_SECONDS)
 
 
