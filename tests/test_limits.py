@@ -303,6 +303,7 @@ def test_how_the_process_ended_is_said(
 ) -> None:
     recording = decoder.Recording(write_wav(tmp_path / "tone.wav", tone(60)))
     os.kill(recording._process.pid, number)
+    recording._process.wait()  # then the next request finds no reader
     with pytest.raises(error, match=words):
         list(recording.blocks())
     recording.close()
