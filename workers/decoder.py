@@ -6,6 +6,7 @@ makes libav crash, ends only the process that decodes it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -22,6 +23,8 @@ from stt import launch, media
 from workers.audio import Samples
 
 Process = subprocess.Popen[bytes]
+# A block at once: with the usual 64 KiB both processes would wake each other ten times for it.
+_PIPE_BYTES = 2**20
 
 
 class DecoderDied(Exception):
@@ -122,7 +125,7 @@ def prepare() -> None:
 
 
 def _start() -> Process:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         launch.command(
             [sys.executable, "-P", "-m", "workers.decoder_child"], death_signal=signal.SIGKILL, user=None
         ),
@@ -130,6 +133,10 @@ def _start() -> Process:
         stdout=subprocess.PIPE,
         env=_environment(),
     )
+    if sys.platform == "linux" and process.stdout is not None:
+        with suppress(OSError):  # a user may have only so much of it
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return process
 
 
 def _environment() -> dict[str, str]:

@@ -84,7 +84,7 @@ def facts(recording: Recording) -> Message:
 def _send(out: BinaryIO, message: Message, block: Samples | None = None) -> None:
     out.write(json.dumps(message).encode() + b"\n")
     if block is not None:
-        out.write(block.tobytes())
+        out.write(np.ascontiguousarray(block, np.float32).data)
     out.flush()
 
 
