@@ -631,12 +631,12 @@ def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
 
 def main() -> None:
     """Serve requests until the worker closes its end of the socket."""
+    decoder.prepare()
     setproctitle("stt engine")
     chosen = settings.load(dotenv=Path(os.devnull))  # the worker has read it already
     logs.setup(chosen)
     logging.getLogger("whisperx").setLevel(logging.WARNING)
     wire = Wire(socket.socket(fileno=int(sys.argv[1])))
-    decoder.prepare()
     engine = Engine(chosen)
     for request in wire.requests():
         try:
