@@ -46,7 +46,8 @@ class Recording:
             MemoryError: the machine has too little memory.
             DecoderDied: the process ended, perhaps by a crash of libav.
         """
-        self._process = _spares.pop() if _spares else _start()
+        prepare()
+        self._process = _spares.pop()
         self._facts: dict[str, Any] = {}
         try:
             self._ask({"path": str(path), "longest": longest})
