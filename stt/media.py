@@ -8,9 +8,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import av
+
+# PyAV loads these when the first file is opened; a process in a sandbox can then open no module any more.
+import av.subtitles.codeccontext
+import av.subtitles.stream
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import Container, InputContainer
 from av.packet import Packet as AnyPacket
@@ -21,6 +28,18 @@ from stt import unreadable
 from stt.parts import Part, View, parts
 
 Packet: TypeAlias = "AnyPacket[AudioStream]"
+
+RATE = 16_000  # of the samples that are recognised
+PIECE = RATE // 4  # samples that are resampled at once
+# What a header may say. libav counts the bytes of a DSD recording: DSD512 has 3 MHz. libswresample takes 64
+# channels. Values of one frame, before or after resampling: the largest of real codecs has 2^22.
+LEAST_RATE, MOST_RATE = 1_000, 3_072_000
+MOST_CHANNELS = 64
+MOST_VALUES = 2**24
+# What a resampler holds back is a fraction of a second. Without memory it keeps silent about what it loses.
+MOST_HELD_SECONDS = 1.0
+# A container's length is not believed when its bytes so far speak of one that many times longer or shorter.
+IMPLAUSIBLE = 3.0
 
 # Demuxers of files that hold sound themselves. Playlists (hls, dash), lists of files (concat, imf), devices,
 # network protocols and pictures are left out on purpose: a file named talk.mp3 may be any of them, and
@@ -54,7 +73,8 @@ _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_
 class MediaError(Exception):
     """A file that cannot be transcribed, now or ever; the text says why and what to do.
 
-    `code` is one of `not_media`, `no_audio_track`, `empty_audio`, `encrypted`, `unsupported_codec`.
+    `code` is one of `not_media`, `no_audio_track`, `empty_audio`, `encrypted`, `unsupported_codec`,
+    `too_long`, `too_much_memory`, `too_slow`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -141,10 +161,18 @@ def name_of(container: InputContainer, track: AudioStream) -> str:
     return f"audio track {number}" + (f" ({', '.join(told)})" if told else "")
 
 
-def inspect(path: str | os.PathLike[str], packets: int | None = None) -> tuple[str, float | None]:
+def inspect(
+    path: str | os.PathLike[str], packets: int | None = None, longest: float = 0.0
+) -> tuple[str, float | None]:
     """Kind of a file (`audio` or `video`) and its length in seconds where the container says so.
 
-    Some sound of one of its tracks is decoded to be sure of it, from no more than `packets` packets.
+    The first second of sound of one of its tracks is decoded and resampled to be sure of it.
+
+    Args:
+        path: the file.
+        packets: decode no more of them for each track.
+        longest: seconds; a recording that says to be longer is refused, unless its bytes cannot hold that
+            much. 0: no limit.
 
     Raises:
         MediaError: it cannot be transcribed.
@@ -154,26 +182,125 @@ def inspect(path: str | os.PathLike[str], packets: int | None = None) -> tuple[s
     failure: MediaError | None = None
     for part in found[:_PARTS_MEASURED]:
         try:
-            kind = _inspect_part(path, part, packets)
+            kind, pace = _inspect_part(path, part, packets)
         except MediaError as error:
             failure = failure or error
         else:
-            return kind, _length(path, found)
+            length = _length(path, found)
+            if length is not None:
+                check_length(longest, length, Path(path).stat().st_size / pace)
+            return kind, length
     raise failure or empty_audio()
 
 
-def _inspect_part(path: str | os.PathLike[str], part: Part, packets: int | None) -> str:
+def check_length(longest: float, seconds: float, by_bytes: float) -> None:
+    """Refuse a recording that is too long by its header, unless its bytes cannot hold that much.
+
+    Args:
+        longest: seconds that are allowed; 0: no limit.
+        seconds: what the header says.
+        by_bytes: seconds if all of it took as many bytes as its beginning.
+
+    Raises:
+        MediaError: `too_long`.
+    """
+    if longest and longest < seconds < by_bytes * IMPLAUSIBLE:
+        raise too_long(longest, seconds)
+
+
+def format_of(track: AudioStream | AudioFrame) -> tuple[int, int]:
+    """Rate and number of channels that a track says to have, 0 where it does not say, or those of a frame."""
+    if isinstance(track, AudioFrame):
+        return track.sample_rate, track.layout.nb_channels
+    codec = track.codec_context
+    return codec.sample_rate or 0, codec.channels or 0
+
+
+def check_format(rate: int, channels: int) -> None:
+    """Refuse what no recording has before anything is allocated for it; 0 is not known yet.
+
+    Raises:
+        MediaError: `unsupported_codec`.
+    """
+    if rate and not LEAST_RATE <= rate <= MOST_RATE:
+        raise MediaError(
+            "unsupported_codec",
+            f"By its header this file has {rate:,} samples a second, which no recording has: the file is "
+            "damaged. Please export it again, with 8,000 to 192,000 samples a second.",
+        )
+    if channels > MOST_CHANNELS:
+        raise MediaError(
+            "unsupported_codec",
+            f"By its header this file has {channels:,} channels; no more than {MOST_CHANNELS} can be read. "
+            "Please export it again with fewer channels.",
+        )
+
+
+def check_frame(frame: AudioFrame) -> None:
+    """Refuse a frame that would take far more memory than those of a recording.
+
+    Raises:
+        MediaError: `unsupported_codec`.
+    """
+    rate, channels = format_of(frame)
+    if rate <= 0 or channels <= 0:
+        raise MediaError(
+            "unsupported_codec",
+            "The sound in this file does not say how many samples a second or channels it has: the file is "
+            "damaged. Please export it again as MP3, M4A, FLAC or WAV.",
+        )
+    check_format(rate, channels)
+    values = frame.samples * channels
+    if max(values, values * RATE // rate) > MOST_VALUES:
+        raise MediaError(
+            "unsupported_codec",
+            f"The sound in this file comes in blocks of {frame.samples:,} samples, which is more than can be "
+            "read: the file is damaged. Please export it again as MP3, M4A, FLAC or WAV.",
+        )
+
+
+def make_resampler(frame: AudioFrame) -> AudioResampler:
+    """What brings frames of this format to `RATE`, in pieces of `PIECE` samples; channels stay.
+
+    Raises:
+        MediaError: `unsupported_codec`, the format is none of a recording.
+    """
+    check_frame(frame)
+    return AudioResampler("flt", frame.layout, RATE, frame_size=PIECE)
+
+
+def resample(resampler: AudioResampler, frame: AudioFrame | None) -> list[AudioFrame]:
+    """What is ready after this frame; None: the rest.
+
+    Raises:
+        MediaError: `unsupported_codec`, libav cannot resample this format.
+    """
+    try:
+        return resampler.resample(frame)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        channels = f"{frame.layout.nb_channels} channels" if frame else "channels"
+        raise MediaError(
+            "unsupported_codec",
+            f"The {channels} of sound in this file cannot be mixed into one. "
+            "Please export it again as mono or stereo.",
+        ) from None
+
+
+def _inspect_part(path: str | os.PathLike[str], part: Part, packets: int | None) -> tuple[str, float]:
+    """The kind of a part of a file, and how many bytes a second of its sound takes."""
     with open_media(path, part) as container:
         kind, tracks = _kind(container), [track.index for track in audio_tracks(container)]
     failure: MediaError | None = None
     for track in tracks:
         with open_media(path, part) as container:
+            stream = _by_index(container, track)
             try:
-                _hear_something(container, _by_index(container, track), packets)
+                check_format(*format_of(stream))
+                return kind, _hear_something(container, stream, packets)
             except MediaError as error:
                 failure = failure or error
-            else:
-                return kind
     raise failure or empty_audio()
 
 
@@ -277,7 +404,10 @@ def _is_readable(path: str | os.PathLike[str]) -> bool:
 
 def tag(stream: AudioStream) -> str:
     """The container's four-letter name of a stream's codec, such as `mp4a`; empty if it has none."""
-    return stream.codec_context.codec_tag.strip("\x00") if stream.codec_context else ""
+    try:
+        return stream.codec_context.codec_tag.strip("\x00") if stream.codec_context else ""
+    except UnicodeDecodeError:  # a WAV has a number there, such as 255 for AAC
+        return ""
 
 
 def _tag(stream: AudioStream) -> str:
@@ -299,6 +429,34 @@ def encrypted() -> MediaError:
     return MediaError(*unreadable.COPY_PROTECTED)
 
 
+def too_long(longest: float, seconds: float | None = None) -> MediaError:
+    """The error of a recording that is longer than this server takes; `seconds` where that is known."""
+    length = f"is {_hours(seconds)} long; " if seconds else "is longer than this server takes: "
+    return MediaError(
+        "too_long",
+        f"The recording {length}at most {_hours(longest)} are taken (STT_MAX_DURATION_SECONDS). "
+        "Please send it in parts.",
+    )
+
+
+def too_much_memory() -> MediaError:
+    """The error of a file that takes more memory to decode than any recording does."""
+    return MediaError(
+        "too_much_memory",
+        "Reading the sound of this file takes far more memory than that of a recording: it is damaged. "
+        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
+    )
+
+
+def too_slow() -> MediaError:
+    """The error of a file that takes longer to decode than to play."""
+    return MediaError(
+        "too_slow",
+        "Reading the sound of this file takes longer than playing it: it is damaged. "
+        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
+    )
+
+
 def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
     """Why this packet, and with it all the sound, cannot be decoded."""
     if packet.has_sidedata("encryption_info") or packet.has_sidedata("encryption_init_info"):
@@ -318,6 +476,14 @@ def unsupported_codec(stream: AudioStream) -> MediaError:
     )
 
 
+def _hours(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:g} s"
+    minutes = round(seconds / 60)
+    parts = [f"{minutes // 60} h" if minutes >= 60 else "", f"{minutes % 60} min" if minutes % 60 else ""]
+    return " ".join(part for part in parts if part)
+
+
 def _chosen(container: InputContainer, tracks: list[AudioStream]) -> AudioStream:
     spoken = [track for track in tracks if not track.disposition & _SIDE_TRACKS] or tracks
     best = container.streams.best("audio")  # libav's own choice: the default track, then by quality
@@ -334,15 +500,51 @@ def _moves(track: VideoStream) -> bool:
     return not track.disposition & _STILL
 
 
-def _hear_something(container: InputContainer, stream: AudioStream, packets: int | None) -> None:
-    failed: Packet | None = None
+def _hear_something(container: InputContainer, stream: AudioStream, packets: int | None) -> float:
+    """Decode and resample the first second, as the engine will; how many bytes a second of sound takes.
+
+    Raises:
+        MediaError: why there is no sound to be had of it.
+    """
+    failure = empty_audio()
+    resampler, source = None, None
+    size, heard, made = 0, 0.0, 0.0
     for seen, packet in enumerate(packets_of(container, stream)):
-        if packets is not None and seen >= packets:
+        if heard >= 1 or (packets is not None and seen >= packets):
             break
+        size += packet.size
         try:
-            if any(frame.samples for frame in packet.decode()):
-                return
-        except av.FFmpegError:
-            failed = packet
-    reason = unreadable.reason(_path(container))
-    raise MediaError(*reason) if reason else undecodable(stream, failed) if failed else empty_audio()
+            for frame in _frames(stream, packet):
+                check_frame(frame)
+                if resampler is None or source != (frame.format.name, format_of(frame)):
+                    resampler, source = make_resampler(frame), (frame.format.name, format_of(frame))
+                heard += frame.samples / frame.sample_rate
+                frame.pts = None
+                made += _seconds(resample(resampler, frame))
+        except MediaError as error:
+            failure = error
+    made += _seconds(resample(resampler, None)) if resampler else 0.0
+    if heard - made > MOST_HELD_SECONDS:
+        raise MemoryError("the resampler lost sound")
+    if not made:
+        reason = unreadable.reason(_path(container))
+        raise MediaError(*reason) if reason else failure
+    return size / heard
+
+
+def _seconds(frames: list[AudioFrame]) -> float:
+    return sum(frame.samples for frame in frames) / RATE
+
+
+def _frames(stream: AudioStream, packet: Packet) -> list[AudioFrame]:
+    """The frames of a packet that hold sound.
+
+    Raises:
+        MediaError: it cannot be decoded.
+    """
+    try:
+        return [frame for frame in packet.decode() if frame.samples]
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        raise undecodable(stream, packet) from None

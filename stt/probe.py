@@ -9,19 +9,21 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from stt import launch
+from stt import launch, resources, sandbox
 from stt.errors import Problem
 from stt.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
 _WALL_SECONDS = 60  # looking into the largest real file takes a fraction
-# As many at once as there are cores to run them.
-_slots = asyncio.Semaphore(os.cpu_count() or 1)
+_slots = asyncio.Semaphore(resources.probes_at_once())
 
-_TITLES = {415: "Not a recording we can read", 422: "Nothing to transcribe"}
+_NOT_READABLE = "Not a recording we can read"
+_TITLES = {"empty_audio": "Nothing to transcribe", "too_long": "Too long"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +34,41 @@ class Media:
     duration_seconds: float | None
 
 
-async def probe(path: Path) -> Media:
-    """Look into a file in a child process.
+async def probe(path: Path, longest: float = 0.0) -> Media:
+    """Look into a file in a child process; `longest`: seconds that a recording may have, 0 for any.
 
     Raises:
-        Problem: 415 not media or no audio track, 422 media without any sound in it.
+        Problem: 415 not media or no audio track, 422 media without any sound in it or too long, 503 no
+            memory to look into it.
     """
     async with _slots:
-        return await _ask_child(path)
+        return _answer(path, await _ask_child(path, longest))
 
 
-async def _ask_child(path: Path) -> Media:
-    program = [sys.executable, "-m", "stt.probe_child", str(path)]
+def _answer(path: Path, answer: dict[str, Any]) -> Media:
+    _log_missing_limits(frozenset({sandbox.FILES, sandbox.NETWORK} - set(answer.pop("given_up"))))
+    if answer.get("status") == 503:
+        log.warning("too little memory for the probe of %s", path.name)
+        raise _no_memory()
+    if "code" in answer:
+        raise Problem(
+            answer["status"],
+            answer["code"],
+            _TITLES.get(answer["code"], _NOT_READABLE),
+            answer["message"],
+        )
+    return Media(**answer)
+
+
+@cache
+def _log_missing_limits(missing: frozenset[str]) -> None:
+    """Say so once where this kernel cannot take from the probe what it does not need."""
+    if missing:
+        log.warning("this kernel does not keep the probe of uploads from: %s", ", ".join(sorted(missing)))
+
+
+async def _ask_child(path: Path, longest: float) -> dict[str, Any]:
+    program = [sys.executable, "-m", "stt.probe_child", str(path), str(longest)]
     process = await asyncio.create_subprocess_exec(
         *launch.command(program, death_signal=signal.SIGKILL, user=None),
         # Our settings hold passwords, which are not for a process that parses other people's files.
@@ -56,20 +81,29 @@ async def _ask_child(path: Path) -> Media:
         out, err = await asyncio.wait_for(process.communicate(), _WALL_SECONDS)
     except TimeoutError:
         log.warning("the probe of %s took too long", path.name)
-        raise _problem(415, "not_media", "Looking into the file took too long.") from None
+        raise _unreadable("Looking into the file took too long.") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode != 0:
-        words = err.decode(errors="replace")
-        log.warning("the probe of %s ended with %s: %s", path.name, process.returncode, words)
-        raise _problem(415, "not_media", "Looking into the file failed: it is damaged or hostile.")
-    answer = json.loads(out)
-    if "code" in answer:
-        raise _problem(answer["status"], answer["code"], answer["message"])
-    return Media(**answer)
+    if process.returncode == 0:
+        return dict(json.loads(out))
+    words = err.decode(errors="replace")
+    log.warning("the probe of %s ended with %s: %s", path.name, process.returncode, words)
+    if process.returncode == -signal.SIGKILL:
+        raise _no_memory()
+    raise _unreadable("Looking into the file failed: it is damaged or hostile.")
 
 
-def _problem(status: int, code: str, message: str) -> Problem:
-    return Problem(status, code, _TITLES[status], message)
+def _unreadable(message: str) -> Problem:
+    return Problem(415, "not_media", _NOT_READABLE, message)
+
+
+def _no_memory() -> Problem:
+    return Problem(
+        503,
+        "short_of_memory",
+        "Service unavailable",
+        "The server has too little memory to look into the file just now; send it again in a while.",
+        headers={"Retry-After": "30"},
+    )

@@ -1,4 +1,6 @@
-"""What :mod:`stt.probe` asks of a child process: ``python -m stt.probe_child PATH`` prints one line of JSON.
+"""What :mod:`stt.probe` asks of a child: ``python -m stt.probe_child PATH LONGEST`` prints a line of JSON.
+
+It gives up all other files, the network, and most of the memory before it looks into the file.
 
 Every upload waits for it to start, so it imports libav and nothing of the web application.
 """
@@ -10,32 +12,41 @@ import resource
 import sys
 from pathlib import Path
 
-from stt import media
+from stt import media, resources, sandbox
 
-# Opening and decoding the first frames of the largest real file takes a fraction of these.
-_CPU_SECONDS, _MEMORY = 20, 4 * 2**30
+_CPU_SECONDS = 20  # opening and decoding the first second of the largest real file takes a fraction
 # Enough packets to get past a damaged start, few enough to answer at once.
 _PACKETS = 500
+_STATUS = {"empty_audio": 422, "too_long": 422}
+
+Answer = dict[str, object]
 
 
-def _limit() -> None:
+def _main(path: Path, longest: float) -> None:
+    ceiling = resources.decoding_ceiling()
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
-    if sys.platform == "linux":  # macOS refuses a limit of address space
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-
-
-def _main(path: Path) -> None:
-    _limit()
+    given_up = sandbox.enter(path)
+    sandbox.limit_memory(ceiling)
     try:
-        kind, duration = media.inspect(path, packets=_PACKETS)
+        answer = _look(path, longest)
+    except MemoryError:
+        # Without memory the server is asked again; a file that takes too much of it never passes.
+        answer = _refusal(media.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"status": 503}
+    print(json.dumps(answer | {"given_up": sorted(given_up)}))  # noqa: T201  this is the answer
+
+
+def _look(path: Path, longest: float) -> Answer:
+    try:
+        kind, duration = media.inspect(path, packets=_PACKETS, longest=longest)
     except media.MediaError as error:
-        status = 422 if error.code == "empty_audio" else 415
-        answer: dict[str, object] = {"status": status, "code": error.code, "message": str(error)}
-    else:
-        # The fields of stt.probe.Media, whose module imports the web application.
-        answer = {"file_type": kind, "duration_seconds": duration}
-    print(json.dumps(answer))  # noqa: T201  this is the answer
+        return _refusal(error)
+    # The fields of stt.probe.Media, whose module imports the web application.
+    return {"file_type": kind, "duration_seconds": duration}
+
+
+def _refusal(error: media.MediaError) -> Answer:
+    return {"status": _STATUS.get(error.code, 415), "code": error.code, "message": str(error)}
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -92,6 +92,9 @@ class Settings(BaseModel):
         "the machine.",
     )
     max_upload_bytes: int = Field(20 * 2**30, gt=0, description="A larger upload gets 413.")
+    max_duration_seconds: float = Field(
+        86400, ge=0, description="A longer recording is refused, or failed once that is known; 0: no limit."
+    )
     head_seconds: float = Field(
         20,
         ge=0,

@@ -55,7 +55,8 @@ async def receive(request: web.Request) -> Job:
             filename, asked = await _read_parts(request, incoming)
             job_options = options.parse(asked, app[SETTINGS])
             await incoming.sync()
-            media = await _look_into(incoming.path, filename)
+            longest = app[SETTINGS].max_duration_seconds
+            media = await _look_into(incoming.path, filename, longest)
             job_id = uuid4()
             key = app[STORAGE].upload_key(job_id)
             await app[STORAGE].publish(incoming.path, key)
@@ -78,13 +79,13 @@ async def receive(request: web.Request) -> Job:
     return await _register(app, new)
 
 
-async def _look_into(path: Path, filename: str) -> Media:
+async def _look_into(path: Path, filename: str, longest: float) -> Media:
     """What the file holds; of a recording without a header only its name tells why it is refused."""
     try:
-        return await probe(path)
+        return await probe(path, longest)
     except Problem as problem:
         sentence = telephone.advice(filename)
-        if problem.code == "encrypted" or sentence is None:
+        if problem.status != 415 or problem.code == "encrypted" or sentence is None:
             raise
         raise Problem(415, "not_media", problem.title, sentence) from None
 

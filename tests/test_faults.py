@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,7 @@ from stt.jobs import Job, NewJob, Status
 from stt.progress import CHANNEL
 from stt.settings import Settings, load
 from stt.storage import Storage
+from tests import hostile
 from tests.conftest import ROOT, SAMPLES
 from tests.test_jobs import again, claim, expire, new
 from tests.test_journey import long_recording as long_recording  # noqa: PLC0414  a fixture
@@ -623,6 +625,47 @@ async def test_what_could_never_be_transcribed_is_failed_at_once(
     assert "attempts" not in str(failed.error_message)
 
 
+async def test_a_recording_that_turns_out_too_long_is_failed_at_once(
+    environ: Environ, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str, tmp_path: Path
+) -> None:
+    """No probe has seen it, or its header did not tell."""
+    path = tmp_path / "silence.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(32_000 * 40))
+    job = await waiting(pool, storage, path, model)
+    limited = load(environ | {"STT_MAX_DURATION_SECONDS": "20"}, Path("/nonexistent"))
+    async with inside(limited, pool, redis, storage) as context:
+        await attempt(context)
+    failed = await again(pool, job)
+    assert (failed.status, failed.attempt, failed.error_code) == (Status.FAILED, 1, "too_long")
+    assert "at most 20 s" in str(failed.error_message)
+    assert "STT_MAX_DURATION_SECONDS" in str(failed.error_message)
+
+
+async def test_only_a_file_that_takes_too_much_memory_by_itself_is_failed_at_once(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The engine's process is not ended by it: it goes on with the next job."""
+    hungry = tmp_path / "hungry.flac"
+    hungry.write_bytes(hostile.flac(1_000, 8))
+    lines = "from stt import resources, sandbox\nresources.decoding_ceiling = lambda: 350 * 2**20\n"
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    (tmp_path / "sitecustomize.py").write_text(lines)  # every process begins with it
+    job = await waiting(pool, storage, hungry, model)
+    await attempt(context)
+    failed = await again(pool, job)
+    assert (failed.status, failed.attempt, failed.error_code) == (Status.FAILED, 1, "too_much_memory")
+    assert context.engine.running
+    await context.engine.close()
+    (tmp_path / "sitecustomize.py").write_text(lines + "sandbox.is_own_limit = lambda ceiling: False\n")
+    job = await waiting(pool, storage, hungry, model)
+    await attempt(context)
+    waits = await again(pool, job)
+    assert (waits.status, waits.error_code) == (Status.PENDING, "out_of_memory")
+
+
 async def test_an_engine_that_cannot_import_its_libraries_says_which(
     context: Context, pool: asyncpg.Pool, storage: Storage, model: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -668,8 +711,8 @@ async def test_only_the_speakers_are_told_apart_where_only_they_are_missing(
 ) -> None:  # fmt: skip
     job = await waiting(pool, storage, recording, model, diarize=True)
     running = attempt(context)
-    await until(lambda: context.engine.pid and children(context))
-    for child in children(context):
+    await until(lambda: context.engine.pid and telling_speakers(context.engine.pid))
+    for child in telling_speakers(pid(context)):
         child.kill()
     await running
     done = await completed(pool, job)
@@ -695,8 +738,10 @@ async def test_only_the_speakers_are_told_apart_where_only_they_are_missing(
         assert {segment["speaker"] for segment in newest["segments"]} >= {"SPEAKER_00"}
 
 
-def children(context: Context) -> list[psutil.Process]:
-    return psutil.Process(pid(context)).children()
+def telling_speakers(engine: int) -> list[psutil.Process]:
+    """The engine's children that tell speakers apart; others decode."""
+    family = psutil.Process(engine).children()
+    return [child for child in family if re.search("diarize|stt speakers", " ".join(child.cmdline()))]
 
 
 async def test_a_result_that_cannot_be_rendered_is_kept_all_the_same(

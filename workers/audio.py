@@ -25,10 +25,9 @@ from workers.mixer import Mixer
 
 log = logging.getLogger(__name__)
 
-RATE = sound.RATE
+RATE, PIECE, IMPLAUSIBLE = media.RATE, media.PIECE, media.IMPLAUSIBLE
 Samples: TypeAlias = sound.Samples
 BLOCK_SECONDS = 10
-PIECE = RATE // 4  # samples that are resampled and mixed at once
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
 # are rounding, and the sum of the samples is the better clock.
 GAP_SECONDS = 0.25
@@ -36,8 +35,6 @@ GAP_SECONDS = 0.25
 MOST_TRACKS, TRACKS_AT_ONCE = 32, 2
 # More of it in a recording is no pause but a clock gone wrong, or a file made to keep a worker busy.
 MOST_SILENCE = 12 * 3600
-# A container's length is not believed when its bytes so far speak of one that many times longer or shorter.
-IMPLAUSIBLE = 3.0
 
 _EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
 # Streams of frames without a clock: libav counts frames, at the rate of the first one.
@@ -54,11 +51,14 @@ class Recording:
     known once the first block is there. `broken_off` is the second at which an error ended the reading.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises media.MediaError, OSError."""
-        self._path = path
+    def __init__(self, path: Path, longest: float = 0.0) -> None:
+        """Open a file. More seconds than `longest` are an error; 0: no limit.
+
+        Raises media.MediaError, OSError.
+        """
+        self._path, self._longest = path, longest
         self._parts = parts.parts(path)
-        first = Track(path, self._parts)
+        first = Track(path, self._parts, longest=longest)
         self._tracks, self._gains = [first], [1.0]
         self._decided = False
         self.kept: list[str] = []
@@ -98,7 +98,7 @@ class Recording:
         several tracks all is decoded once before, to decide which of them are taken.
 
         Raises:
-            media.MediaError: nothing at all could be decoded.
+            media.MediaError: nothing at all could be decoded, or it is too long.
         """
         self._decide()
         yield from _blocks(self._pieces(), start)
@@ -135,12 +135,12 @@ class Recording:
         first.close()
         self._gains = [gain for _, gain in choice.mixed]
         indices = [others[place][0] for place, _ in choice.mixed]
-        self._tracks = [Track(self._path, self._parts, index) for index in indices]
+        self._tracks = [Track(self._path, self._parts, index, longest=self._longest) for index in indices]
         self.kept = [names[place] for place, _ in choice.mixed]
         self.left_out = [names[place] for place in choice.left_out] + [name for _, name, _ in beyond]
 
     def _listen(self, index: int) -> tracks.Activity | None:
-        track = Track(self._path, self._parts, index)
+        track = Track(self._path, self._parts, index, longest=self._longest)
         try:
             activity = tracks.listen(_blocks(track.pieces()))
         finally:
@@ -171,9 +171,16 @@ class Track:
     `others` are all its tracks that have a decoder, with index, name and whether it is on the side.
     """
 
-    def __init__(self, path: Path, found: list[parts.Part], index: int | None = None) -> None:
-        """Raises media.MediaError, OSError."""
-        self._path, self._index = path, index
+    def __init__(
+        self, path: Path, found: list[parts.Part], index: int | None = None, *, longest: float = 0.0
+    ) -> None:
+        """Open the track `index` of a file that is read in parts; without it the one that people mean.
+
+        More seconds than `longest` are an error; 0: no limit.
+
+        Raises media.MediaError, OSError.
+        """
+        self._path, self._index, self._longest = path, index, longest
         self._bytes = path.stat().st_size
         self._waiting = deque(found)
         self._promised = sum(part.missing for part in found)
@@ -200,12 +207,14 @@ class Track:
                 continue
             try:
                 found = media.audio_tracks(self._container)
+                stream = next((one for one in found if one.index == self._index), found[0])
+                media.check_format(*media.format_of(stream))
             except media.MediaError as error:
                 self._container.close()
                 self.failure = self.failure or error
                 self.damaged += 1
                 continue
-            self._stream = next((one for one in found if one.index == self._index), found[0])
+            self._stream = stream
             named = [(one.index, media.name_of(self._container, one), media.is_aside(one)) for one in found]
             self.others = named
             self.unreadable = [
@@ -251,6 +260,8 @@ class Track:
         self._begun, self._byte = self.decoded, 0
         resampler = Resampler()
         for frame, hole in self._frames():
+            if not self._is_sane(frame):
+                continue
             if missing := self._missing(frame, hole, resampler.delay):
                 for piece in resampler.flush():  # what waits there belongs before the hole
                     yield self._count(piece)
@@ -259,6 +270,16 @@ class Track:
                 yield self._count(piece)
         for piece in resampler.flush():
             yield self._count(piece)
+
+    def _is_sane(self, frame: AudioFrame) -> bool:
+        """Whether a frame has a format that a recording can have; else it is one more damaged part."""
+        try:
+            media.check_frame(frame)
+        except media.MediaError as error:
+            self.damaged += 1
+            self.failure = self.failure or error
+            return False
+        return True
 
     def _missing(self, frame: AudioFrame, hole: float, delay: float) -> int:
         """Samples that are missing before a frame, and that silence may stand in for; 0 where none are.
@@ -287,6 +308,8 @@ class Track:
 
     def _count(self, piece: Samples) -> Samples:
         self.decoded += len(piece)
+        if self._longest and self.decoded > self._longest * RATE:
+            raise media.too_long(self._longest)
         return piece
 
     def _frames(self) -> Iterator[tuple[AudioFrame, float]]:
@@ -346,7 +369,12 @@ class Track:
 
 
 class Resampler:
-    """Any frames to 16 kHz mono; the frames' format may change on the way."""
+    """Any frames to 16 kHz mono; the frames' format may change on the way.
+
+    `made` counts the samples of all resamplers of this process: how far its decoding has got.
+    """
+
+    made = 0
 
     def __init__(self) -> None:
         self._resampler: AudioResampler | None = None
@@ -355,42 +383,52 @@ class Resampler:
         self._names: list[str] = []
         self._mixer = Mixer(())
         self._held = 0.0  # seconds that went in, less those that came out
+        self._inside = 0.0  # of these, what has not come out of the filter
 
     def feed(self, frame: AudioFrame) -> Iterator[Samples]:
         """What is ready after this frame, and before it the rest of those of another format."""
         source = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
         if source != self._source:
             yield from self.flush()
-            self._resampler = AudioResampler("flt", frame.layout, RATE, frame_size=PIECE)
+            self._resampler = media.make_resampler(frame)
             self._gathered = AudioFifo()
             names = [channel.name for channel in frame.layout.channels]
             if names != self._names:  # else what is known of the channels holds on
                 self._names, self._mixer = names, Mixer(names)
             self._source = source
         self._held += frame.samples / frame.sample_rate
+        self._inside += frame.samples / frame.sample_rate
         frame.pts = None  # the filter would else "repair" jumps in time in its own way
         assert self._resampler is not None
         self._gathered.write(frame)
         if self._gathered.samples * RATE >= PIECE * frame.sample_rate:
-            yield from self._mixed(self._resampler.resample(self._gathered.read()))
+            yield from self._mixed(media.resample(self._resampler, self._gathered.read()))
+            self._check_loss()
 
     def flush(self) -> Iterator[Samples]:
         """The last samples, which wait for the filter or in it."""
         if self._resampler is not None:
             if rest := self._gathered.read():
-                yield from self._mixed(self._resampler.resample(rest))
-            yield from self._mixed(self._resampler.resample(None))
+                yield from self._mixed(media.resample(self._resampler, rest))
+            yield from self._mixed(media.resample(self._resampler, None))
+            self._check_loss()
             yield from self._given(self._mixer.flush())
         self._resampler = self._source = None
-        self._held = 0.0
+        self._held = self._inside = 0.0
 
     @property
     def delay(self) -> float:
         """Seconds of sound that went in and have not come out."""
         return self._held
 
+    def _check_loss(self) -> None:
+        if self._inside > media.MOST_HELD_SECONDS:
+            raise MemoryError("the resampler lost sound")
+
     def _mixed(self, frames: list[AudioFrame]) -> Iterator[Samples]:
         for frame in frames:
+            self._inside -= frame.samples / RATE
+            Resampler.made += frame.samples
             # Packed, as PyAV crashes on a ninth plane.
             rows = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
             yield from self._given(self._mixer.feed(np.ascontiguousarray(rows, np.float32)))

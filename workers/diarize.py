@@ -20,7 +20,8 @@ import torch
 from setproctitle import setproctitle
 
 from workers import grouping, spans
-from workers.audio import RATE, Recording
+from workers.audio import RATE
+from workers.decoder import Recording
 from workers.grouping import Turn
 
 Tell = Callable[[dict[str, Any]], None]

@@ -29,6 +29,7 @@ Event = dict[str, Any]
 _SETTINGS = (
     "data_dir", "model", "device", "compute_type", "threads", "replicas", "batch_size", "beam_size",
     "model_memory", "span_seconds", "vad", "align", "hf_token", "log_level", "workers",
+    "max_duration_seconds",
 )  # fmt: skip
 _LONGEST_EVENT = 256 * 2**20  # bytes of one line
 _CLOSE_SECONDS = 5.0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
+from stt.resources import cores, free_memory
 from stt.settings import Settings
+
+__all__ = ["Plan", "compute_type", "cores", "free_memory", "plan", "spare_cores"]
 
 # Windows that one replica decodes at once. On a CPU 8 take a tenth less time than 4; a GPU is filled by them.
 BATCH = {"cpu": 8, "cuda": 16}
@@ -23,7 +22,6 @@ BATCH_SHARE, MODEL_SHARE = 0.25, 0.5
 # With less on a GPU the weights are kept in 8 bits: large-v2 with batches of 8 takes 6.1 GB in float16,
 # 4.5 GB in int8_float16 (faster-whisper's README), and there is more to a job than recognition.
 FLOAT16_BYTES = 8 * 2**30
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +62,10 @@ def compute_type(settings: Settings, device: str, free: int) -> str:
     return "float16" if free >= FLOAT16_BYTES else "int8_float16"
 
 
-def cores() -> int:
-    """The cores that this process may use: of the machine, or of its container."""
-    found = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
-        found = min(found, max(1, int(quota) // int(period)))  # ValueError: "max", no limit
-    return found
-
-
 def spare_cores(settings: Settings, threads: int) -> int:
     """Cores that no engine computes on, where each of the workers has one with so many threads."""
     workers = settings.workers if isinstance(settings.workers, int) else 1
     return max(0, cores() - workers * threads)
-
-
-def free_memory() -> int:
-    """Bytes of memory that this process may still take: of the machine, or of its container."""
-    free = 2**31
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    with suppress(OSError, ValueError):  # ValueError: "max", no limit
-        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-        free = min(free, limit - int((_CGROUP / "memory.current").read_text(encoding="ascii")))
-    return max(0, free)
 
 
 def _replicas(device: str, threads: int) -> int:

@@ -32,8 +32,9 @@ from setproctitle import setproctitle
 from stt import logs, passages, settings, speakers
 from stt.media import MediaError
 from stt.settings import Settings
-from workers import costs, coverage, machine, models, second_look, spans, vad, weak_speech, words
-from workers.audio import RATE, Recording, Samples
+from workers import costs, coverage, decoder, machine, models, second_look, spans, vad, weak_speech, words
+from workers.audio import RATE, Samples
+from workers.decoder import DecoderDied, Recording
 from workers.meter import Meter
 from workers.models import ModelUnavailable
 from workers.recognise import (
@@ -279,7 +280,7 @@ class Job:
     def run(self) -> None:
         """Do it; every error that has a meaning for a person is raised as what it is."""
         begun, loading = time.monotonic(), self._engine.load_seconds
-        recording = Recording(self._path)
+        recording = Recording(self._path, self._engine.settings.max_duration_seconds)
         try:
             self._meter.duration = recording.duration
             if self._speakers and self._speakers.beside:
@@ -690,6 +691,8 @@ def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
         send(_error("permanent", "unsupported_language", str(error)))
     except ModelUnavailable as error:
         send(_error("transient", "model_unavailable", str(error)))
+    except DecoderDied as error:
+        send(_error("transient", "decoder_died", str(error)))
     except OSError as error:
         log.exception("the recording cannot be read")
         send(_error("transient", "storage_unreachable", f"The recording cannot be read: {error.strerror}."))
@@ -708,6 +711,7 @@ def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
 
 def main() -> None:
     """Serve requests until the worker closes its end of the socket."""
+    decoder.prepare()
     setproctitle("stt engine")
     chosen = settings.load(dotenv=Path(os.devnull))  # the worker has read it already
     logs.setup(chosen)
@@ -722,6 +726,7 @@ def main() -> None:
             log.exception("the engine failed")
             wire.send(_error("transient", "engine_failed", "The engine failed. Its log says why."))
             raise
+        decoder.prepare()
 
 
 def _ahead(made: Iterator[T]) -> Iterator[T]:

@@ -9,17 +9,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from workers import levels, peaks, vad, weak_speech
-from workers.audio import RATE, Recording, Samples
+from workers.audio import RATE, Samples
 
 # The first span is short, so that text appears soon.
 FIRST_SECONDS = 45.0
 # A cut is looked for in this last part of a span.
 SEARCH = 0.2
 SEARCH_FIRST = 0.5
+
+
+class Source(Protocol):
+    """Where spans are read from: a recording that is decoded here or in a process of its own."""
+
+    def blocks(self, start: int = 0) -> Iterator[Samples]:
+        """Blocks of samples from the sample `start` on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class Span:
 
 
 def read(
-    recording: Recording,
+    recording: Source,
     seconds: float,
     *,
     number: int = 0,

@@ -1,0 +1,83 @@
+"""Cores and memory that this process may use: of the machine, or of its container (control groups)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_MEMORY = Path("/proc/meminfo")
+# Version 1 gives a number near 2^63 where there is no limit, version 2 the word "max".
+_NO_LIMIT = 2**60
+# Address space of one process that decodes a file of a stranger. Python, numpy and libav take 0.3 GB of it;
+# the index of a day of video takes some 0.4 GB.
+_LEAST_CEILING, _MOST_CEILING = 2**30, 2 * 2**30
+# Of all memory: what one such process may take, and what those of the web app may take together.
+_ONE_SHARE, _ALL_SHARE = 1 / 8, 1 / 4
+
+
+def cores() -> int:
+    """The cores that this process may use: of the machine, or of its container."""
+    found = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = (CGROUPS / "cpu.max").read_text(encoding="ascii").split()
+        found = min(found, max(1, int(quota) // int(period)))  # ValueError: "max", no limit
+    return found
+
+
+def all_memory() -> int:
+    """Bytes of memory that this process could have if it were alone: of the machine, or of its container."""
+    return min([_meminfo("MemTotal"), *(limit for limit, _ in _cgroup_memory())])
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take: of the machine, or of its container."""
+    free = [_meminfo("MemAvailable"), *(limit - used for limit, used in _cgroup_memory())]
+    return max(0, min(free))
+
+
+def decoding_ceiling() -> int:
+    """Bytes of address space that a process may take that decodes a file."""
+    return int(min(max(all_memory() * _ONE_SHARE, _LEAST_CEILING), _MOST_CEILING))
+
+
+def probes_at_once() -> int:
+    """How many uploads the web app may look into at the same time, each in a process of its own."""
+    return max(1, min(cores(), int(all_memory() * _ALL_SHARE) // decoding_ceiling()))
+
+
+def _meminfo(name: str) -> int:
+    with suppress(OSError, ValueError, StopIteration):
+        lines = _MEMORY.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    return 2**31
+
+
+def _cgroup_memory() -> Iterator[tuple[int, int]]:
+    """Limit and use, in bytes, of each control group around this process that limits memory."""
+    for folder, limit_name, used_name in _memory_cgroups():
+        with suppress(OSError, ValueError):
+            limit = int((folder / limit_name).read_text(encoding="ascii"))
+            used = int((folder / used_name).read_text(encoding="ascii"))
+            if limit < _NO_LIMIT:
+                yield limit, used
+
+
+def _memory_cgroups() -> Iterator[tuple[Path, str, str]]:
+    """Folders of the control groups from our own up to the root, and the files in them."""
+    # In a container the root is the container's own group, whatever path the process has outside of it.
+    lines = ["0::/", "0:memory:/"]
+    with suppress(OSError):
+        lines += _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        inner = Path(path.lstrip("/"))
+        for part in (inner, *inner.parents):
+            if not controllers:
+                yield CGROUPS / part, "memory.max", "memory.current"
+            elif "memory" in controllers.split(","):
+                yield CGROUPS / "memory" / part, "memory.limit_in_bytes", "memory.usage_in_bytes"

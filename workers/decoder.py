@@ -1,0 +1,156 @@
+"""Decoding in a process of its own with a limit of memory: `Recording`, used as that of `workers.audio`.
+
+The engine cannot limit its own memory, as it may hold that of a GPU. A file that takes too much of it, or
+makes libav crash, ends only the process that decodes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stt import launch, media
+from workers.audio import Samples
+
+Process = subprocess.Popen[bytes]
+# A block at once: with the usual 64 KiB both processes would wake each other ten times for it.
+_PIPE_BYTES = 2**20
+
+
+class DecoderDied(Exception):
+    """The process that decodes ended before the recording did; the text says how."""
+
+
+class Recording:
+    """One pass over a file's sound: `blocks` and all public values of `workers.audio.Recording`.
+
+    The values are those of the last block that was taken.
+    """
+
+    def __init__(self, path: Path, longest: float = 0.0) -> None:
+        """Open a file; more seconds of it than `longest` are an error, 0: no limit. For the main thread.
+
+        Raises:
+            media.MediaError: it cannot be transcribed, or decoding takes more memory than any recording.
+            OSError: the file cannot be read.
+            MemoryError: the machine has too little memory.
+            DecoderDied: the process ended, perhaps by a crash of libav.
+        """
+        prepare()
+        self._process = _spares.pop()
+        self._facts: dict[str, Any] = {}
+        try:
+            self._ask({"path": str(path), "longest": longest})
+            self._message()
+        except BaseException:
+            self.close()
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._facts:
+            raise AttributeError(name)
+        return self._facts[name]
+
+    def blocks(self, start: int = 0) -> Iterator[Samples]:
+        """Blocks from the sample `start` on, as `workers.audio.Recording.blocks` makes them; once.
+
+        Raises:
+            media.MediaError, OSError, MemoryError, DecoderDied: see `__init__`.
+        """
+        self._ask({"start": start})
+        while not (message := self._message()).get("end"):
+            yield self._samples(message["samples"])
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # a request that found no reader
+                pipe.close()
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def _message(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._death()
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            raise _error(message)
+        self._facts = message["facts"]
+        return message
+
+    def _samples(self, count: int) -> Samples:
+        assert self._process.stdout is not None
+        samples = np.empty(count, np.float32)
+        if self._process.stdout.readinto(samples.data.cast("B")) < samples.nbytes:  # type: ignore[attr-defined]
+            raise self._death()
+        return samples
+
+    def _death(self) -> Exception:
+        code = self._process.wait()
+        if code == -signal.SIGXCPU:
+            return media.too_slow()
+        if code == -signal.SIGKILL:
+            return MemoryError("the process that decodes was killed")
+        cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        return DecoderDied(f"Reading the recording failed: the process that decodes it ended with {cause}.")
+
+
+# Started before it is asked, as that takes some 0.2 s.
+_spares: list[Process] = []
+
+
+def prepare() -> None:
+    """Have a process ready for the next recording. For the main thread, with which it ends."""
+    _spares[:] = [process for process in _spares if process.poll() is None] or [_start()]
+
+
+def _start() -> Process:
+    process = subprocess.Popen(
+        launch.command(
+            [sys.executable, "-P", "-m", "workers.decoder_child"], death_signal=signal.SIGKILL, user=None
+        ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=_environment(),
+    )
+    if sys.platform == "linux" and process.stdout is not None:
+        with suppress(OSError):  # a user may have only so much of it
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return process
+
+
+def _environment() -> dict[str, str]:
+    """One thread: another takes address space, of which there is a limit, and time from the recognition."""
+    env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    # That memory is kept for the next window is good for recognition only.
+    env.pop("GLIBC_TUNABLES", None)
+    return env
+
+
+def _error(message: dict[str, Any]) -> Exception:
+    if message["error"] == "media":
+        return media.MediaError(message["code"], message["message"])
+    if message["error"] == "memory":
+        return MemoryError("the machine has too little memory for decoding")
+    return OSError(message["errno"], message["strerror"])

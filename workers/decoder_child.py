@@ -1,0 +1,113 @@
+"""Decodes one recording: ``python -m workers.decoder_child``, which `workers.decoder` starts and asks.
+
+It gives up all other files but those of Python, the network and most of the memory before it opens the file.
+Requests come as JSON lines on standard input: {"path", "longest"} opens, {"start"} decodes. Each answer on
+standard output is a JSON line, {"facts", "samples"}, before as many samples (float32), or {"error"}; the
+last one has {"end"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from setproctitle import setproctitle
+
+from stt import media, resources, sandbox
+from workers.audio import RATE, Recording, Resampler, Samples
+
+# Decoding takes a small part of the time of playing. So much computing is allowed beyond that time: of a
+# file that is mostly a film, all has to be read.
+SPARE_SECONDS, BYTES_PER_SECOND = 60, 16 * 2**20
+_LOOK_SECONDS = 1.0
+# Modules are imported from here, some of them late.
+_CODE = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent, Path(media.__file__).parent]
+
+Message = dict[str, Any]
+
+
+def main() -> None:
+    """Answer the requests for one file."""
+    setproctitle("stt decoder")
+    # Whatever libraries print goes to the log.
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        _warm_up()
+        if not (line := sys.stdin.readline()):
+            return  # no recording came
+        ceiling = resources.decoding_ceiling()
+        try:
+            _answer(json.loads(line), out, ceiling)
+        except media.MediaError as error:
+            _send(out, {"error": "media", "code": error.code, "message": str(error)})
+        except MemoryError:
+            _send(out, _no_memory(ceiling))
+        except OSError as error:
+            _send(out, {"error": "file", "errno": error.errno, "strerror": error.strerror})
+
+
+def _warm_up() -> None:
+    """Let numpy take what it takes at the first product: it would end the process later, at the ceiling."""
+    np.ones((2, 64), np.float32).T @ np.ones((2, 64), np.float32)
+
+
+def _answer(request: Message, out: BinaryIO, ceiling: int) -> None:
+    path = Path(request["path"])
+    spare = SPARE_SECONDS + path.stat().st_size // BYTES_PER_SECOND
+    sandbox.enter(path, *_CODE)
+    sandbox.limit_memory(ceiling)
+    _allow(spare)
+    recording = Recording(path, request["longest"])
+    _send(out, {"facts": facts(recording), "samples": 0})
+    if not (line := sys.stdin.readline()):
+        return  # it is not wanted
+    threading.Thread(target=_watch, args=[spare], daemon=True).start()
+    for block in recording.blocks(json.loads(line)["start"]):
+        _send(out, {"facts": facts(recording), "samples": len(block)}, block)
+    _send(out, {"facts": facts(recording), "samples": 0, "end": True})
+
+
+def facts(recording: Recording) -> Message:
+    """Every public value of a recording by its name."""
+    names = [name for name in dir(recording) if not name.startswith("_")]
+    values = {name: getattr(recording, name) for name in names}
+    return {name: value for name, value in values.items() if not callable(value)}
+
+
+def _send(out: BinaryIO, message: Message, block: Samples | None = None) -> None:
+    out.write(json.dumps(message).encode() + b"\n")
+    if block is not None:
+        out.write(np.ascontiguousarray(block, np.float32).data)
+    out.flush()
+
+
+def _no_memory(ceiling: int) -> Message:
+    """Only a file that takes more than its own limit is to blame; else the machine has no more."""
+    if not sandbox.is_own_limit(ceiling):
+        return {"error": "memory"}
+    error = media.too_much_memory()
+    return {"error": "media", "code": error.code, "message": str(error)}
+
+
+def _watch(spare: int) -> None:
+    """Allow more seconds of computing as decoding gets on, also of sound that is not handed over."""
+    while True:
+        _allow(spare + Resampler.made // RATE)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _allow(seconds: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    wanted = seconds if most == resource.RLIM_INFINITY else min(seconds, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (wanted, most))
+
+
+if __name__ == "__main__":
+    main()
