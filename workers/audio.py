@@ -188,6 +188,7 @@ class Track:
         self._byte = 0  # where in the file the last packet was
         self._begun = 0  # samples that were decoded before this part
         self._filled = 0  # samples of silence that stand in for missing sound
+        self._resampler = Resampler()
         self.failure: media.MediaError | None = None
         self.broken_off: float | None = None
         self.decoded = 0
@@ -258,7 +259,7 @@ class Track:
 
     def _pieces_of_part(self) -> Iterator[Samples]:
         self._begun, self._byte = self.decoded, 0
-        resampler = Resampler()
+        resampler = self._resampler = Resampler()
         for frame, hole in self._frames():
             if not self._is_sane(frame):
                 continue
@@ -349,7 +350,7 @@ class Track:
     def _ends(self) -> float:
         """The length that the container tells; infinite where it tells none, or less than was decoded."""
         told = (self._container.duration or 0) / av.time_base
-        if told <= 0 or (self.decoded - self._begun) / RATE > told + 1:
+        if told <= 0 or (self.decoded - self._begun) / RATE + self._resampler.delay > told + 1:
             return math.inf
         # libav guesses the length of a live recording from its bytes and says so only by the stream's length.
         guessed = "matroska" in self._container.format.name and self._stream.duration is not None
@@ -363,7 +364,7 @@ class Track:
     def _failed(self, error: av.FFmpegError, last: bool) -> None:
         log.debug("the file cannot be read on: %s", error)
         if last:
-            self.broken_off = self.decoded / RATE
+            self.broken_off = self.decoded / RATE + self._resampler.delay
         else:
             self.damaged += 1
 
