@@ -39,7 +39,8 @@ class Case:
 CASES = {
     "v_phone_m10.opus": Case(f"{LEO} {JFK} {LEO}", wrong=1),
     "two_tracks_first_silent.mkv": Case(JFK),
-    "stereo_in_phase_then_inverted.flac": Case(f"{LEO} {JFK}"),
+    # It ends after "what your country can do for you".
+    "stereo_in_phase_then_inverted.flac": Case(f"{LEO} {JFK.partition(' ask what')[0]}"),
     "webm_live_audio_starts_late.webm": Case(JFK, first=4.3, last=14.45),
     "ogg_chained_rate_change.ogg": Case(f"{LEO} {JFK}"),
     "surround_speech_in_centre.mka": Case(JFK, wrong=1),

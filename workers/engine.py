@@ -233,7 +233,7 @@ def _environment(settings: Settings, gpu: str | None) -> dict[str, str]:
     env |= {PREFIX + name.upper(): str(getattr(settings, name)) for name in _SETTINGS}
     env[PREFIX + "THREADS"] = env["OMP_NUM_THREADS"] = str(_threads(settings))
     env["TOKENIZERS_PARALLELISM"] = "false"
-    env["HF_HUB_DISABLE_TELEMETRY"] = env["DO_NOT_TRACK"] = "1"
+    env["HF_HUB_DISABLE_TELEMETRY"] = env["DO_NOT_TRACK"] = env["ORT_DISABLE_TELEMETRY"] = "1"
     env["PYANNOTE_METRICS_ENABLED"] = "false"
     if gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = gpu
