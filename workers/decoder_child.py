@@ -29,8 +29,8 @@ SPARE_SECONDS, BYTES_PER_SECOND = 60, 16 * 2**20
 _LOOK_SECONDS = 1.0
 # Modules are imported from here, some of them late.
 _CODE = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent, Path(media.__file__).parent]
-# onnxruntime, which tells where somebody speaks on a track or a channel, chooses its code by the processor.
-_PROCESSOR = [place for place in (Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")) if place.exists()]
+# onnxruntime, which tells where somebody speaks on a track or a channel, looks at the processor, and for a GPU.
+_HARDWARE = [Path(name) for name in ("/proc/cpuinfo", "/sys/devices", "/sys/bus/pci") if Path(name).exists()]
 
 Message = dict[str, Any]
 
@@ -63,7 +63,7 @@ def _warm_up() -> None:
 def _answer(request: Message, out: BinaryIO, ceiling: int) -> None:
     path = Path(request["path"])
     spare = SPARE_SECONDS + path.stat().st_size // BYTES_PER_SECOND
-    sandbox.enter(path, *_CODE, *_PROCESSOR)
+    sandbox.enter(path, *_CODE, *_HARDWARE)
     sandbox.limit_memory(ceiling)
     _allow(spare)
     recording = Recording(path, request["longest"])

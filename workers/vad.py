@@ -180,7 +180,6 @@ def _padded(stretches: list[tuple[float, float]], pad: float, length: float) -> 
 def _session() -> Any:
     import onnxruntime  # noqa: PLC0415  half a second that only the engine should spend
 
-    onnxruntime.set_default_logger_severity(3)  # errors: in its sandbox the decoder has no GPU to look for
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False
