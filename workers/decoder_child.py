@@ -29,7 +29,7 @@ SPARE_SECONDS, BYTES_PER_SECOND = 60, 16 * 2**20
 _LOOK_SECONDS = 1.0
 # Modules are imported from here, some of them late.
 _CODE = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent, Path(media.__file__).parent]
-# onnxruntime, which tells where somebody speaks on a track or a channel, looks at the processor, and for a GPU.
+# onnxruntime (voice activity of tracks and channels) looks at the processor, and for a GPU.
 _HARDWARE = [Path(name) for name in ("/proc/cpuinfo", "/sys/devices", "/sys/bus/pci") if Path(name).exists()]
 
 Message = dict[str, Any]
