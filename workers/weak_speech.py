@@ -25,8 +25,6 @@ PAUSE = 1.0  # a shorter pause holds no sentence
 # The level of a pause is that of the loudest quarter of its tenths of a second (RMS, dB of full scale). A
 # quieter pause than QUIET is not judged; others are raised to LEVEL, by MOST_GAIN at most.
 LOUD_SHARE, QUIET, LEVEL, MOST_GAIN = 0.25, -65.0, -20.0, 40.0
-# Speech of a lower probability is weak; the detector's own threshold.
-DETECTED = vad.Params().onset
 # Of clear speech hardly a part has a lower probability than UNSURE. Pauses up to BRIDGE seconds are
 # recognised with what lies around them where both sides are unsure.
 UNSURE, BRIDGE = 0.8, 2.5
@@ -65,9 +63,13 @@ def windows(
     ordered = sorted([*clear, *whole], key=lambda part: part.start)
     for apart, group in groupby(ordered, key=lambda part: part in whole):
         held = list(group)
-        is_weak = apart and max(part.probability for part in held) < DETECTED
+        is_weak = apart and not any(_meet(part, clear) for part in held for clear in speech)
         made += [replace(window, weak=is_weak) for window in make(held)]
     return made
+
+
+def _meet(one: Speech, other: Speech) -> bool:
+    return one.start < other.end and other.start < one.end
 
 
 def bridged(parts: Sequence[Speech], unsure: float = UNSURE) -> list[Speech]:
