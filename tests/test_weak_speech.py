@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.sounds import NOISES, level, narrow
 from workers import vad, weak_speech
@@ -90,9 +94,34 @@ def test_pauses_of_clear_speech_stay_pauses() -> None:
         Speech(6.0, 9.0, probability=0.6),
         Speech(9.5, 12.0, probability=0.9),
     ]
-    assert weak_speech.bridged(speech) == speech
+    assert weak_speech.bridged(speech) == [[part] for part in speech]
 
 
 def test_bridged_speech_fits_a_window() -> None:
     parts = [Speech(start, start + 4.0, probability=0.4) for start in np.arange(0.0, 60.0, 5.0).tolist()]
-    assert all(part.end - part.start <= LONGEST for part in weak_speech.bridged(parts))
+    assert all(part.end - part.start <= LONGEST for part in weak_speech.joined(parts))
+
+
+@given(
+    edges=st.lists(st.floats(0, 60), min_size=4, max_size=20, unique=True),
+    flags=st.lists(st.tuples(st.booleans(), st.sampled_from([0.3, 0.6, 0.9])), min_size=10, max_size=10),
+    touch=st.sampled_from([0.0, 0.0001]),
+)
+def test_all_speech_lies_in_a_window(
+    edges: list[float], flags: list[tuple[bool, float]], touch: float
+) -> None:
+    """Also where weak speech ends where other speech begins, or a sample later."""
+    times = sorted(edges)
+    parts = [
+        (Speech(start, end - 0.01 * touch if touch else end, probability=probability), weak)
+        for (start, end), (weak, probability) in zip(pairwise(times), flags, strict=False)
+        if end - start > 0.1
+    ]
+    speech = [part for part, weak in parts if not weak]
+    found = [replace(part, end=part.end + touch) for part, weak in parts if weak]
+    windows = weak_speech.windows(speech, found, make)
+    held = [part for window in windows for part in window.speech]
+    for part in [*speech, *found]:
+        assert seconds(held, part.start, part.end) > part.end - part.start - 0.01
+    starts = [window.start for window in windows]
+    assert starts == sorted(starts)

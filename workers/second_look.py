@@ -9,7 +9,6 @@ of a quiet voice.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
@@ -19,7 +18,7 @@ from workers.audio import Samples
 from workers.coverage import Gap
 from workers.recognise import Heard
 from workers.vad import Speech
-from workers.weak_speech import bridged
+from workers.weak_speech import joined
 from workers.windows import Window, pack
 from workers.words import Word, ends_sentence, letters, spread
 
@@ -149,8 +148,9 @@ def _windows(gap: Gap, speech: Sequence[Speech], samples: Samples) -> list[Windo
     """The windows in which a gap is recognised again: its speech with its short pauses, and a little around
     it.
     """
-    joined = bridged(coverage.within(speech, gap.start, gap.end), unsure=math.inf)
-    made = pack([_with_margin(part, gap) for part in joined], samples)
+    made = pack(
+        [_with_margin(part, gap) for part in joined(coverage.within(speech, gap.start, gap.end))], samples
+    )
     return [replace(window, weak=True) for window in made]
 
 

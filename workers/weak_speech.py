@@ -8,11 +8,14 @@ words are believed only where the recogniser is sure of them, so that noise and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers import vad
 from workers.audio import RATE, Samples
@@ -28,7 +31,13 @@ LOUD_SHARE, QUIET, LEVEL, MOST_GAIN = 0.25, -65.0, -20.0, 40.0
 # Of clear speech hardly a part has a lower probability than UNSURE. Pauses up to BRIDGE seconds are
 # recognised with what lies around them where both sides are unsure.
 UNSURE, BRIDGE = 0.8, 2.5
+# Sound goes on where a tenth of a second within DIP tenths has at most ALIKE dB less than the loud ones of a
+# part.
+ALIKE, DIP = 10.0, 4
+TENTH = 0.1
 _TENTH = RATE // 10
+
+Powers: TypeAlias = NDArray[np.float64]
 
 
 def find(samples: Samples, speech: Sequence[Speech], listen: Callable[[], vad.Hears]) -> list[Speech]:
@@ -39,11 +48,14 @@ def find(samples: Samples, speech: Sequence[Speech], listen: Callable[[], vad.He
         speech: What was detected in it as speech.
         listen: Makes a voice activity detector for one stream.
     """
-    return [
-        replace(part, start=part.start + start, end=part.end + start)
-        for start, end in _pauses(speech, len(samples) / RATE)
-        for part in _judged(_cut(samples, start, end), listen)
-    ]
+    found: list[Speech] = []
+    for start, end in _pauses(speech, len(samples) / RATE):
+        pause = samples[int(start * RATE) : int(end * RATE)]
+        found += [
+            replace(part, start=start + part.start, end=min(start + part.end, end))
+            for part in _judged(pause, listen)
+        ]
+    return found
 
 
 def windows(
@@ -56,47 +68,47 @@ def windows(
         weak: What `find` found in its pauses.
         make: Makes windows over some speech.
     """
-    parts = sorted([*speech, *weak], key=lambda part: part.start)
-    whole = [part for part in bridged(parts) if any(part.start <= one.start < part.end for one in weak)]
-    clear = [part for part in parts if not any(one.start <= part.start < one.end for one in whole)]
+    ordered = sorted([*speech, *weak], key=lambda part: part.start)
     made: list[Window] = []
-    ordered = sorted([*clear, *whole], key=lambda part: part.start)
-    for apart, group in groupby(ordered, key=lambda part: part in whole):
-        held = list(group)
-        is_weak = apart and not any(_meet(part, clear) for part in held for clear in speech)
-        made += [replace(window, weak=is_weak) for window in make(held)]
+    for is_apart, runs in groupby(bridged(ordered), key=lambda run: any(part in weak for part in run)):
+        held = list(runs)
+        parts = [_whole(run) for run in held] if is_apart else [part for run in held for part in run]
+        is_weak = is_apart and all(part in weak for run in held for part in run)
+        made += [replace(window, weak=is_weak) for window in make(parts)]
     return made
 
 
-def _meet(one: Speech, other: Speech) -> bool:
-    return one.start < other.end and other.start < one.end
-
-
-def bridged(parts: Sequence[Speech], unsure: float = UNSURE) -> list[Speech]:
-    """Speech without the short pauses in what the detector is unsure of: it misses words there.
+def bridged(parts: Sequence[Speech], unsure: float = UNSURE) -> list[list[Speech]]:
+    """Runs of speech in which the short pauses are recognised too: the detector misses words there.
 
     Args:
         parts: Speech, in order.
-        unsure: A pause stays a pause beside a part of at least this probability.
+        unsure: A part of at least this probability is a run of its own.
     """
-    joined: list[Speech] = []
+    runs: list[list[Speech]] = []
     for part in parts:
-        before = joined[-1] if joined else None
+        before = runs[-1][-1] if runs else None
         if (
             before is not None
             and max(before.probability, part.probability) < unsure
             and part.start - before.end <= BRIDGE
-            and part.end - before.start <= LONGEST
+            and part.end - runs[-1][0].start <= LONGEST
         ):
-            end = {"end": part.end, "pause": part.pause, "tail": part.tail}
-            joined[-1] = replace(before, **end, probability=max(before.probability, part.probability))
+            runs[-1].append(part)
         else:
-            joined.append(part)
-    return joined
+            runs.append([part])
+    return runs
 
 
-def _cut(samples: Samples, start: float, end: float) -> Samples:
-    return samples[int(start * RATE) : int(end * RATE)]
+def joined(parts: Sequence[Speech]) -> list[Speech]:
+    """The parts with the short pauses between them, however sure the detector is."""
+    return [_whole(run) for run in bridged(parts, unsure=math.inf)]
+
+
+def _whole(run: Sequence[Speech]) -> Speech:
+    last = run[-1]
+    probability = max(part.probability for part in run)
+    return replace(run[0], end=last.end, pause=last.pause, tail=last.tail, probability=probability)
 
 
 def _pauses(speech: Sequence[Speech], length: float) -> Iterator[tuple[float, float]]:
@@ -111,13 +123,40 @@ def _judged(samples: Samples, listen: Callable[[], vad.Hears]) -> list[Speech]:
         return []
     gain = np.float32(10 ** (min(LEVEL - level, MOST_GAIN) / 20))
     found = vad.probabilities(np.clip(samples * gain, -1, 1), listen())
-    return vad.speech(found, len(samples) / RATE, PARAMS)
+    return _extended(vad.speech(found, len(samples) / RATE, PARAMS), samples)
+
+
+def _extended(parts: Sequence[Speech], samples: Samples) -> list[Speech]:
+    """The parts with the sound of their level that goes on before and after them: it may be the same voice."""
+    powers = _powers(samples)
+    made: list[Speech] = []
+    for part in parts:
+        first, last = int(part.start / TENTH), min(int(part.end / TENTH) + 1, len(powers))
+        least = _loud(powers[first:last]) * 10 ** (-ALIKE / 10)
+        while first > 0 and powers[max(0, first - DIP) : first].max() >= least:
+            first -= 1
+        while last < len(powers) and powers[last : last + DIP].max() >= least:
+            last += 1
+        start, end = min(part.start, first * TENTH), max(part.end, last * TENTH)
+        if made and start <= made[-1].end:
+            start = made[-1].start
+            made.pop()
+        made.append(replace(part, start=start, end=end, lead=0.0, tail=0.0))
+    return made
 
 
 def _level(samples: Samples) -> float:
+    """The level of the loud tenths of a second (RMS, dB of full scale)."""
+    powers = _powers(samples)
+    return float(10 * np.log10(_loud(powers) + 1e-12)) if len(powers) else -math.inf
+
+
+def _loud(powers: Powers) -> float:
+    loud = np.sort(powers)[-max(1, int(len(powers) * LOUD_SHARE)) :]
+    return float(loud.mean())
+
+
+def _powers(samples: Samples) -> Powers:
     tenths = samples[: len(samples) // _TENTH * _TENTH].reshape(-1, _TENTH)
-    if not len(tenths):
-        return float("-inf")
-    power = np.sort(np.square(tenths, dtype=np.float64).mean(axis=1))
-    loud = power[-max(1, int(len(power) * LOUD_SHARE)) :]
-    return float(10 * np.log10(loud.mean() + 1e-12))
+    found: Powers = np.square(tenths, dtype=np.float64).mean(axis=1)
+    return found
