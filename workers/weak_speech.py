@@ -1,9 +1,9 @@
-"""Speech that the voice activity detector is unsure of: a telephone voice, or a quiet one beside louder ones.
+"""Finds weak speech, of which the voice activity detector is unsure: a telephone voice or a quiet one.
 
-The detector remembers what came before: after a loud, full voice it gives a narrow or quiet one too low a
-probability, as low as to music beside it. So each longer pause in which there is sound is judged once more by
-itself, at a raised level and with a lower threshold. What is found is recognised in windows of its own, and
-words are believed only where the recogniser is sure of them, so that noise and music stay without text.
+The detector has a state. After a loud voice with all frequencies it gives a telephone voice or a quiet one
+too low a probability, as low as that of music. So each longer pause in which there is sound is given to a new
+detector, at a raised level and with lower thresholds. Weak speech is recognised in windows of its own. A
+hypothesis for it is kept only if its log probability is high, so that noise and music stay without text.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from workers.audio import RATE, Samples
 from workers.vad import Speech
 from workers.windows import LONGEST, Window
 
-# As for other speech, but with lower thresholds, and longer: seconds.
+# Thresholds are lower than for other speech, and the least durations, in seconds, longer.
 PARAMS = vad.Params(onset=0.3, offset=0.2, silence=0.3, speech=0.5, pad=0.3)
 PAUSE = 1.0  # a shorter pause holds no sentence
 # The level of a pause is that of the loudest quarter of its tenths of a second (RMS, dB of full scale). A
-# quieter pause than QUIET is not judged; others are raised to LEVEL, by MOST_GAIN at most.
+# pause below `QUIET` is left out. Others are raised to `LEVEL`, by `MOST_GAIN` dB at most.
 LOUD_SHARE, QUIET, LEVEL, MOST_GAIN = 0.25, -65.0, -20.0, 40.0
-# Speech of a lower probability is weak; the detector's own threshold.
+# Speech of a lower probability than the detector's own threshold is weak.
 DETECTED = vad.Params().onset
-# Of clear speech hardly a part has a lower probability than UNSURE. Pauses up to BRIDGE seconds are
-# recognised with what lies around them where both sides are unsure.
+# Hardly any part of clear speech has a lower probability than `UNSURE`. A pause of up to `BRIDGE` seconds
+# between two parts below that is recognised with them.
 UNSURE, BRIDGE = 0.8, 2.5
 _TENTH = RATE // 10
 
@@ -44,38 +44,38 @@ def find(samples: Samples, speech: Sequence[Speech], listen: Callable[[], vad.He
     return [
         replace(part, start=part.start + start, end=part.end + start)
         for start, end in _pauses(speech, len(samples) / RATE)
-        for part in _judged(_cut(samples, start, end), listen)
+        for part in _speech_in_pause(samples[int(start * RATE) : int(end * RATE)], listen)
     ]
 
 
 def windows(
     speech: Sequence[Speech], weak: Sequence[Speech], make: Callable[[Sequence[Speech]], list[Window]]
 ) -> list[Window]:
-    """The windows of a span, in order: weak speech lies in windows of its own, apart from clear speech.
+    """The windows of a span, in order; weak speech has windows of its own, apart from clear speech.
 
     Args:
         speech: What was detected as speech.
-        weak: What `find` found in its pauses.
-        make: Makes windows over some speech.
+        weak: What `find` found in the pauses of `speech`.
+        make: Makes the windows of some speech.
     """
     parts = sorted([*speech, *weak], key=lambda part: part.start)
-    whole = [part for part in bridged(parts) if any(part.start <= one.start < part.end for one in weak)]
-    clear = [part for part in parts if not any(one.start <= part.start < one.end for one in whole)]
-    made: list[Window] = []
-    ordered = sorted([*clear, *whole], key=lambda part: part.start)
-    for apart, group in groupby(ordered, key=lambda part: part in whole):
-        held = list(group)
-        is_weak = apart and max(part.probability for part in held) < DETECTED
-        made += [replace(window, weak=is_weak) for window in make(held)]
-    return made
+    apart = [part for part in bridged(parts) if any(part.start <= other.start < part.end for other in weak)]
+    clear = [part for part in parts if not any(other.start <= part.start < other.end for other in apart)]
+    result: list[Window] = []
+    ordered = sorted([*clear, *apart], key=lambda part: part.start)
+    for is_apart, group in groupby(ordered, key=lambda part: part in apart):
+        run = list(group)
+        is_weak = is_apart and max(part.probability for part in run) < DETECTED
+        result += [replace(window, weak=is_weak) for window in make(run)]
+    return result
 
 
 def bridged(parts: Sequence[Speech], unsure: float = UNSURE) -> list[Speech]:
-    """Speech without the short pauses in what the detector is unsure of: it misses words there.
+    """The speech with the short pauses between unsure parts made part of it: the detector misses words there.
 
     Args:
         parts: Speech, in order.
-        unsure: A pause stays a pause beside a part of at least this probability.
+        unsure: A part is unsure if its probability is lower. Both parts beside a pause must be unsure.
     """
     joined: list[Speech] = []
     for part in parts:
@@ -93,17 +93,13 @@ def bridged(parts: Sequence[Speech], unsure: float = UNSURE) -> list[Speech]:
     return joined
 
 
-def _cut(samples: Samples, start: float, end: float) -> Samples:
-    return samples[int(start * RATE) : int(end * RATE)]
-
-
 def _pauses(speech: Sequence[Speech], length: float) -> Iterator[tuple[float, float]]:
     starts = [0.0, *(part.end for part in speech)]
     ends = [*(part.start for part in speech), length]
     return ((start, end) for start, end in zip(starts, ends, strict=True) if end - start >= PAUSE)
 
 
-def _judged(samples: Samples, listen: Callable[[], vad.Hears]) -> list[Speech]:
+def _speech_in_pause(samples: Samples, listen: Callable[[], vad.Hears]) -> list[Speech]:
     level = _level(samples)
     if level < QUIET:
         return []
