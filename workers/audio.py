@@ -209,31 +209,34 @@ class Track:
     def _open(self) -> bool:
         """Open the next part that can be read; whether there is one."""
         while self._waiting:
-            self._part = self._waiting.popleft()
             try:
-                self._container = media.open_media(self._path, self._part)
+                self._open_part(self._waiting.popleft())
             except media.MediaError as error:
-                self.failure = self.failure or error
-                self.damaged += 1
-                continue
-            try:
-                found = media.audio_tracks(self._container)
-                stream = next((one for one in found if one.index == self._index), found[0])
-                media.check_format(*media.format_of(stream))
-            except media.MediaError as error:
-                self._container.close()
-                self.failure = self.failure or error
-                self.damaged += 1
-                continue
-            self._stream = stream
-            named = [(one.index, media.name_of(self._container, one), media.is_aside(one)) for one in found]
-            self.others = named
-            self.unreadable = [
-                media.name_of(self._container, one) for one in media.unreadable_tracks(self._container)
-            ]
-            self._untimed = self._container.format.name in _UNTIMED
-            return True
+                self._count_damage(error)
+            else:
+                return True
         return False
+
+    def _open_part(self, part: parts.Part) -> None:
+        container = media.open_media(self._path, part)
+        try:
+            found = media.audio_tracks(container)
+            stream = next((track for track in found if track.index == self._index), found[0])
+            media.check_format(*media.format_of(stream))
+        except media.MediaError:
+            container.close()
+            raise
+        self._part, self._container, self._stream = part, container, stream
+        self.others = [
+            (track.index, media.name_of(container, track), media.is_aside(track)) for track in found
+        ]
+        self.unreadable = [media.name_of(container, track) for track in media.unreadable_tracks(container)]
+        self._untimed = container.format.name in _UNTIMED
+
+    def _count_damage(self, error: media.MediaError) -> None:
+        """Count a part or a packet that cannot be read, and keep the first reason."""
+        self.damaged += 1
+        self.failure = self.failure or error
 
     @property
     def duration(self) -> float | None:
@@ -287,8 +290,7 @@ class Track:
         try:
             media.check_frame(frame)
         except media.MediaError as error:
-            self.damaged += 1
-            self.failure = self.failure or error
+            self._count_damage(error)
             return False
         return True
 
@@ -370,6 +372,7 @@ class Track:
 
     def _broken_packet(self, packet: media.Packet, error: av.FFmpegError) -> None:
         self.damaged += 1
+        # Not with `_count_damage`: to find the reason, the file is read.
         self.failure = self.failure or media.undecodable(self._stream, packet)
         log.debug("a packet cannot be decoded: %s", error)
 
