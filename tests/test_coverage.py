@@ -166,14 +166,14 @@ def test_nothing_is_recognised_again_where_nothing_is_missing() -> None:
     assert recognise.asked == []
 
 
-def test_what_stays_without_words_is_told() -> None:
+def test_what_stays_without_words_is_reported() -> None:
     result = gap_filling.fill([heard([*ONE, *THREE])], SILENCE, Recogniser())
     assert result.heard[0].text == text_of([*ONE, *THREE])
     assert coverage.probable_speech(result.uncovered, SPEECH, [*ONE, *THREE]) == [(7.0, 13.0)]
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.69])
-def test_what_hardly_sounds_like_speech_is_not_told(probability: float) -> None:
+def test_what_hardly_sounds_like_speech_is_not_reported(probability: float) -> None:
     result = gap_filling.fill([heard([*ONE, *THREE])], SILENCE, Recogniser())
     unsure = [FIRST, replace(MIDDLE, probability=probability), LAST]
     assert coverage.probable_speech(result.uncovered, unsure, [*ONE, *THREE]) == []
