@@ -1,4 +1,4 @@
-"""Bodies of requests, read: what a parser raises over a broken one becomes a refusal that says what is wrong.
+"""Reads the bodies of requests. A parser's exception over a broken body becomes a `Problem`.
 
 Every form and every JSON object is read here, so that no view has to know what aiohttp, json or zlib raise.
 """
@@ -20,16 +20,16 @@ from stt.errors import Problem
 
 FORM, JSON = "bad_form", "bad_body"
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-# Decoded by aiohttp before we see the body; br and zstd only where their libraries are installed.
+# Content encodings that aiohttp decodes; br and zstd only if their libraries are installed.
 _ENCODINGS = ("", "identity", "gzip", "deflate", "br", "zstd")
 _FIELD_BYTES = 64 * 2**10
-# Lines beside the contents of parts: the heads of some hundred parts have no more.
+# Lines outside the contents of parts: the headers of some hundred parts have no more.
 _LINES = 5000
-# What aiohttp's readers, json, zlib and the codecs raise over bytes that they cannot read.
+# What aiohttp's readers, json, zlib and the codecs raise for bytes that they cannot read.
 _UNREADABLE = (
     ValueError,
-    LookupError,  # a charset that is not known
-    RuntimeError,  # an encoding of a part that is not known; RecursionError: nested too deep
+    LookupError,  # an unknown charset
+    RuntimeError,  # an unknown encoding of a part; RecursionError: nested too deep
     AssertionError,
     EOFError,
     zlib.error,
@@ -40,10 +40,10 @@ _UNREADABLE = (
 
 @contextmanager
 def readable(code: str) -> Iterator[None]:
-    """Around nothing but the reading of a body: what cannot be read is a 400.
+    """Turn a parser's exception into a 400. Only the reading of a body belongs into the block.
 
     Raises:
-        Problem: 400 that says what is wrong with the body.
+        Problem: 400 with the code `code`.
     """
     try:
         yield
@@ -58,11 +58,11 @@ async def form(request: web.Request) -> dict[str, str]:
         Problem: 400, 413 or 415 the body cannot be read, 422 a field was sent as a file.
     """
     if request.content_type == "multipart/form-data":
-        found = parts(request, request.client_max_size, _form_too_large(request.client_max_size))
-        return {part.name: await part.text() async for part in found}
+        limit = request.client_max_size
+        return {part.name: await part.text() async for part in parts(request, limit, _form_too_large(limit))}
     _check_encoding(request)
     with readable(FORM):
-        # What is not multipart has no files in it.
+        # Only a multipart form can hold files.
         return {name: str(value) for name, value in (await request.post()).items()}
 
 
@@ -80,10 +80,10 @@ async def fields(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise _no_object()
     with readable(JSON):
-        found = await request.json(loads=_loads)
-    if not isinstance(found, dict):
+        options = await request.json(loads=_loads)
+    if not isinstance(options, dict):
         raise _no_object()
-    return found
+    return options
 
 
 def _loads(text: str) -> Any:
@@ -91,7 +91,7 @@ def _loads(text: str) -> Any:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")  # Python reads NaN and Infinity all the same
+    raise ValueError(f"{constant} is no JSON")  # Python's parser takes NaN and Infinity
 
 
 class Part:
@@ -102,6 +102,11 @@ class Part:
         self.name, self.filename = reader.names[0] or "", reader.names[1]
 
     async def chunks(self, size: int) -> AsyncIterator[bytes]:
+        """The bytes of the part, in chunks of about `size`.
+
+        Raises:
+            Problem: 400 it cannot be read.
+        """
         while True:
             with readable(FORM):
                 chunk = await self._reader.read_chunk(size)
@@ -110,7 +115,7 @@ class Part:
             yield chunk
 
     async def text(self) -> str:
-        """The whole part. Browsers and curl send UTF-8, and a charset named otherwise is not asked.
+        """The whole part as text. It is read as UTF-8, which browsers and curl send; its charset is ignored.
 
         Raises:
             Problem: 400 it cannot be read, 422 it is a file.
@@ -130,9 +135,9 @@ async def parts(request: web.Request, limit: int, too_large: Exception) -> Async
     """The parts of a multipart form, one after the other.
 
     Args:
-        request: Its body is read as far as the parts are asked for.
+        request: Its body is read as far as parts are taken.
         limit: Bytes that the body may have, decompressed.
-        too_large: Raised where it has more.
+        too_large: Is raised if it has more.
 
     Raises:
         Problem: 400 it cannot be read, 415 it is no multipart form.
@@ -154,7 +159,7 @@ async def parts(request: web.Request, limit: int, too_large: Exception) -> Async
 
 
 class _PartReader(BodyPartReader):
-    """Keeps Content-Disposition from aiohttp, which splits names at semicolons and prints what it refuses."""
+    """Reads Content-Disposition by itself: aiohttp splits names at semicolons and prints what it refuses."""
 
     def __init__(self, boundary: bytes, headers: CIMultiDictProxy[str], *args: Any, **kwargs: Any) -> None:
         self.names = filenames.disposition(headers.get("Content-Disposition", ""))
@@ -168,7 +173,7 @@ class _Reader(MultipartReader):
 
 
 class _Bounded:
-    """What a MultipartReader reads from; it looks for its first boundary for as long as there are bytes."""
+    """A stream with a limit for a MultipartReader, which searches all bytes for its first boundary."""
 
     def __init__(self, stream: StreamReader, limit: int, too_large: Exception) -> None:
         self._stream, self._limit, self._too_large = stream, limit, too_large
@@ -179,7 +184,7 @@ class _Bounded:
         return self._checked(await self._stream.read(size))
 
     async def readline(self, *, max_line_length: int | None = None) -> bytes:
-        # Lines that are there already are read without a pause: millions would stop everything else.
+        # Lines that have arrived are read without a pause: millions would block the event loop.
         self._lines += 1
         if self._lines > _LINES:
             raise malformed("it has too many lines outside of its parts")
@@ -205,22 +210,23 @@ def _unreadable(code: str, error: Exception) -> Problem:
 
 
 def _reason(error: Exception) -> str:
-    """In words of our own: a parser's hold what the client sent, as Python shows it."""
+    """The reason in our own words: a parser's message would show what the client sent."""
     reasons: Mapping[type[Exception], str] = {
         web.RequestPayloadError: "its bytes are not what Content-Encoding or Transfer-Encoding says",
         LineTooLong: "a line of its headers is too long",
-        UnicodeError: "its text is not in the charset that it should be in",
-        LookupError: "it names a charset that is not known",
+        UnicodeError: "its text is not in the expected charset",
+        LookupError: "it names an unknown charset",
         RecursionError: "it is nested too deep",
-        json.JSONDecodeError: "it breaks off, or is written in another way",
+        json.JSONDecodeError: "it is incomplete, or is no JSON",
     }
     for kind, reason in reasons.items():
         if isinstance(error, kind):
             return reason
-    return "its parts cannot be told apart, or it breaks off"
+    return "its parts cannot be separated, or it is incomplete"
 
 
 def malformed(reason: str) -> Problem:
+    """The 400 for a form that cannot be read, with the reason."""
     detail = f"The form ended early or is damaged: {reason}."
     return Problem(400, FORM, "The form cannot be read", detail)
 
@@ -231,6 +237,7 @@ def _sent_as_file(name: str) -> Problem:
 
 
 def unsupported_encoding() -> Problem:
+    """The 415 for a Content-Encoding that is not supported."""
     return Problem(
         415,
         "unsupported_encoding",

@@ -1,7 +1,7 @@
-"""A client's connection below the views: broken requests, clients that are too slow, clients that go away.
+"""Connections to clients: broken requests, clients that are too slow, clients that close the connection.
 
-aiohttp answers what its parser refuses by itself, waits for the rest of a head or of a body for ever, and
-writes what it could not read into the log. `Runner` serves an app with connections that do none of this.
+By itself aiohttp answers what its parser refuses, waits without limit for the rest of a head or a body, and
+logs the bytes that it cannot read. `Runner` serves an app with connections that do none of this.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from stt.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Longer than the proxies before us keep a connection that they may use again at any moment (Caddy: 120 s).
+# Longer than a proxy in front of this server keeps an idle connection, which it may use again (Caddy: 120 s).
 _IDLE_SECONDS = 130
-# After so many windows the system ends a connection of which not a byte was taken.
+# The system ends a connection whose client has taken no byte for so many windows of `stall_seconds`.
 _UNSENT_WINDOWS = 4
-# How long a client that goes on sending what is refused may take to read why.
+# Seconds in which a client that goes on sending a refused body may read the answer.
 _LINGER_SECONDS = 10
-# What a client did wrong, and was answered for.
+# Exceptions for mistakes of a client, which has got an answer.
 _MISTAKES = (Problem, web.HTTPException, web.RequestPayloadError, HttpProcessingError, ConnectionError)
 
 
 class Runner(web.AppRunner):
-    """Runs an app as aiohttp's own does, with connections of this module."""
+    """Runs an app like aiohttp's `AppRunner`, with a `Connection` for each client."""
 
     def __init__(self, app: web.Application, settings: Settings, **kwargs: Any) -> None:
         super().__init__(app, access_log=None, keepalive_timeout=_IDLE_SECONDS, **kwargs)
@@ -67,9 +67,12 @@ class _Server(web.Server):
 
 
 class Connection(web.RequestHandler):
-    """One client. It is told what is wrong, in our format; the log gets one line, without a byte of it.
+    """The connection to one client.
 
-    - The head of a request has `head_seconds` to arrive, counted from its first byte.
+    A mistake of the client is answered with problem details. The log gets one line of it, without the
+    client's bytes.
+
+    - The head of a request must arrive within `head_seconds` of its first byte.
     - In every window of `stall_seconds` a body, or the reading of an answer, must keep the least rate.
     """
 
@@ -77,20 +80,20 @@ class Connection(web.RequestHandler):
         super().__init__(server, **options)
         self._settings = settings
         self._window_bytes = settings.least_bytes_per_second * settings.stall_seconds
-        self._socket: asyncio.Transport | None = None  # aiohttp forgets its own when it begins to close
+        self._socket: asyncio.Transport | None = None  # aiohttp drops its own when it begins to close
         self._request: web.BaseRequest | None = None  # the one that is being answered
         self._body: StreamReader | None = None  # that of the last request
-        self._told = False  # whether the log has a line for this request
-        self._late: asyncio.TimerHandle | None = None
-        self._window: asyncio.TimerHandle | None = None
+        self._logged = False  # whether the log has a line for this request
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._window_timer: asyncio.TimerHandle | None = None
         self._begun = False  # whether anything of the next head has arrived
         self._received = self._received_before = 0
-        self._held = False  # whether we were it who did not read
-        self._handed = self._sent_before = self._left_before = 0
+        self._reading_was_paused = False  # whether this server paused reading in this window
+        self._written = self._sent_before = self._left_before = 0
         self._ended = False  # the client sends nothing more, but may still read
         self._gone = asyncio.Event()
 
-    # What happens to the connection
+    # Events of the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -102,12 +105,12 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._gone.set()
-        for timer in (self._late, self._window):
+        for timer in (self._head_timer, self._window_timer):
             if timer:
                 timer.cancel()
         if self._request is not None:
             unread = isinstance(exc, TimeoutError)
-            self._tell("the client stopped reading the answer" if unread else "the client went away")
+            self._log_once("the client stopped reading the answer" if unread else "the client went away")
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -117,41 +120,41 @@ class Connection(web.RequestHandler):
             self._begun = True
             self._await_head()
         super().data_received(data)
-        # While a body is coming no other request can: what the parser adds then is an error of that body,
-        # which it does not tell whoever waits for the body.
+        # While a body arrives no other request can begin. A message that the parser adds then is an error of
+        # that body, which it does not pass to the body's reader.
         if coming and self._messages and self._body_is_coming():
-            self._end_body(_bad_transfer(), "the body broke its own framing")
+            self._end_body(_bad_transfer(), "the framing of the body is broken")
 
     def eof_received(self) -> bool:  # type: ignore[override]
         if not self._body_is_coming():
             return False
         self._ended = True
         self._end_body(_ended_early(), "the client ended the body early")
-        return True  # it may still read why its request was refused
+        return True  # the client may still read the answer
 
     def pause_reading(self) -> None:
-        self._held = True
+        self._reading_was_paused = True
         super().pause_reading()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp calls it so
-        self._told = True  # it is us who go away
+        self._logged = True  # the server closes the connection, not the client
         await super().shutdown(timeout)
 
-    # What happens to a request
+    # Events of a request
 
     def head_arrived(self, request: web.BaseRequest) -> None:
-        """A request begins to be answered."""
-        if self._late:
-            self._late.cancel()
-            self._late = None
+        """Stop waiting for the head of this request, and begin to measure its body and its answer."""
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
         self._begun = False
-        self._request, self._body, self._told = request, request.content, False
+        self._request, self._body, self._logged = request, request.content, False
         self._begin_window()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer; those that aiohttp makes by itself become ours."""
+        """Send an answer; one that aiohttp made by itself becomes problem details."""
         if isinstance(resp, web.HTTPException) and resp.status >= 400:
             resp = _response(errors.from_http(resp))
         broken = self._body is not None and self._body.exception() is not None
@@ -160,17 +163,17 @@ class Connection(web.RequestHandler):
         try:
             finished = await super().finish_response(request, resp, start_time)
         finally:
-            self._handed += request.writer.output_size
+            self._written += request.writer.output_size
             self._request = None
         if broken:
             await self._discard()
         return finished
 
     async def _discard(self) -> None:
-        """Let a client that still sends read the answer first: to close now would reset the connection."""
+        """Wait until the client has read the answer: closing while it sends would reset the connection."""
         if self._socket is None or self._socket.is_closing() or self._ended:
             return
-        self.close()  # what arrives is not looked at any more
+        self.close()  # bytes that arrive from now on are ignored
         self._socket.resume_reading()
         if self._socket.can_write_eof():
             self._socket.write_eof()
@@ -185,39 +188,42 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what the parser refuses, and to what no middleware has caught."""
+        """The answer to what the parser refuses, and to an exception that no middleware has caught."""
         if self._gone.is_set() or request.writer.output_size > 0:
             raise ConnectionError("nobody is left to answer, or the answer has begun")
         if isinstance(exc, HttpProcessingError):
-            self._tell(f"a request cannot be read ({type(exc).__name__})")
+            self._log_once(f"a request cannot be read ({type(exc).__name__})")
             return _response(_unreadable(exc))
+        if isinstance(exc, UnicodeEncodeError) and not request.headers.get("Expect", "").isascii():
+            # aiohttp quotes the header in its own answer, which then cannot be encoded.
+            return _response(errors.from_http(web.HTTPExpectationFailed()))
         log.error("%s failed", errors.where(request), exc_info=exc, extra=errors.about_job(request))
         return _response(errors.internal())
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """aiohttp has met an exception that nobody is told of; a client's mistake is no news."""
+        """Log an exception for which there is no answer, unless it is a client's mistake."""
         error = kw.get("exc_info")
         if not isinstance(error, _MISTAKES):
             log.error("a connection failed", exc_info=error)
 
-    def _tell(self, what: str) -> None:
-        """The one line that the log has of a request whose client did something wrong."""
-        if not self._told and self._request is not None:
-            self._told = True
+    def _log_once(self, what: str) -> None:
+        """Log a client's mistake, once for each request."""
+        if not self._logged and self._request is not None:
+            self._logged = True
             log.info("%s: %s", errors.where(self._request), what, extra=errors.about_job(self._request))
 
     # Time
 
     def _await_head(self) -> None:
-        if self._late is None and self._settings.head_seconds:
-            self._late = self._loop.call_later(self._settings.head_seconds, self._head_is_late)
+        if self._head_timer is None and self._settings.head_seconds:
+            self._head_timer = self._loop.call_later(self._settings.head_seconds, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        self._late = None
+        self._head_timer = None
         if self._close:
-            return  # it is about to end
+            return  # the connection is about to end
         if self._request is not None:
-            self._await_head()  # a next request behind the one that is being answered
+            self._await_head()  # the head of a next request, behind the one that is being answered
             return
         if self._begun and self.transport is not None:
             log.info("a client did not send the head of its request in time")
@@ -225,16 +231,16 @@ class Connection(web.RequestHandler):
         self.force_close()
 
     def _begin_window(self) -> None:
-        if self._window:
-            self._window.cancel()
-        self._window = self._loop.call_later(self._settings.stall_seconds, self._look)
+        if self._window_timer:
+            self._window_timer.cancel()
+        self._window_timer = self._loop.call_later(self._settings.stall_seconds, self._check_rate)
         self._received_before, self._sent_before, self._left_before = self._received, *self._sent()
-        self._held = self._socket is not None and not self._socket.is_reading()
+        self._reading_was_paused = self._socket is not None and not self._socket.is_reading()
 
-    def _look(self) -> None:
-        """At the end of a window: has the client kept the least rate?"""
+    def _check_rate(self) -> None:
+        """Check the rate at the end of a window, and end the connection or begin the next window."""
         if self._reads_too_slowly():
-            self._tell("the client stopped reading the answer")
+            self._log_once("the client stopped reading the answer")
             assert self._socket is not None
             self._socket.abort()
             return
@@ -243,21 +249,21 @@ class Connection(web.RequestHandler):
         self._begin_window()
 
     def _sends_too_slowly(self) -> bool:
-        """Not where it was we who did not read, for a slow disk, say."""
-        if not self._body_is_coming() or self._held:
+        """Whether the body arrives below the least rate; not if this server paused, as for a slow disk."""
+        if not self._body_is_coming() or self._reading_was_paused:
             return False
         return self._received - self._received_before < self._window_bytes
 
     def _reads_too_slowly(self) -> bool:
-        """Whether of what waited when the window began less was sent than the least rate asks for."""
+        """Whether less was sent than the least rate, of what waited at the beginning of the window."""
         sent, _ = self._sent()
         return sent - self._sent_before < min(self._window_bytes, self._left_before)
 
     def _sent(self) -> tuple[int, int]:
-        """Bytes that the system has taken of our answers, and those that wait."""
+        """Bytes of the answers that were handed to the system, and bytes that wait."""
         left = self._socket.get_write_buffer_size() if self._socket else 0
         running = self._request.writer.output_size if self._request is not None else 0
-        return self._handed + running - left, left
+        return self._written + running - left, left
 
     # The body
 
@@ -265,15 +271,15 @@ class Connection(web.RequestHandler):
         return self._body is not None and not self._body.is_eof() and self._body.exception() is None
 
     def _end_body(self, problem: Problem, what: str) -> None:
-        """Whoever reads the body gets `problem`; nothing more is taken from this client."""
+        """Raise `problem` in the reader of the body; nothing more is read from this client."""
         assert self._body is not None
-        self._tell(what)
+        self._log_once(what)
         self._body.set_exception(problem)
         self.close()
 
 
 def _limit_unsent(transport: asyncio.Transport, seconds: float) -> None:
-    """Files are sent past the transport: only the system knows of a client that stops reading them."""
+    """Let the system end a connection whose client stops reading a file: files bypass the transport."""
     connection = transport.get_extra_info("socket")
     if hasattr(socket, "TCP_USER_TIMEOUT") and connection.family in (socket.AF_INET, socket.AF_INET6):
         connection.setsockopt(
@@ -290,7 +296,7 @@ def _response(problem: Problem) -> web.Response:
 
 
 def _raw(problem: Problem) -> bytes:
-    """The same where there is no request yet."""
+    """The bytes of such an answer, where there is no request yet."""
     body = json.dumps(problem.body()).encode()
     headers = {
         "Content-Type": "application/problem+json; charset=utf-8",
@@ -304,15 +310,17 @@ def _raw(problem: Problem) -> bytes:
 
 
 def _unreadable(error: HttpProcessingError) -> Problem:
-    if isinstance(error, ContentEncodingError):  # a library is missing for it, or it breaks off
+    if isinstance(error, ContentEncodingError):  # its library is missing, or the data is broken
         return bodies.unsupported_encoding() if "Can not" in error.message else _bad_transfer()
     detail = "The request is no HTTP that this server understands."
     if isinstance(error, BadHttpMethod):
-        detail = "The request does not begin with a method of HTTP; an https address needs a proxy before us."
+        detail = (
+            "The request does not begin with an HTTP method. This server speaks http; https needs a proxy."
+        )
     elif isinstance(error, LineTooLong):
         detail = "The address or a header is too long; a line has no more than 8190 bytes."
     elif isinstance(error, InvalidURLError):
-        detail = "The address of the request is none."
+        detail = "The address of the request is not valid."
     return Problem(400, "bad_request", "Bad request", detail)
 
 
@@ -322,14 +330,14 @@ def _bad_transfer() -> Problem:
 
 
 def _ended_early() -> Problem:
-    detail = "The body ended before it was whole; nothing of it was kept, send it again."
-    return Problem(400, "ended_early", "The body broke off", detail)
+    detail = "The body is incomplete; nothing of it was kept. Please send it again."
+    return Problem(400, "ended_early", "The body is incomplete", detail)
 
 
 def _too_slow(settings: Settings) -> Problem:
     detail = (
-        f"The body came with less than {settings.least_bytes_per_second:g} bytes a second over "
-        f"{settings.stall_seconds:g} s; nothing of it was kept, send it again."
+        f"The body arrived with less than {settings.least_bytes_per_second:g} bytes a second over "
+        f"{settings.stall_seconds:g} s; nothing of it was kept. Please send it again."
     )
     return Problem(408, "too_slow", "Too slow", detail)
 

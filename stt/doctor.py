@@ -194,8 +194,8 @@ async def check_redis(settings: Settings) -> str:
 
 
 async def check_folders(settings: Settings) -> str:
-    """Are the folders folders, and can they be written to?"""
-    folders.look(settings)
+    """Do the folders exist or can they be made, and can they be written to?"""
+    folders.check(settings)
     return " and ".join(dict.fromkeys(map(str, (settings.data_dir, settings.storage_dir))))
 
 

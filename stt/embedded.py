@@ -189,9 +189,9 @@ class Postgres(Server):
             check=False,
         )  # fmt: skip
         if done.returncode:
-            said = " ".join(done.stdout.split())  # an error is one line
             raise ServersError(
-                f"{name} failed with exit code {done.returncode} in {self.folder} (STT_DATA_DIR): {said}"
+                f"{name} failed with exit code {done.returncode} in {self.folder} (STT_DATA_DIR): "
+                f"{_reason(done.stdout)}"
             )
 
     def check_version(self) -> None:
@@ -394,6 +394,14 @@ def _socket_folder(folder: Path, name: str, *, shared: bool) -> Path:
         if Path(parent).is_dir() and len(os.fsencode(short / name)) <= LONGEST_SOCKET_PATH:
             return short
     raise ServersError(f"No folder with a path short enough for a socket; {folder} is too long.")
+
+
+def _reason(output: str) -> str:
+    """Why a program of PostgreSQL failed, in one line: its errors, without what it says of its progress."""
+    if "No space left on device" in output:
+        return "no space left on the disk. Make room, or set STT_DATA_DIR to a folder on another disk."
+    lines = [line for line in output.splitlines() if "error:" in line.lower() or "fatal:" in line.lower()]
+    return " ".join(" ".join(lines or output.splitlines()[-3:]).split())
 
 
 def _make_private(folder: Path, owner: tuple[int, int] | None) -> None:

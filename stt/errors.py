@@ -38,7 +38,7 @@ UNAVAILABLE = (
 )
 
 
-# A value that PostgreSQL, or asyncpg before it, takes for none of its type.
+# PostgreSQL, or asyncpg before it, refuses a value for its type.
 _BAD_VALUE = (asyncpg.DataError, asyncpg.exceptions._base.DataError)
 
 
@@ -104,7 +104,7 @@ def middleware(render_page: Renderer) -> Any:
 
 
 def where(request: web.BaseRequest) -> str:
-    """A request for the log: its method, and the pattern of its address; not what the client wrote."""
+    """A request as the log names it: its method and the pattern of its route, without the client's bytes."""
     match = _match(request)
     if match is None:
         return f"{request.method} (before its address was looked at)"
@@ -113,7 +113,7 @@ def where(request: web.BaseRequest) -> str:
 
 
 def about_job(request: web.BaseRequest) -> dict[str, str]:
-    """What a line in the log knows beside its text (`extra=`): the job, where the address names one."""
+    """The `extra=` of a line in the log: the job, if the address names one."""
     match = _match(request)
     try:
         return {"job": str(UUID(match["id"]))} if match is not None else {}
@@ -122,7 +122,7 @@ def about_job(request: web.BaseRequest) -> dict[str, str]:
 
 
 def _match(request: web.BaseRequest) -> web.UrlMappingMatchInfo | None:
-    """None where aiohttp has refused the request before it looked at its address."""
+    """The route of a request; None if aiohttp refused the request before it read the address."""
     try:
         return request.match_info if isinstance(request, web.Request) else None
     except AssertionError:
@@ -144,13 +144,13 @@ def _wants_page(request: web.Request) -> bool:
 def _page(request: web.Request, problem: Problem, render_page: Renderer) -> web.Response | None:
     try:
         return render_page(request, problem.status, problem.title, problem.detail)
-    except Exception:  # an error in the page of errors must not hide the first one
+    except Exception:  # an error of the error page must not hide the first error
         log.exception("%s: the page of an error cannot be rendered", where(request))
         return None
 
 
 def as_json(problem: Problem) -> web.Response:
-    """The answer for programs, and wherever a page cannot be made."""
+    """The answer as problem details: for programs, and if a page cannot be rendered."""
     return web.json_response(
         problem.body(),
         status=problem.status,
@@ -160,14 +160,14 @@ def as_json(problem: Problem) -> web.Response:
 
 
 def from_http(error: web.HTTPException) -> Problem:
-    """What aiohttp refuses, as a problem."""
+    """The problem for a refusal that aiohttp raised."""
     phrase = HTTPStatus(error.status).phrase
     code = phrase.lower().replace(" ", "_").replace("-", "_")
     detail = {
         404: "There is nothing at this address.",
         405: f"This address takes {error.headers.get('Allow', 'other methods')}.",
         413: "The request is larger than this address takes.",
-        417: "Expect: nothing but 100-continue is known.",
+        417: "Expect: only 100-continue is supported.",
     }.get(error.status, phrase)
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return Problem(error.status, code, phrase, detail, headers=headers)
@@ -189,7 +189,7 @@ def _unavailable() -> Problem:
 
 
 def internal() -> Problem:
-    """A fault of ours."""
+    """The 500 for an error of this server."""
     return Problem(
         500, "internal", "Internal error", "Something went wrong here; the log of the server says what."
     )

@@ -1,4 +1,4 @@
-"""The name that a client gives a file: read as browsers and curl write it, and made fit to show."""
+"""Reads the name of a file from a form's headers, as browsers and curl write it, and cleans it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _CHARACTERS = 255
 _PARAMETER = re.compile(
     r';\s*([\w!#$&+.^`|~*-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))', re.ASCII | re.DOTALL
 )
-# What browsers write inside quotes for a quote, CR and LF (WHATWG: multipart/form-data encoding).
+# Escapes of browsers inside quotes for a quote, CR and LF (WHATWG: multipart/form-data encoding).
 _BROWSER = {"%22": '"', "%0D": "\r", "%0A": "\n"}
-# Format characters that belong to what they stand beside: Persian and Indic words and emoji families
-# (joiners), flags of regions (tags), and Arabic signs that are seen.
+# Format characters that are kept: joiners in Persian and Indic words and emoji families, tags in the flags of
+# regions, and visible Arabic signs.
 _FORMATS = re.compile("[\u200c\u200d\U000e0020-\U000e007f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2]")
-# Controls, lone surrogates, separators of lines, and formats: those that turn the direction of text can make
-# exe.mp3 look like 3pm.exe.
+# Categories that are dropped: controls, lone surrogates, line separators, and formats, of which some change
+# the direction of text and can make exe.mp3 look like 3pm.exe.
 _DROPPED = {"Cc", "Cs", "Zl", "Zp", "Cf"}
 
 
@@ -48,11 +48,11 @@ def _extended(value: str) -> str | None:
     try:
         return unquote(encoded, charset or "utf-8", "strict")
     except (LookupError, ValueError):
-        return None  # the plain name beside it is used
+        return None  # `filename` is used instead
 
 
 def clean(filename: str | None) -> str:
-    """The last part of a path, without controls and direction marks: shown, never a path of ours."""
+    """The last part of a path, without controls and direction marks. It is only displayed, never opened."""
     last = (filename or "").replace("\\", "/").rsplit("/", 1)[-1]
     kept = "".join(c for c in last if _is_kept(c)).strip()
     name = str(Path(kept[-_CHARACTERS:]))
@@ -63,9 +63,9 @@ def _is_kept(character: str) -> bool:
     if _FORMATS.match(character):
         return True
     category = unicodedata.category(character)
-    # An emoji newer than Python's tables is unassigned to them, as non-characters are.
-    return category not in _DROPPED and (category != "Cn" or not _is_no_character(ord(character)))
+    # In Python's tables newer emoji are unassigned (Cn), as noncharacters are.
+    return category not in _DROPPED and (category != "Cn" or not _is_noncharacter(ord(character)))
 
 
-def _is_no_character(code: int) -> bool:
+def _is_noncharacter(code: int) -> bool:
     return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF

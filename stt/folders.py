@@ -1,4 +1,4 @@
-"""The folders that settings name: made and written to, or one sentence says why not and what to do."""
+"""Makes and checks the folders that settings name. An error says in one line what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stt.settings import Settings
 from stt.storage import INCOMING, RESULTS, UPLOADS, Storage
 
 DATA_DIR, STORAGE_URL = "STT_DATA_DIR", "STT_STORAGE_URL"
-# What is written to see whether there is room: a block of a file system.
+# It is written to check whether there is room: a block of a file system.
 _PROBE = bytes(4096)
 
 _NO_FOLDER = "is not a folder", "Move it away or name another folder."
@@ -38,7 +38,7 @@ class FolderError(Exception):
         where = folder
         if isinstance(error.filename, str) and Path(error.filename).is_relative_to(folder):
             where = Path(error.filename)
-        if error.errno in (errno.EEXIST, errno.ENOTDIR):  # it, or one of those it lies in
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):  # it or a folder above it is a file
             where = next(place for place in (where, *where.parents) if os.path.lexists(place))
         wrong = f"cannot be used ({error.strerror or error})"
         wrong, self.advice = _REASONS.get(error.errno or 0, (wrong, "Check it, or name another folder."))
@@ -48,10 +48,10 @@ class FolderError(Exception):
 
 @contextmanager
 def explained(setting: str, folder: Path) -> Iterator[None]:
-    """What the system says of a folder within the block becomes a sentence.
+    """Turn an OSError inside the block into a FolderError.
 
     Raises:
-        FolderError: instead of an OSError.
+        FolderError: the block raised an OSError.
     """
     try:
         yield
@@ -60,7 +60,7 @@ def explained(setting: str, folder: Path) -> Iterator[None]:
 
 
 def sentence(error: OSError, settings: Settings) -> str:
-    """What an error of the system means, if it is of the data folder; else its own words."""
+    """The sentence of a FolderError, if the error concerns the data folder; else the error's own text."""
     inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(settings.data_dir)
     if inside or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return str(FolderError(DATA_DIR, settings.data_dir, error))
@@ -68,10 +68,10 @@ def sentence(error: OSError, settings: Settings) -> str:
 
 
 def prepare_storage(settings: Settings) -> None:
-    """Make the folders of recordings and results, and see that they can be written to.
+    """Make the folders of recordings and results, and check that they can be written to.
 
     Raises:
-        FolderError: they cannot.
+        FolderError: one of them cannot be made or written to.
     """
     with explained(_storage_setting(settings), settings.storage_dir):
         settings.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -81,10 +81,10 @@ def prepare_storage(settings: Settings) -> None:
 
 
 def prepare_data(settings: Settings) -> None:
-    """Make the data folder and that of the models, and see that they can be written to.
+    """Make the data folder and that of the models, and check that they can be written to.
 
     Raises:
-        FolderError: they cannot.
+        FolderError: one of them cannot be made or written to.
     """
     with explained(DATA_DIR, settings.data_dir):
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,8 +93,8 @@ def prepare_data(settings: Settings) -> None:
             _write_in(folder)
 
 
-def look(settings: Settings) -> None:
-    """See that the folders are there or can be made, and leave no trace.
+def check(settings: Settings) -> None:
+    """Check that the folders exist or can be made, without making them.
 
     Raises:
         FolderError: one cannot be used.
@@ -116,4 +116,6 @@ def _write_in(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error  # not the file's own name
+        raise OSError(
+            error.errno, error.strerror, str(folder)
+        ) from error  # instead of the temporary file's name

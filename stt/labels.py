@@ -1,4 +1,4 @@
-"""Names of things as a person reads them: times, languages, speakers. Pure."""
+"""Formats times, languages and speakers for people. Pure."""
 
 from __future__ import annotations
 

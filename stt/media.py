@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import av
 
-# PyAV loads these when the first file is opened; a process in a sandbox can then open no module any more.
+# PyAV imports these when it opens the first file. In a sandbox they could not be imported any more.
 import av.subtitles.codeccontext
 import av.subtitles.stream
 from av.audio.frame import AudioFrame
@@ -31,14 +31,16 @@ Packet: TypeAlias = "AnyPacket[AudioStream]"
 
 RATE = 16_000  # of the samples that are recognised
 PIECE = RATE // 4  # samples that are resampled at once
-# What a header may say. libav counts the bytes of a DSD recording: DSD512 has 3 MHz. libswresample takes 64
-# channels. Values of one frame, before or after resampling: the largest of real codecs has 2^22.
+# Limits of what a header may say. libav counts the bytes of a DSD recording: DSD512 has 3 MHz. libswresample
+# takes up to 64 channels. `MOST_VALUES` is for all channels of one frame, before and after resampling; the
+# largest frame of real codecs has 2^22.
 LEAST_RATE, MOST_RATE = 1_000, 3_072_000
 MOST_CHANNELS = 64
 MOST_VALUES = 2**24
-# What a resampler holds back is a fraction of a second. Without memory it keeps silent about what it loses.
+# A resampler holds a fraction of a second. If it holds more, it has lost sound for want of memory: it raises
+# no error then.
 MOST_HELD_SECONDS = 1.0
-# A container's length is not believed when its bytes so far speak of one that many times longer or shorter.
+# A container's length is ignored if the length calculated from its bytes is so many times longer or shorter.
 IMPLAUSIBLE = 3.0
 
 # Demuxers of files that hold sound themselves. Playlists (hls, dash), lists of files (concat, imf), devices,
@@ -65,6 +67,7 @@ _SIDE_TRACKS = Disposition.comment | Disposition.visual_impaired | Disposition.k
 _SPATIAL_TAGS = {"apac"}
 # Errors of a demuxer after which reading is tried again: in a row, and in all.
 _ERRORS_IN_A_ROW, _MOST_ERRORS = 10, 1000
+_LONGEST_TAG = 60  # characters of a track's title that are shown
 # Parts of a file that are opened to add up its length; beyond, it is guessed from their bytes.
 _PARTS_MEASURED = 50
 _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
@@ -115,10 +118,10 @@ def audio_stream(container: InputContainer) -> AudioStream:
 
 
 def audio_tracks(container: InputContainer) -> list[AudioStream]:
-    """The tracks for which there is a decoder; first the one that people mean, last those on the side.
+    """The tracks for which there is a decoder: first the one that people mean, last commentaries.
 
     Raises:
-        MediaError: as of `audio_stream`.
+        MediaError: as `audio_stream`.
     """
     found = container.streams.audio
     if not found:
@@ -155,10 +158,16 @@ def unreadable_tracks(container: InputContainer) -> list[AudioStream]:
 def name_of(container: InputContainer, track: AudioStream) -> str:
     """A track's name for people, such as `audio track 2 (eng, "Commentary")`."""
     number = [one.index for one in container.streams.audio].index(track.index) + 1
-    language, title = (track.metadata.get(key, "").strip() for key in ("language", "title"))
-    told = [language] if language not in ("", "und") else []
-    told += [f'"{title}"'] if title else []
-    return f"audio track {number}" + (f" ({', '.join(told)})" if told else "")
+    language, title = (_shown(track.metadata.get(key, "")) for key in ("language", "title"))
+    details = [language] if language not in ("", "und") else []
+    details += [f'"{title}"'] if title else []
+    return f"audio track {number}" + (f" ({', '.join(details)})" if details else "")
+
+
+def _shown(text: str) -> str:
+    """A tag of a file as it may stand in a sentence or in the log: one short line of printable characters."""
+    line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    return line if len(line) <= _LONGEST_TAG else f"{line[:_LONGEST_TAG]}…"
 
 
 def inspect(
@@ -169,10 +178,10 @@ def inspect(
     The first second of sound of one of its tracks is decoded and resampled to be sure of it.
 
     Args:
-        path: the file.
-        packets: decode no more of them for each track.
-        longest: seconds; a recording that says to be longer is refused, unless its bytes cannot hold that
-            much. 0: no limit.
+        path: The file.
+        packets: Decode no more packets than this of each track.
+        longest: A recording of more seconds by its header is refused, unless its bytes cannot hold so much
+            sound. 0: no limit.
 
     Raises:
         MediaError: it cannot be transcribed.
@@ -197,9 +206,9 @@ def check_length(longest: float, seconds: float, by_bytes: float) -> None:
     """Refuse a recording that is too long by its header, unless its bytes cannot hold that much.
 
     Args:
-        longest: seconds that are allowed; 0: no limit.
-        seconds: what the header says.
-        by_bytes: seconds if all of it took as many bytes as its beginning.
+        longest: Seconds that are allowed; 0: no limit.
+        seconds: The length by the header.
+        by_bytes: The length in seconds if each second took as many bytes as the beginning does.
 
     Raises:
         MediaError: `too_long`.
@@ -209,7 +218,7 @@ def check_length(longest: float, seconds: float, by_bytes: float) -> None:
 
 
 def format_of(track: AudioStream | AudioFrame) -> tuple[int, int]:
-    """Rate and number of channels that a track says to have, 0 where it does not say, or those of a frame."""
+    """Rate and number of channels of a frame, or of a track by its header, where 0 is unknown."""
     if isinstance(track, AudioFrame):
         return track.sample_rate, track.layout.nb_channels
     codec = track.codec_context
@@ -217,7 +226,7 @@ def format_of(track: AudioStream | AudioFrame) -> tuple[int, int]:
 
 
 def check_format(rate: int, channels: int) -> None:
-    """Refuse what no recording has before anything is allocated for it; 0 is not known yet.
+    """Refuse a rate or a number of channels that no recording has, before memory is allocated; 0 is unknown.
 
     Raises:
         MediaError: `unsupported_codec`.
@@ -260,17 +269,17 @@ def check_frame(frame: AudioFrame) -> None:
 
 
 def make_resampler(frame: AudioFrame) -> AudioResampler:
-    """What brings frames of this format to `RATE`, in pieces of `PIECE` samples; channels stay.
+    """A resampler from the format of this frame to `RATE`, in pieces of `PIECE` samples; the channels stay.
 
     Raises:
-        MediaError: `unsupported_codec`, the format is none of a recording.
+        MediaError: `unsupported_codec`, no recording has this format.
     """
     check_frame(frame)
     return AudioResampler("flt", frame.layout, RATE, frame_size=PIECE)
 
 
 def resample(resampler: AudioResampler, frame: AudioFrame | None) -> list[AudioFrame]:
-    """What is ready after this frame; None: the rest.
+    """The frames that are ready after this one; the rest if it is None.
 
     Raises:
         MediaError: `unsupported_codec`, libav cannot resample this format.
@@ -298,7 +307,7 @@ def _inspect_part(path: str | os.PathLike[str], part: Part, packets: int | None)
             stream = _by_index(container, track)
             try:
                 check_format(*format_of(stream))
-                return kind, _hear_something(container, stream, packets)
+                return kind, _decode_beginning(container, stream, packets)
             except MediaError as error:
                 failure = failure or error
     raise failure or empty_audio()
@@ -309,7 +318,7 @@ def _by_index(container: InputContainer, index: int) -> AudioStream:
 
 
 def _length(path: str | os.PathLike[str], found: list[Part]) -> float | None:
-    """Seconds that the parts of a file last, as their containers tell it; None where one tells nothing."""
+    """The length of all parts of a file in seconds, by their containers; None if one does not name it."""
     seconds, measured = 0.0, found[:_PARTS_MEASURED]
     for part in measured:
         try:
@@ -329,12 +338,12 @@ def packets_of(
     stream: AudioStream,
     failed: Callable[[av.FFmpegError, bool], None] = lambda error, last: None,
 ) -> Iterator[Packet]:
-    """The packets of a stream. After an error of the demuxer it is tried to read on.
+    """The packets of a stream. After an error of the demuxer reading is tried again.
 
     Args:
-        container: an open file.
-        stream: one of its streams.
-        failed: is called with each error, and whether it was the last: then there are no more packets.
+        container: An open file.
+        stream: One of its streams.
+        failed: Is called with each error, and whether reading ends with it.
 
     Raises:
         OSError: the file cannot be read any further, through no fault of what is in it.
@@ -378,7 +387,7 @@ def _not_media(path: str | os.PathLike[str]) -> MediaError:
 
 
 def _explained(path: str | os.PathLike[str], code: str, sentence: str) -> MediaError:
-    """The error of a file, by what its bytes tell, else as given."""
+    """The error whose reason the file's bytes show (`stt.unreadable`), else the given one."""
     return MediaError(*(unreadable.reason(path) or (code, sentence)))
 
 
@@ -411,7 +420,7 @@ def tag(stream: AudioStream) -> str:
 
 
 def _tag(stream: AudioStream) -> str:
-    """As `tag`, where there is no decoder either."""
+    """As `tag`, also for a stream without a decoder."""
     return tag(stream) or str(stream.metadata.get("codec_tag", ""))
 
 
@@ -500,17 +509,18 @@ def _moves(track: VideoStream) -> bool:
     return not track.disposition & _STILL
 
 
-def _hear_something(container: InputContainer, stream: AudioStream, packets: int | None) -> float:
-    """Decode and resample the first second, as the engine will; how many bytes a second of sound takes.
+def _decode_beginning(container: InputContainer, stream: AudioStream, packets: int | None) -> float:
+    """Decode and resample the first second, as the engine will; returns the bytes of a second of sound.
 
     Raises:
-        MediaError: why there is no sound to be had of it.
+        MediaError: no sound can be decoded.
+        MemoryError: the resampler lost sound.
     """
     failure = empty_audio()
     resampler, source = None, None
-    size, heard, made = 0, 0.0, 0.0
+    size, decoded, resampled = 0, 0.0, 0.0
     for seen, packet in enumerate(packets_of(container, stream)):
-        if heard >= 1 or (packets is not None and seen >= packets):
+        if decoded >= 1 or (packets is not None and seen >= packets):
             break
         size += packet.size
         try:
@@ -518,18 +528,18 @@ def _hear_something(container: InputContainer, stream: AudioStream, packets: int
                 check_frame(frame)
                 if resampler is None or source != (frame.format.name, format_of(frame)):
                     resampler, source = make_resampler(frame), (frame.format.name, format_of(frame))
-                heard += frame.samples / frame.sample_rate
+                decoded += frame.samples / frame.sample_rate
                 frame.pts = None
-                made += _seconds(resample(resampler, frame))
+                resampled += _seconds(resample(resampler, frame))
         except MediaError as error:
             failure = error
-    made += _seconds(resample(resampler, None)) if resampler else 0.0
-    if heard - made > MOST_HELD_SECONDS:
+    resampled += _seconds(resample(resampler, None)) if resampler else 0.0
+    if decoded - resampled > MOST_HELD_SECONDS:
         raise MemoryError("the resampler lost sound")
-    if not made:
+    if not resampled:
         reason = unreadable.reason(_path(container))
         raise MediaError(*reason) if reason else failure
-    return size / heard
+    return size / decoded
 
 
 def _seconds(frames: list[AudioFrame]) -> float:

@@ -25,7 +25,7 @@ from stt.settings import Settings
 COLUMNS = {"model", "language", "task", "priority"}
 # What spans do not depend on: speakers are told apart when all spans are known.
 SPEAKERS = {"diarize", "min_speakers", "max_speakers"}
-# Of a value that is no model, as much is shown as a name may have.
+# An error shows so many characters of a value that is no model.
 _SHOWN_CHARACTERS = 100
 
 

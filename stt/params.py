@@ -47,7 +47,7 @@ def limit(request: web.Request, default: int = 50) -> int:
 
 
 def search(request: web.Request) -> str | None:
-    """What `q` looks for in names; None for any."""
+    """The text that names must contain (`q`); None for all names."""
     value = request.query.get("q", "")
     if flaw := texts.flaw(value):
         raise _bad("q", flaw)

@@ -1,8 +1,7 @@
-"""What of a file libav is to read, where the file's own structure makes libav stop early.
+"""Cuts files of which libav would read only the beginning into parts, which it reads as files of their own.
 
 A chained Ogg file is several streams one after another, and so are WAV files put together. The header of a
-recorder that crashed counts fewer samples than follow. Here such files are cut into parts, each of which
-libav reads as a file of its own. Only sizes and offsets are looked at: nothing is decoded.
+recorder that crashed counts fewer samples than follow. Only sizes and offsets are read: nothing is decoded.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-# More links than any radio recording has; the rest of such a file is not read.
+# More parts than any radio recording has; the rest of such a file is not read.
 MOST_PARTS = 10_000
-# Less sound than this after the end that a header names is not worth another reading of the file.
+# Less sound than this after the end that a header names is ignored.
 LEAST_SECONDS = 0.25
 # Trailing chunks are searched for in so much of the end of a file.
 _TAIL = 2**20
@@ -41,10 +40,10 @@ _W64 = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # the end of most chunk names 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes of a file from `start` up to `end`, with `patches` over some of them, by their place in the file.
+    """The bytes of a file from `start` up to `end`.
 
-    `missing` is how many seconds of sound the header promises beyond the end of the file. A `whole` file
-    needs no view.
+    `patches` replace some of them, by their place in the file: a corrected header. `missing` is how many
+    seconds of sound the header names beyond the end of the file. `whole`: libav can read the file itself.
     """
 
     start: int
@@ -65,11 +64,11 @@ class View(io.RawIOBase):
         self.name = os.fspath(path)
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def tell(self) -> int:
@@ -92,7 +91,7 @@ class View(io.RawIOBase):
         return self._patched(place, data)
 
     def close(self) -> None:
-        """Close the file; libav leaves that to whoever drops it last."""
+        """Close the file. libav does not: that happens when the view is deleted."""
         if not self.closed:
             os.close(self._file)
         super().close()
@@ -107,7 +106,7 @@ class View(io.RawIOBase):
 
 
 def parts(path: str | os.PathLike[str]) -> list[Part]:
-    """The parts of a file in their order; of most files it is one, the whole.
+    """The parts of a file in their order. Most files have one part, the whole file.
 
     Raises:
         OSError: the file cannot be read.
@@ -171,7 +170,7 @@ def _pages(file: BinaryIO, size: int) -> Iterator[tuple[int, bool]]:
 
 
 def _find(file: BinaryIO, wanted: bytes, place: int) -> int | None:
-    """Where these bytes come next."""
+    """The next place of these bytes, from `place` on."""
     file.seek(place)
     before = b""
     while data := file.read(_READ):
@@ -223,10 +222,10 @@ def _wave_data(
     end, follows = _end_of_samples(file, body, length, size, rate, "little")
     if follows:  # another WAV file
         return Part(start, follows)
-    told = body + length
+    named_end = body + length
     if end is None:
-        promised = length < 0x7FFFF000 or (long_size is not None and length < 2**62)
-        return Part(start, size, missing=max(0, told - size) / rate if promised and rate else 0.0)
+        is_known = length < 0x7FFFF000 or (long_size is not None and length < 2**62)
+        return Part(start, size, missing=max(0, named_end - size) / rate if is_known and rate else 0.0)
     patch = (end - body).to_bytes(8, "little")
     if long_size is not None:
         return Part(start, end, {long_size: patch})
@@ -236,28 +235,37 @@ def _wave_data(
 def _end_of_samples(
     file: BinaryIO, body: int, length: int, size: int, rate: int, order: str
 ) -> tuple[int | None, int]:
-    """Where the samples end, None where the header is right; and where another WAV file begins, or 0."""
-    told = body + length
+    """Where the samples end, None if the header is right; and where another WAV file begins, or 0.
+
+    Args:
+        file: A WAV or AIFF file.
+        body: The place of the first sample.
+        length: Bytes of samples by the header.
+        size: Bytes of the file.
+        rate: Samples a second.
+        order: The byte order of its numbers, `little` or `big`.
+    """
+    named_end = body + length
     unknown = length in (0, 0xFFFFFFFF)
     if not unknown:
-        if told >= size:
+        if named_end >= size:
             return None, 0
-        for follows in (told, told + 1)[: 1 + length % 2]:
+        for follows in (named_end, named_end + 1)[: 1 + length % 2]:
             after = _at(file, follows, 12)
             if after[:4] in (b"RIFF", b"RF64") and after[8:12] == b"WAVE":
                 return None, follows
-        if _is_no_sound(file, told, size, order) or (
-            length % 2 and _is_no_sound(file, told + 1, size, order)
+        if _is_no_sound(file, named_end, size, order) or (
+            length % 2 and _is_no_sound(file, named_end + 1, size, order)
         ):
             return None, 0
-        if size - told < max(64, rate * LEAST_SECONDS):
+        if size - named_end < max(64, rate * LEAST_SECONDS):
             return None, 0
     end = _before_chunks(file, body, size, order)
     return (None, 0) if unknown and end == size else (end, 0)
 
 
 def _is_no_sound(file: BinaryIO, place: int, size: int, order: str) -> bool:
-    """Whether what follows the samples are chunks, tags or nothing but zeros."""
+    """Whether only chunks, tags or zeros follow the samples."""
     head = _at(file, place, 12)
     if head.startswith(_TAGS):
         return True
@@ -271,7 +279,7 @@ def _length(head: bytes, order: str) -> int:
 
 
 def _is_chain(file: BinaryIO, place: int, size: int, order: str) -> bool:
-    """Whether chunks follow one another from here to the very end."""
+    """Whether chunks follow one another from `place` to the end of the file."""
     for _ in range(1000):
         head = _at(file, place, 8)
         if len(head) < 8 or not all(32 <= byte < 127 for byte in head[:4]):
@@ -288,6 +296,7 @@ def _is_chain(file: BinaryIO, place: int, size: int, order: str) -> bool:
 
 
 def _is_zero(file: BinaryIO, place: int) -> bool:
+    """Whether all bytes from `place` on are zero."""
     file.seek(place)
     while data := file.read(_READ):
         if data.count(0) != len(data):
@@ -315,7 +324,7 @@ def _at(file: BinaryIO, place: int, length: int) -> bytes:
     return data
 
 
-# AIFF is like WAV with its numbers the other way round; it counts its frames in another chunk.
+# AIFF is like WAV with big-endian numbers; the count of its frames is in another chunk.
 
 
 def _aiff(file: BinaryIO, size: int) -> Part | None:
@@ -341,9 +350,9 @@ def _wave64(file: BinaryIO, size: int) -> Part | None:
     while len(chunk := _at(file, place, 24)) == 24:
         length = int.from_bytes(chunk[16:], "little")
         if chunk[:16] == b"data" + _W64:
-            told = place + length
-            follows = _at(file, told + -told % 8, 16)
-            if told + 64 >= size or follows[4:] == _W64 or _is_zero(file, told):
+            named_end = place + length
+            follows = _at(file, named_end + -named_end % 8, 16)
+            if named_end + 64 >= size or follows[4:] == _W64 or _is_zero(file, named_end):
                 return None
             return Part(0, size, {place + 16: (size - place).to_bytes(8, "little")})
         if length < 24:
@@ -356,15 +365,15 @@ def _caf(file: BinaryIO, size: int) -> Part | None:
     place = 8
     while len(chunk := _at(file, place, 12)) == 12:
         length = int.from_bytes(chunk[4:], "big", signed=True)
-        told = place + 12 + length
+        named_end = place + 12 + length
         if chunk[:4] == b"data":
-            follows = _at(file, told, 4) if length >= 0 else b""
-            if length < 0 or told + 64 >= size or follows in _CHUNKS or _is_zero(file, told):
+            follows = _at(file, named_end, 4) if length >= 0 else b""
+            if length < 0 or named_end + 64 >= size or follows in _CHUNKS or _is_zero(file, named_end):
                 return None
             return Part(0, size, {place + 4: b"\xff" * 8})
         if length < 0:
             return None
-        place = told
+        place = named_end
     return None
 
 

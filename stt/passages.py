@@ -1,4 +1,4 @@
-"""Warnings about passages of a recording: each names the times, and a job has one of each kind. Pure."""
+"""Makes the warnings about passages of a recording, with their times; a job has one of each kind. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from stt.labels import clock, language_name
 
 # Somebody probably speaks there, but no words were recognised.
 UNCOVERED = "uncovered_speech"
-# Another language is spoken there than the text is written in.
+# Another language is spoken there than the language of the text.
 OTHER_LANGUAGE = "other_language"
-# So many passages are named in the sentence; all of them are in `times`.
+# The sentence names so many passages; `times` has all of them.
 NAMED = 8
 # Passages that are closer than this, in seconds, are one.
 NEAR = 1.0
@@ -46,18 +46,18 @@ def warning(code: str, times: Iterable[Times], language: str = "", instead: str 
 
 
 def add(warnings: Iterable[JobWarning], new: JobWarning) -> list[JobWarning]:
-    """The warnings with a new one; passages of one kind and language are gathered in one warning."""
+    """The warnings with a new one, which takes the passages of a warning of the same kind and languages."""
     kept, times = [], list(new["times"])
-    for one in warnings:
-        if _kind(one) == _kind(new):
-            times += one["times"]
+    for old in warnings:
+        if _kind(old) == _kind(new):
+            times += old["times"]
         else:
-            kept.append(one)
+            kept.append(old)
     return [*kept, warning(new["code"], times, new.get("language", ""), new.get("instead", ""))]
 
 
-def _kind(one: JobWarning) -> tuple[str, ...]:
-    return one["code"], one.get("language", ""), one.get("instead", "")
+def _kind(warning: JobWarning) -> tuple[str, ...]:
+    return warning["code"], warning.get("language", ""), warning.get("instead", "")
 
 
 def _joined(times: Iterable[Times]) -> list[list[float]]:
@@ -72,6 +72,7 @@ def _joined(times: Iterable[Times]) -> list[list[float]]:
 
 
 def _places(times: Sequence[Times]) -> str:
+    """The passages as a part of a sentence: `from 0:42 to 0:50 and from 1:02 to 1:10`."""
     named = [f"from {clock(start)} to {clock(end + 0.999)}" for start, end in times[:NAMED]]
     if more := len(times) - len(named):
         return f"{', '.join(named)} and in {more} more place{'' if more == 1 else 's'}"

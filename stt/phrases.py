@@ -1,4 +1,4 @@
-"""Where words and phrases begin in scripts that put no space between them: BudouX's small models. Pure."""
+"""Finds where phrases begin in scripts without spaces, with BudouX's small models. Pure."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LOADERS: dict[_Model, Callable[[], budoux.Parser]] = {
     "zh-hans": budoux.load_default_simplified_chinese_parser,
     "zh-hant": budoux.load_default_traditional_chinese_parser,
 }
-# The models know the wide marks only.
+# The models were trained on wide punctuation only.
 _WIDE_MARKS = str.maketrans(",.!?:;", "，。！？：；")  # noqa: RUF001
 
 
 def continued(text: str) -> frozenset[int]:
-    """The places in a text at which a phrase goes on, so that a line that ends there would cut a word.
+    """The places in a text inside a phrase: a line that ends there might cut a word.
 
-    None of a script whose words are parted by spaces, or of which no model knows the words.
+    There are none in a script whose words are parted by spaces, or for which there is no model.
     """
     model = _model_of(text)
     if model is None:
@@ -48,7 +48,7 @@ def _model_of(text: str) -> _Model | None:
 
 
 def _is_traditional(text: str) -> bool:
-    """Whether its characters are those of Taiwan's old character set and not of the mainland's."""
+    """Whether all Chinese characters are in Big5 (Taiwan) but not in GB 2312 (mainland China)."""
     han = "".join(char for char in text if scripts.kind(char) == "han")
     return not _fits(han, "gb2312") and _fits(han, "big5")
 
@@ -67,7 +67,7 @@ def _parser(model: _Model) -> budoux.Parser:
 
 
 def _chunks(text: str) -> Iterator[tuple[int, str]]:
-    """What lies between spaces, and where it begins."""
+    """Each piece of text between spaces, with the place where it begins."""
     at = 0
     for space, characters in groupby(text, str.isspace):
         chunk = "".join(characters)

@@ -35,11 +35,11 @@ class Media:
 
 
 async def probe(path: Path, longest: float = 0.0) -> Media:
-    """Look into a file in a child process; `longest`: seconds that a recording may have, 0 for any.
+    """Inspect a file in a child process; `longest`: seconds that a recording may have, 0: no limit.
 
     Raises:
-        Problem: 415 not media or no audio track, 422 media without any sound in it or too long, 503 no
-            memory to look into it.
+        Problem: 415 not media or no audio track, 422 media without any sound in it or too long, 503 too
+            little memory for the child.
     """
     async with _slots:
         return _answer(path, await _ask_child(path, longest))
@@ -62,7 +62,7 @@ def _answer(path: Path, answer: dict[str, Any]) -> Media:
 
 @cache
 def _log_missing_limits(missing: frozenset[str]) -> None:
-    """Say so once where this kernel cannot take from the probe what it does not need."""
+    """Log once what this kernel cannot refuse to the probe."""
     if missing:
         log.warning("this kernel does not keep the probe of uploads from: %s", ", ".join(sorted(missing)))
 

@@ -1,6 +1,6 @@
-"""What :mod:`stt.probe` asks of a child: ``python -m stt.probe_child PATH LONGEST`` prints a line of JSON.
+"""Inspects a file for :mod:`stt.probe`: ``python -m stt.probe_child PATH LONGEST`` prints a line of JSON.
 
-It gives up all other files, the network, and most of the memory before it looks into the file.
+Before it opens the file, it gives up all other files, the network, and most of the memory.
 
 Every upload waits for it to start, so it imports libav and nothing of the web application.
 """
@@ -30,7 +30,7 @@ def _main(path: Path, longest: float) -> None:
     try:
         answer = _look(path, longest)
     except MemoryError:
-        # Without memory the server is asked again; a file that takes too much of it never passes.
+        # Too little memory of the machine may pass (503). A file that takes too much never will.
         answer = _refusal(media.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"status": 503}
     print(json.dumps(answer | {"given_up": sorted(given_up)}))  # noqa: T201  this is the answer
 

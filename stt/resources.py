@@ -13,10 +13,10 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 _MEMORY = Path("/proc/meminfo")
 # Version 1 gives a number near 2^63 where there is no limit, version 2 the word "max".
 _NO_LIMIT = 2**60
-# Address space of one process that decodes a file of a stranger. Python, numpy and libav take 0.3 GB of it;
-# the index of a day of video takes some 0.4 GB.
+# Limits of the address space of a process that decodes a file. Python, numpy and libav take 0.3 GB of it; the
+# index of a day of video takes some 0.4 GB.
 _LEAST_CEILING, _MOST_CEILING = 2**30, 2 * 2**30
-# Of all memory: what one such process may take, and what those of the web app may take together.
+# The shares of all memory that one such process may take, and all those of the web app together.
 _ONE_SHARE, _ALL_SHARE = 1 / 8, 1 / 4
 
 
@@ -30,7 +30,7 @@ def cores() -> int:
 
 
 def all_memory() -> int:
-    """Bytes of memory that this process could have if it were alone: of the machine, or of its container."""
+    """Bytes of memory of the machine, or of its container if that has less."""
     return min([_meminfo("MemTotal"), *(limit for limit, _ in _cgroup_memory())])
 
 
@@ -41,12 +41,12 @@ def free_memory() -> int:
 
 
 def decoding_ceiling() -> int:
-    """Bytes of address space that a process may take that decodes a file."""
+    """Bytes of address space that a process which decodes a file may take."""
     return int(min(max(all_memory() * _ONE_SHARE, _LEAST_CEILING), _MOST_CEILING))
 
 
 def probes_at_once() -> int:
-    """How many uploads the web app may look into at the same time, each in a process of its own."""
+    """How many probes of uploads the web app may run at the same time."""
     return max(1, min(cores(), int(all_memory() * _ALL_SHARE) // decoding_ceiling()))
 
 

@@ -1,7 +1,7 @@
-"""A process that decodes the file of a stranger gives up other files, the network and most of the memory.
+"""Limits a process before it decodes a file from outside: no other files, no network, less memory.
 
-Linux only, through ctypes, and each part only where the kernel has it. seccomp refuses system calls: those of
-the network, of other processes, and all that write. Landlock refuses files by their place, and TCP.
+It works on Linux only, through ctypes, as far as the kernel supports it. seccomp refuses system calls: those
+for the network, for other processes, and all that write. Landlock refuses files by their path, and TCP.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import struct
 import sys
 from pathlib import Path
 
-FILES, NETWORK = "files", "network"  # what can be given up
+FILES, NETWORK = "files", "network"  # what a process can give up
 
 # System calls that change or name files, reach the network, another process or more of the kernel, as x86-64
 # and arm64 number them; the latter has no older forms. Threads stay possible.
@@ -33,14 +33,14 @@ _REFUSED = {
          431, 432, 433, 434, 437, 438, 452),
     ),
 }  # fmt: skip
-# Those that open a file, and where in what the filter is given their flags are.
+# System calls that open a file, and the offset of their flags in the data that the filter gets.
 _OPENING = {"x86_64": ((2, 24), (257, 32)), "aarch64": ((56, 32),)}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SET_MODE_FILTER, _ALL_THREADS = 1, 1
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050001  # the latter: "operation not permitted"
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_CALL_NUMBER, _ARCHITECTURE = 0, 4  # where they are in what the filter is given
+_CALL_NUMBER, _ARCHITECTURE = 0, 4  # their offsets in the data that the filter gets
 _X32 = 0x40000000  # x86-64 has a second set of numbers, from here on
 _NO_NEW_PRIVILEGES = 38
 
@@ -56,7 +56,7 @@ def enter(*readable: Path) -> set[str]:
     """Give up the network and all files but those that may be read, for good.
 
     Args:
-        readable: files, or folders with all that is in them.
+        readable: Files, or folders with all files in them.
 
     Returns:
         Which of `FILES` and `NETWORK` this kernel refuses from now on.
@@ -67,7 +67,11 @@ def enter(*readable: Path) -> set[str]:
 
 
 def refuse_calls() -> set[str]:
-    """By seccomp, in all threads: the network, and every way to write or name a file."""
+    """Give up, by seccomp in all threads, the network and every call that writes, renames or deletes a file.
+
+    Returns:
+        `NETWORK`, or nothing if the kernel or the processor does not support it.
+    """
     machine = platform.machine()
     if machine not in _REFUSED or struct.calcsize("P") != 8:
         return set()
@@ -81,7 +85,11 @@ def refuse_calls() -> set[str]:
 
 
 def refuse_by_landlock(*readable: Path) -> set[str]:
-    """By Landlock, in this thread and those it starts: other files, and TCP where the kernel can do that."""
+    """Give up, by Landlock in this thread and those that it starts, other files, and TCP if the kernel can.
+
+    Returns:
+        Which of `FILES` and `NETWORK` are refused from now on.
+    """
     libc = _libc()
     version = libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION)
     if version < 1:
@@ -105,7 +113,7 @@ def refuse_by_landlock(*readable: Path) -> set[str]:
 
 
 def _allow(libc: ctypes.CDLL, ruleset: int, path: Path) -> bool:
-    """Let a file be read, or all in a folder; whether that failed."""
+    """Allow a file to be read, or all files in a folder. Returns whether that failed."""
     right = _READ_FILE | _READ_FOLDER if path.is_dir() else _READ_FILE
     place = os.open(path, os.O_PATH)
     try:
@@ -116,7 +124,7 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: Path) -> bool:
 
 
 def limit_memory(ceiling: int) -> None:
-    """Let this process have no more than so many bytes of address space, and leave no core dump."""
+    """Limit the address space of this process to `ceiling` bytes, and let it leave no core dump."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # macOS refuses a limit of address space
         _, most = resource.getrlimit(resource.RLIMIT_AS)
@@ -125,9 +133,9 @@ def limit_memory(ceiling: int) -> None:
 
 
 def is_own_limit(ceiling: int) -> bool:
-    """After a MemoryError: whether our limit refused the memory; else the machine has no more.
+    """After a MemoryError: whether the limit of `ceiling` bytes was reached; else the machine has no more.
 
-    The limit is lifted, and the machine asked for as much as the limit allowed.
+    The limit is removed, and so many bytes are allocated once.
     """
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -139,7 +147,13 @@ def is_own_limit(ceiling: int) -> bool:
 
 
 def _filter(architecture: int, refused: tuple[int, ...], opening: tuple[tuple[int, int], ...]) -> bytes:
-    """The program of the kernel's packet filter that refuses these calls, and all of other architectures."""
+    """The BPF program that refuses some system calls.
+
+    Args:
+        architecture: The kernel's number of the processor architecture; calls of others are refused.
+        refused: Numbers of the calls that are refused.
+        opening: Calls that open a file, each with the offset of its flags; those that write are refused.
+    """
     end = 5 + len(refused) + 4 * len(opening)  # the step that refuses; the one before it allows
     steps: list[tuple[int, int, int, int]] = []
 

@@ -6,7 +6,7 @@ import unicodedata
 
 SENTENCE_ENDS = tuple(".!?…。！？｡؟۔।॥።፧։")  # noqa: RUF001  of several scripts
 CLAUSE_ENDS = tuple(",;:、，；：،؛–—")  # noqa: RUF001
-_SMALL_KANA = "ぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶｧｨｩｪｫｬｭｮｯ"  # they belong to the one before
+_SMALL_KANA = "ぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶｧｨｩｪｫｬｭｮｯ"  # part of the kana before
 _CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
 
 

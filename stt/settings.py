@@ -30,7 +30,7 @@ class SettingsError(Exception):
 class Settings(BaseModel):
     """What the operator decided. Sizes in bytes, times in seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="Address the web app listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the web app listens on.")
@@ -93,7 +93,10 @@ class Settings(BaseModel):
     )
     max_upload_bytes: int = Field(20 * 2**30, gt=0, description="A larger upload gets 413.")
     max_duration_seconds: float = Field(
-        86400, ge=0, description="A longer recording is refused, or failed once that is known; 0: no limit."
+        86400,
+        ge=0,
+        description="A longer recording is refused, or its job fails when the length is known; "
+        "`0`: no limit.",
     )
     head_seconds: float = Field(
         20,
@@ -103,13 +106,14 @@ class Settings(BaseModel):
     stall_seconds: float = Field(
         60,
         gt=0,
-        description="How long a client may stall in the middle of a body or of an answer: over this time the "
-        "least rate is measured.",
+        description="Over this time `STT_LEAST_BYTES_PER_SECOND` is measured: so long may a client pause in "
+        "the middle of a body or of an answer.",
     )
     least_bytes_per_second: float = Field(
         500,
         ge=0,
-        description="A client that sends a body, or reads an answer, more slowly is given up; `0`: none is.",
+        description="The connection of a client that sends a body, or reads an answer, more slowly is ended; "
+        "`0`: no limit.",
     )
     lease_seconds: float = Field(
         30, ge=2, description="How long a silent worker keeps its job before another may take it."

@@ -28,11 +28,11 @@ PAUSE = 500  # milliseconds of silence that make a good cut
 
 # What it costs to cut a text after a sentence, after a clause or in a pause, or elsewhere.
 _AFTER_SENTENCE, _AFTER_CLAUSE, _ANYWHERE = 0.0, 0.15, 0.6
-# Inside a word of a script without spaces: only where it would fill more than a line.
+# The price of a cut inside a word of a script without spaces: only a word that is longer than a line is cut.
 _INSIDE_A_WORD = 4.0
 _A_CUE, _TOO_SHORT, _UNEVEN = 1.0, 1.0, 0.5
-# With a label before each, many short cues are more to read than few long ones: for one that stays only half
-# as long as its reader needs, half of this.
+# The price of a cue that is shown for too short a time: half of this for half of the time that its reader
+# needs. Only for cues with a label, which makes many short cues more to read than few long ones.
 _TOO_FAST = 20.0
 
 

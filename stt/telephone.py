@@ -1,4 +1,4 @@
-"""Recordings of telephone systems without a header: of what kind the samples are, only the name tells."""
+"""Says how to convert telephone recordings, which have no header: only the name shows the format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINEAR_KHZ = {
     "192": 192,
 }
 
-# By the ending of a name: how FFmpeg is told what the samples are.
+# FFmpeg's options for each ending of a name.
 _FFMPEG = {
     **dict.fromkeys(("ulaw", "ul", "ulw", "mulaw", "mu", "pcmu", "g711u"), "-f mulaw -ar 8000 -ac 1"),
     **dict.fromkeys(("alaw", "al", "alw", "pcma", "g711a", "g711"), "-f alaw -ar 8000 -ac 1"),
@@ -39,14 +39,14 @@ _FFMPEG = {
     "g726-24": "-f g726 -code_size 3 -ar 8000",
     "g726-40": "-f g726 -code_size 5 -ar 8000",
 }
-# FFmpeg does not read these without a header, SoX does.
+# SoX's options for endings that FFmpeg does not read without a header.
 _SOX = {"vox": "-t vox -r 8000"}
-# What such an ending leaves open.
+# Endings that several formats have.
 _GUESSED = {"pcm", "raw", "s16", "s16le", "sw", "g726", "g711", "g729", "vox"}
 
 
 def advice(filename: str) -> str | None:
-    """How to convert a recording of that name which has no header; None if its name does not say so."""
+    """A sentence on how to convert a recording with this name; None if the name is none of a raw format."""
     ending = PurePath(filename).suffix[1:].lower()
     if ending in _FFMPEG:
         command = f"ffmpeg {_FFMPEG[ending]} -i call.{ending} call.wav"

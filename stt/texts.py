@@ -1,10 +1,10 @@
-"""Text from outside: what can be stored and shown of it."""
+"""Checks whether text from clients can be stored, and makes it displayable."""
 
 from __future__ import annotations
 
 
 def flaw(text: str) -> str | None:
-    """What PostgreSQL and UTF-8 would refuse in a text; None where they take it."""
+    """Why PostgreSQL or UTF-8 would refuse a text, as the end of a sentence; None if they take it."""
     if "\0" in text:
         return "holds a NUL character, which cannot be stored"
     try:
@@ -15,5 +15,5 @@ def flaw(text: str) -> str | None:
 
 
 def shown(text: str) -> str:
-    """The same text, fit for any answer: what is no character becomes a question mark."""
+    """The text with a question mark for each NUL and each lone surrogate."""
     return text.encode(errors="replace").decode().replace("\0", "?")

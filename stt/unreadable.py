@@ -1,6 +1,6 @@
-"""Why libav cannot read a file, found in the file's own bytes and in its name, and what to do about it.
+"""Finds in the bytes of a file why libav cannot read it, and says what to do about it.
 
-:mod:`stt.media` asks where libav only says that it could not.
+:mod:`stt.media` uses it where libav's error gives no reason.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ COPY_PROTECTED = (
 _NO_INDEX = (
     "not_media",
     "This is an MP4 file (or MOV, M4A, 3GP) without its index: recording or copying broke off before the "
-    "index was written or copied, and nothing in the file can be found without it. Please copy the file "
-    "again from where it was recorded. If it is the same there, a repair tool such as untrunc can make the "
-    "index anew with the help of another recording of the same device.",
+    "index was written or copied, and without the index the sound cannot be found. Please copy the file "
+    "again from the device that recorded it. If the index is missing there too, a repair tool such as "
+    "untrunc can make a new one, with the help of another recording of the same device.",
 )
 _FRAGMENT = (
     "not_media",
-    "This is a piece of an MP4 stream without the stream's beginning, which says how it is to be read. "
+    "This is a piece of an MP4 stream without the stream's beginning, which is needed to read it. "
     "Please send the whole recording: the initialization segment and all pieces after it in one file.",
 )
 _ATRAC = (
@@ -39,7 +39,7 @@ _ATRAC = (
 )
 
 _HEAD = 2**16  # bytes of a file's start that are searched
-_MOST_BOXES = 10_000  # a file of nothing but empty boxes is no reason to look for long
+_MOST_BOXES = 10_000  # limits the time for a file of empty boxes
 
 # Sample entries of encrypted sound: Common Encryption, Apple's FairPlay, Audible.
 _ENCRYPTED_ENTRIES = {"enca", "drms", "aavd"}
@@ -64,7 +64,7 @@ _ENCRYPTED_MAGIC = ((4, bytes.fromhex("57907536")), (0, b"CTENFDAM"), (0, bytes.
 _OPENMG = re.compile(rb"(?:ea3\x03.{6}.*?)?EA3[\x01\x02]", re.DOTALL)
 _OPENMG_PLAIN = (b"\xff\xff", b"\xff\x80")
 
-# What an MP4 begins with. Some of the names are English words, so a text may seem to begin with one.
+# The types of box with which an MP4 begins. Some are English words, so a text may begin with one too.
 _FIRST = {b"ftyp", b"styp", b"moof", b"sidx", b"mdat", b"moov", b"wide", b"free", b"skip", b"uuid", b"pnot"}
 
 # A frame of GSM 06.10 begins with four bits that are always 0xD.
@@ -76,7 +76,11 @@ _TS_SCRAMBLED = 0xC0  # of a packet's fourth byte
 
 
 def reason(path: str | os.PathLike[str]) -> Reason | None:
-    """Why libav does not open a file or finds no sound in it; None if nothing tells."""
+    """Why libav does not open a file or finds no sound in it; None if the bytes do not show it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with open(path, "rb") as file:  # noqa: PTH123
         head = file.read(_HEAD)
         if (found := _OPENMG.match(head)) is not None:
@@ -88,9 +92,12 @@ def reason(path: str | os.PathLike[str]) -> Reason | None:
 
 
 def is_protected(path: str | os.PathLike[str], entry: str) -> bool:
-    """Whether a track that libav opens is of encrypted sound, which may decode into noise.
+    """Whether a track that libav opens holds encrypted sound, which may be decoded into noise.
 
     `entry` is the container's four-letter name of its codec.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     if entry in _ENCRYPTED_ENTRIES:
         return True
@@ -99,9 +106,12 @@ def is_protected(path: str | os.PathLike[str], entry: str) -> bool:
 
 
 def is_gsm(path: str | os.PathLike[str]) -> bool:
-    """Whether it is GSM 06.10 without a header all the way; libav asks the first frames only.
+    """Whether the whole file is GSM 06.10 without a header; libav checks the first frames only.
 
-    A-law sound begins like it where nobody speaks yet.
+    A-law sound may begin like GSM while nobody speaks.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     frames = os.stat(path).st_size // _GSM_FRAME  # noqa: PTH116
     places = range(0, frames, max(1, frames // _GSM_LOOKS))
@@ -124,7 +134,7 @@ def _head_is_protected(head: bytes) -> bool:
 
 
 def _is_scrambled(head: bytes) -> bool:
-    """Whether it is a transport stream of pay television: most of its packets are scrambled."""
+    """Whether it is an MPEG transport stream of which most packets are scrambled (pay television)."""
     packets = range(0, len(head) - 3, _TS_PACKET)
     if len(packets) < 5 or any(head[at] != _TS_SYNC for at in packets):
         return False
@@ -132,9 +142,9 @@ def _is_scrambled(head: bytes) -> bool:
 
 
 def boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes of an MP4 between two bytes: type, and where the content begins and ends.
+    """The boxes of an MP4 between two places: type, and where the content begins and ends.
 
-    The last one may end beyond `end`, where the file is cut off.
+    The last box may end beyond `end` if the file is cut off.
     """
     while start + 8 <= end:
         file.seek(start)
@@ -165,7 +175,7 @@ def _mp4_is_protected(file: BinaryIO) -> bool:
 
 
 def _marked(file: BinaryIO, begin: int, stop: int) -> bool:
-    """Whether a part of the file holds a mark of encryption, in no more memory than a block."""
+    """Whether the bytes from `begin` to `stop` hold a mark of encryption. They are read in blocks."""
     file.seek(begin)
     tail = b""
     while begin < stop and (block := file.read(min(_HEAD, stop - begin))):

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from stt import media
 from workers import audio, spans, vad, words
-from workers.audio import RATE, Recording, Resampler
+from workers.audio import RATE, Recording
+from workers.resampler import Resampler
 
 AUDIO = Path(os.environ.get("STT_TEST_AUDIO", Path(__file__).parents[2] / "shared" / "audio"))
 needs_audio = pytest.mark.skipif(not AUDIO.is_dir(), reason=f"no recordings in {AUDIO}")

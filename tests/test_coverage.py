@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers import coverage, second_look
+from workers import coverage, gap_filling
 from workers.audio import RATE, Samples
 from workers.recognise import Heard
 from workers.vad import Speech
@@ -65,18 +65,18 @@ def test_a_word_that_is_stretched_over_a_gap_does_not_cover_it() -> None:
     stretched = replace(THREE[0], start=5.4, end=15.3)
     words = [*ONE, stretched, *THREE[1:]]
     words[len(ONE) + 1] = replace(THREE[1], start=15.4)
-    settled = coverage.settled(words, SPEECH)
-    assert settled[len(ONE)].start >= LAST.start
-    [gap] = coverage.gaps(settled, SPEECH)
+    unstretched = coverage.unstretched(words, SPEECH)
+    assert unstretched[len(ONE)].start >= LAST.start
+    [gap] = coverage.gaps(unstretched, SPEECH)
     assert (gap.first, gap.last) == (len(ONE), len(ONE))
     assert gap.seconds > 5.0
 
 
 def test_a_word_that_ends_a_sentence_stays_with_it() -> None:
     words = [*ONE[:-1], replace(ONE[-1], end=14.0), *THREE]
-    settled = coverage.settled(words, SPEECH)
-    assert settled[len(ONE) - 1].end <= FIRST.end
-    assert len(coverage.gaps(settled, SPEECH)) == 1
+    unstretched = coverage.unstretched(words, SPEECH)
+    assert unstretched[len(ONE) - 1].end <= FIRST.end
+    assert len(coverage.gaps(unstretched, SPEECH)) == 1
 
 
 def test_a_soft_end_of_a_word_and_a_breath_are_no_gap() -> None:
@@ -100,7 +100,7 @@ def test_gaps_are_in_order_apart_and_hold_each_word_at_most_once(
     words = [Word(text, clocks[2 * n], clocks[2 * n + 1]) for n, text in enumerate(texts)]
     edges = sorted(borders)[: len(borders) // 2 * 2]
     speech = [Speech(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    gaps = coverage.gaps(coverage.settled(words, speech), speech)
+    gaps = coverage.gaps(coverage.unstretched(words, speech), speech)
     for before, after in pairwise(gaps):
         assert before.end <= after.start
         assert before.last <= after.first
@@ -148,7 +148,7 @@ def heard(words: list[Word], speech: list[Speech] | None = None) -> Heard:
 
 def test_what_was_skipped_comes_between_what_surrounds_it() -> None:
     recognise = Recogniser(s9=text_of(TWO).strip())
-    result = second_look.fill([heard([*ONE, *THREE])], SILENCE, recognise)
+    result = gap_filling.fill([heard([*ONE, *THREE])], SILENCE, recognise)
     [filled] = result.heard
     assert filled.text == text_of([*ONE, *TWO, *THREE])
     assert [word.text for word in filled.timed or []] == [word.text for word in [*ONE, *TWO, *THREE]]
@@ -162,21 +162,21 @@ def test_what_was_skipped_comes_between_what_surrounds_it() -> None:
 def test_nothing_is_recognised_again_where_nothing_is_missing() -> None:
     recognise = Recogniser()
     one = heard([*ONE, *TWO, *THREE])
-    assert second_look.fill([one], SILENCE, recognise).heard == [one]
+    assert gap_filling.fill([one], SILENCE, recognise).heard == [one]
     assert recognise.asked == []
 
 
-def test_what_stays_without_words_is_told() -> None:
-    result = second_look.fill([heard([*ONE, *THREE])], SILENCE, Recogniser())
+def test_what_stays_without_words_is_reported() -> None:
+    result = gap_filling.fill([heard([*ONE, *THREE])], SILENCE, Recogniser())
     assert result.heard[0].text == text_of([*ONE, *THREE])
-    assert coverage.probable(result.uncovered, SPEECH, [*ONE, *THREE]) == [(7.0, 13.0)]
+    assert coverage.probable_speech(result.uncovered, SPEECH, [*ONE, *THREE]) == [(7.0, 13.0)]
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.69])
-def test_what_hardly_sounds_like_speech_is_not_told(probability: float) -> None:
-    result = second_look.fill([heard([*ONE, *THREE])], SILENCE, Recogniser())
+def test_what_hardly_sounds_like_speech_is_not_reported(probability: float) -> None:
+    result = gap_filling.fill([heard([*ONE, *THREE])], SILENCE, Recogniser())
     unsure = [FIRST, replace(MIDDLE, probability=probability), LAST]
-    assert coverage.probable(result.uncovered, unsure, [*ONE, *THREE]) == []
+    assert coverage.probable_speech(result.uncovered, unsure, [*ONE, *THREE]) == []
 
 
 def test_a_gap_may_hold_another() -> None:
@@ -196,7 +196,7 @@ def test_a_gap_may_hold_another() -> None:
             made.append(Heard(window, text_of(texts[at]), -0.1, timed=texts[at]))
         return made
 
-    result = second_look.fill([heard([*ONE, *last], speech)], samples, recognise)
+    result = gap_filling.fill([heard([*ONE, *last], speech)], samples, recognise)
     wanted = [*ONE, *texts[7.0], *texts[14.0], *last]
     assert result.heard[0].text == text_of(wanted)
 
@@ -204,24 +204,24 @@ def test_a_gap_may_hold_another() -> None:
 def test_a_word_beside_a_gap_is_not_lost_to_it() -> None:
     misplaced = [Word(" Friends", 12.0, 12.9)]  # said at 15 s, as the first word of the last part
     words = [*ONE, *misplaced, *THREE]
-    result = second_look.fill([heard(words)], SILENCE, Recogniser(s9=text_of(TWO).strip()))
+    result = gap_filling.fill([heard(words)], SILENCE, Recogniser(s9=text_of(TWO).strip()))
     assert result.heard[0].text == text_of([*ONE, *TWO, *misplaced, *THREE])
 
 
 def test_words_that_are_recognised_again_are_not_doubled() -> None:
     words = [*ONE, *TWO[:3], *THREE]
-    result = second_look.fill([heard(words)], SILENCE, Recogniser(s9=text_of(TWO).strip()))
+    result = gap_filling.fill([heard(words)], SILENCE, Recogniser(s9=text_of(TWO).strip()))
     assert result.heard[0].text == text_of([*ONE, *TWO, *THREE])
 
 
 def test_a_shorter_text_does_not_replace_a_longer_one() -> None:
     words = [*ONE, *TWO[:6], *THREE]
-    result = second_look.fill([heard(words)], SILENCE, Recogniser(s9="ask"))
+    result = gap_filling.fill([heard(words)], SILENCE, Recogniser(s9="ask"))
     assert result.heard[0].text == text_of(words)
 
 
 def test_weak_speech_that_was_dropped_is_not_recognised_again() -> None:
     recognise = Recogniser()
     window = Window(0.0, 5.0, [FIRST], weak=True)
-    second_look.fill([Heard(window, "", -1.2)], SILENCE, recognise)
+    gap_filling.fill([Heard(window, "", -1.2)], SILENCE, recognise)
     assert recognise.asked == []

@@ -109,8 +109,8 @@ def test_the_doctor_looks_and_leaves_no_trace(place: Path, broken: Callable[[Pat
     with ExitStack() as stack:
         settings = Settings(data_dir=broken(place, stack))
         with pytest.raises(folders.FolderError, match=BROKEN[broken]):
-            folders.look(settings)
-    folders.look(Settings(data_dir=place / "new" / "data"))
+            folders.check(settings)
+    folders.check(Settings(data_dir=place / "new" / "data"))
     assert not (place / "new").exists()
 
 

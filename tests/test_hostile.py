@@ -383,6 +383,7 @@ BROKEN = {
     "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: " + S + b"\r\n\r\n",
     "an odd length": b"POST /upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: " + S + b"\r\n\r\n",
     "broken chunks": b"POST /upload HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n" + S,
+    "an Expect that is no text": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: \xff\r\n\r\n",
     "odd Expect": b"GET /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: " + S + b"\r\n\r\n",
 }
 

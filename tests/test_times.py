@@ -13,7 +13,7 @@ import pytest
 from stt import media
 from tests.test_audio import AUDIO, Float, decode, hertz, loudness, needs_audio, tone, write_wav
 from tests.tracks import Made, write
-from workers import clock
+from workers import timestamps
 from workers.audio import RATE, Recording
 
 CASES = AUDIO / "cases"
@@ -64,13 +64,13 @@ def test_pauses_of_a_live_recording_without_a_picture_count_from_its_first_sound
 
 
 def steady(times: list[float], longest: float = 1000.0) -> list[float]:
-    """Times of packets after `clock.steady`, each of which lasts a second."""
+    """Times of packets after `timestamps.corrected`, each of which lasts a second."""
     packets = []
     for time in times:
         packet = av.Packet(b"sound")
         packet.time_base, packet.pts, packet.duration = Fraction(1, 1000), round(time * 1000), 1000
         packets.append(packet)
-    found = clock.steady(iter(packets), 0.0, lambda time, jump: jump < longest)
+    found = timestamps.corrected(iter(packets), 0.0, lambda time, jump: jump < longest)
     return [float((packet.pts or 0) * packet.time_base) for packet in found]
 
 

@@ -181,6 +181,6 @@ def test_a_track_that_cannot_be_decoded_does_not_hide_the_others(tmp_path: Path,
 
 
 def test_a_file_with_one_track_is_not_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracks, "listen", lambda blocks: pytest.fail("it was decoded to choose a track"))
+    monkeypatch.setattr(tracks, "activity", lambda blocks: pytest.fail("it was decoded to choose a track"))
     path = write(tmp_path / "one.mkv", [Made([(0, tone(2))], "aac", 48_000)])
     assert hertz(decode(path)) == pytest.approx(300, abs=1)

@@ -11,34 +11,33 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import av
 import numpy as np
-from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 
 from stt import media, parts
-from workers import clock, clockless, sound, tracks
-from workers.mixer import Mixer
+from workers import sound, timestamps, tracks, untimed_streams
+from workers.resampler import Resampler
 
 log = logging.getLogger(__name__)
 
-RATE, PIECE, IMPLAUSIBLE = media.RATE, media.PIECE, media.IMPLAUSIBLE
+RATE, IMPLAUSIBLE = media.RATE, media.IMPLAUSIBLE
 Samples: TypeAlias = sound.Samples
 BLOCK_SECONDS = 10
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
 # are rounding, and the sum of the samples is the better clock.
 GAP_SECONDS = 0.25
-# Tracks that are looked into, and how many of them at once.
+# The tracks in which speech is detected, and how many of them at the same time.
 MOST_TRACKS, TRACKS_AT_ONCE = 32, 2
-# More of it in a recording is no pause but a clock gone wrong, or a file made to keep a worker busy.
+# Seconds of silence that may stand in for missing sound. More is an error of the time stamps, or a file made
+# to keep a worker busy.
 MOST_SILENCE = 12 * 3600
 
 _EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
-# Streams of frames without a clock: libav counts frames, at the rate of the first one.
-_CLOCKLESS = {
+# Demuxers of streams without time stamps. libav counts their frames, at the rate of the first one.
+_UNTIMED = {
     "aac", "loas", "mp3", "ac3", "eac3", "dts", "dtshd", "amr", "amrnb", "amrwb", "gsm", "mlp", "truehd",
 }  # fmt: skip
 
@@ -46,15 +45,17 @@ _CLOCKLESS = {
 class Recording:
     """One pass over a file's sound.
 
-    `damaged` counts packets that could not be decoded. `left_out` names tracks with speech that are not
-    transcribed, because `kept` speak at the same time; `unreadable` those without a decoder; all of them are
-    known once the first block is there. `broken_off` is the second at which an error ended the reading.
+    `left_out` names the tracks with speech that are not transcribed, because those in `kept` have speech at
+    the same time. `unreadable` names the tracks without a decoder. All of them are known with the first
+    block.
     """
 
     def __init__(self, path: Path, longest: float = 0.0) -> None:
-        """Open a file. More seconds than `longest` are an error; 0: no limit.
+        """Open a file; a recording of more seconds than `longest` is an error, 0: no limit.
 
-        Raises media.MediaError, OSError.
+        Raises:
+            media.MediaError: it cannot be transcribed.
+            OSError: it cannot be read.
         """
         self._path, self._longest = path, longest
         self._parts = parts.parts(path)
@@ -84,18 +85,18 @@ class Recording:
 
     @property
     def missing(self) -> float:
-        """Seconds of sound that the file promises beyond what was decoded; once all of it was.
+        """Seconds of sound that the header names beyond what was decoded; read it after the last block.
 
-        Only where its header says so exactly: elsewhere the length is a guess, goes by the bytes that are
-        there, or is that of the picture.
+        0 for formats whose header does not give the exact length of the sound: there it is an estimate, is
+        calculated from the bytes, or is the length of the picture.
         """
         return max(track.missing for track in self._tracks)
 
     def blocks(self, start: int = 0) -> Iterator[Samples]:
         """Blocks of `BLOCK_SECONDS`, the last one shorter, from the sample `start` on.
 
-        What lies before `start` is decoded and dropped: seeking is not exact in most formats. Of a file with
-        several tracks all is decoded once before, to decide which of them are taken.
+        What lies before `start` is decoded and dropped: seeking is not exact in most formats. A file with
+        several tracks is decoded once before, to choose among them.
 
         Raises:
             media.MediaError: nothing at all could be decoded, or it is too long.
@@ -127,11 +128,13 @@ class Recording:
         others, beyond = first.others[:MOST_TRACKS], first.others[MOST_TRACKS:]
         names = [name for _, name, _ in others]
         with ThreadPoolExecutor(TRACKS_AT_ONCE) as pool:
-            found = list(pool.map(self._listen, [index for index, _, _ in others]))
-        choice = tracks.choose(found, [aside for _, _, aside in others])
+            activities = list(pool.map(self._activity, [index for index, _, _ in others]))
+        choice = tracks.choose(activities, [aside for _, _, aside in others])
         if choice is None:
             return
-        self.unreadable += [name for name, one in zip(names, found, strict=True) if one is None]
+        self.unreadable += [
+            name for name, activity in zip(names, activities, strict=True) if activity is None
+        ]
         first.close()
         self._gains = [gain for _, gain in choice.mixed]
         indices = [others[place][0] for place, _ in choice.mixed]
@@ -139,10 +142,10 @@ class Recording:
         self.kept = [names[place] for place, _ in choice.mixed]
         self.left_out = [names[place] for place in choice.left_out] + [name for _, name, _ in beyond]
 
-    def _listen(self, index: int) -> tracks.Activity | None:
+    def _activity(self, index: int) -> tracks.Activity | None:
         track = Track(self._path, self._parts, index, longest=self._longest)
         try:
-            activity = tracks.listen(_blocks(track.pieces()))
+            activity = tracks.activity(_blocks(track.pieces()))
         finally:
             track.close()
         return activity if track.decoded else None
@@ -155,7 +158,7 @@ def _blocks(pieces: Iterator[Samples], start: int = 0) -> Iterator[Samples]:
     for piece in pieces:
         kept = piece[max(0, start - skipped) :]
         skipped += len(piece) - len(kept)
-        if len(kept):  # an empty one would hold on to what it was cut from
+        if len(kept):  # an empty array would keep the memory of the piece
             pending.append(kept)
         waiting += len(kept)
         if waiting >= BLOCK_SECONDS * RATE:
@@ -168,17 +171,24 @@ def _blocks(pieces: Iterator[Samples], start: int = 0) -> Iterator[Samples]:
 class Track:
     """One pass over one track of a file, on the file's clock.
 
-    `others` are all its tracks that have a decoder, with index, name and whether it is on the side.
+    `others` are all tracks of the file that have a decoder, each with its index, its name, and whether it is
+    a commentary or the like (`media.is_aside`).
     """
 
     def __init__(
         self, path: Path, found: list[parts.Part], index: int | None = None, *, longest: float = 0.0
     ) -> None:
-        """Open the track `index` of a file that is read in parts; without it the one that people mean.
+        """Open a track of a file.
 
-        More seconds than `longest` are an error; 0: no limit.
+        Args:
+            path: The file.
+            found: The parts in which it is read.
+            index: The index of the track; without it, the one that people mean.
+            longest: A longer recording, in seconds, is an error; 0: no limit.
 
-        Raises media.MediaError, OSError.
+        Raises:
+            media.MediaError: it cannot be transcribed.
+            OSError: it cannot be read.
         """
         self._path, self._index, self._longest = path, index, longest
         self._bytes = path.stat().st_size
@@ -186,7 +196,7 @@ class Track:
         self._promised = sum(part.missing for part in found)
         self._chained = len(found) > 1
         self._byte = 0  # where in the file the last packet was
-        self._begun = 0  # samples that were decoded before this part
+        self._before_part = 0  # samples that were decoded before this part
         self._filled = 0  # samples of silence that stand in for missing sound
         self._resampler = Resampler()
         self.failure: media.MediaError | None = None
@@ -199,45 +209,48 @@ class Track:
     def _open(self) -> bool:
         """Open the next part that can be read; whether there is one."""
         while self._waiting:
-            self._part = self._waiting.popleft()
             try:
-                self._container = media.open_media(self._path, self._part)
+                self._open_part(self._waiting.popleft())
             except media.MediaError as error:
-                self.failure = self.failure or error
-                self.damaged += 1
-                continue
-            try:
-                found = media.audio_tracks(self._container)
-                stream = next((one for one in found if one.index == self._index), found[0])
-                media.check_format(*media.format_of(stream))
-            except media.MediaError as error:
-                self._container.close()
-                self.failure = self.failure or error
-                self.damaged += 1
-                continue
-            self._stream = stream
-            named = [(one.index, media.name_of(self._container, one), media.is_aside(one)) for one in found]
-            self.others = named
-            self.unreadable = [
-                media.name_of(self._container, one) for one in media.unreadable_tracks(self._container)
-            ]
-            self._clockless = self._container.format.name in _CLOCKLESS
-            return True
+                self._count_damage(error)
+            else:
+                return True
         return False
+
+    def _open_part(self, part: parts.Part) -> None:
+        container = media.open_media(self._path, part)
+        try:
+            found = media.audio_tracks(container)
+            stream = next((track for track in found if track.index == self._index), found[0])
+            media.check_format(*media.format_of(stream))
+        except media.MediaError:
+            container.close()
+            raise
+        self._part, self._container, self._stream = part, container, stream
+        self.others = [
+            (track.index, media.name_of(container, track), media.is_aside(track)) for track in found
+        ]
+        self.unreadable = [media.name_of(container, track) for track in media.unreadable_tracks(container)]
+        self._untimed = container.format.name in _UNTIMED
+
+    def _count_damage(self, error: media.MediaError) -> None:
+        """Count a part or a packet that cannot be read, and keep the first reason."""
+        self.damaged += 1
+        self.failure = self.failure or error
 
     @property
     def duration(self) -> float | None:
-        """As of the recording."""
-        told = 0.0 if self._chained else (self._container.duration or 0) / av.time_base
+        """As `Recording.duration`."""
+        named = 0.0 if self._chained else (self._container.duration or 0) / av.time_base
         share = (self._part.start + self._byte) / self._bytes if self._bytes else 0
         guessed = self.decoded / RATE / share if share > 0.01 else 0
-        if told > 0 and (not guessed or 1 / IMPLAUSIBLE < guessed / told < IMPLAUSIBLE):
-            return max(told, self.decoded / RATE)
+        if named > 0 and (not guessed or 1 / IMPLAUSIBLE < guessed / named < IMPLAUSIBLE):
+            return max(named, self.decoded / RATE)
         return guessed or None
 
     @property
     def missing(self) -> float:
-        """As of the recording."""
+        """As `Recording.missing`."""
         length = self._stream.duration if self._container.format.name in _EXACT else None
         if not length or self._stream.time_base is None:
             return self._promised
@@ -258,41 +271,46 @@ class Track:
                 return
 
     def _pieces_of_part(self) -> Iterator[Samples]:
-        self._begun, self._byte = self.decoded, 0
+        self._before_part, self._byte = self.decoded, 0
         resampler = self._resampler = Resampler()
-        for frame, hole in self._frames():
-            if not self._is_sane(frame):
+        damaged = self.damaged
+        for frame, lost in self._frames():
+            if not self._has_valid_format(frame):
                 continue
-            if missing := self._missing(frame, hole, resampler.delay):
-                for piece in resampler.flush():  # what waits there belongs before the hole
+            if missing := self._missing(frame, lost, resampler.delay):
+                for piece in resampler.flush():  # what waits there comes before the missing sound
                     yield self._count(piece)
                 yield from self._silence(missing)
+                if lost and self.damaged == damaged:  # libav skipped the bytes without an error
+                    self.damaged += 1
+                damaged = self.damaged
             for piece in resampler.feed(frame):
                 yield self._count(piece)
         for piece in resampler.flush():
             yield self._count(piece)
 
-    def _is_sane(self, frame: AudioFrame) -> bool:
-        """Whether a frame has a format that a recording can have; else it is one more damaged part."""
+    def _has_valid_format(self, frame: AudioFrame) -> bool:
+        """Whether a frame has a format that a recording can have; else it counts as damaged."""
         try:
             media.check_frame(frame)
         except media.MediaError as error:
-            self.damaged += 1
-            self.failure = self.failure or error
+            self._count_damage(error)
             return False
         return True
 
-    def _missing(self, frame: AudioFrame, hole: float, delay: float) -> int:
-        """Samples that are missing before a frame, and that silence may stand in for; 0 where none are.
+    def _missing(self, frame: AudioFrame, lost: float, delay: float) -> int:
+        """How many samples are missing before a frame, for which silence may stand in.
 
-        `hole` is how many seconds damaged packets before it would have lasted, `delay` how many wait in the
-        resampler.
+        Args:
+            frame: A frame.
+            lost: Seconds that damaged packets before it would have lasted.
+            delay: Seconds of sound that wait in the resampler.
         """
-        missing, least = int(hole * RATE), 1.0 if hole else GAP_SECONDS * RATE
-        if frame.time is not None and not self._clockless:
+        missing, least = int(lost * RATE), 1.0 if lost else GAP_SECONDS * RATE
+        if frame.time is not None and not self._untimed:
             time = frame.time - self._begins()
-            # The parts of a file follow each other, whatever their own clocks say.
-            missing = int((time - delay) * RATE) - (self.decoded - self._begun)
+            # The parts of a file follow one another, though each has a clock of its own.
+            missing = int((time - delay) * RATE) - (self.decoded - self._before_part)
             if time - delay > self._ends():
                 return 0
         if missing < least or self._filled + missing > MOST_SILENCE * RATE:
@@ -300,7 +318,7 @@ class Track:
         return missing
 
     def _silence(self, missing: int) -> Iterator[Samples]:
-        """As many samples of silence, in blocks, as it may be hours."""
+        """So many samples of silence, in blocks, as they may be hours."""
         self._filled += missing
         while missing > 0:
             piece = np.zeros(min(missing, BLOCK_SECONDS * RATE), np.float32)
@@ -316,8 +334,8 @@ class Track:
     def _frames(self) -> Iterator[tuple[AudioFrame, float]]:
         """Frames, each with the seconds that damaged packets before it would have lasted."""
         packets = self._placed(media.packets_of(self._container, self._stream, self._failed))
-        if self._clockless:
-            return clockless.Counter(self._path, self._stream, self._broken_packet).frames(packets)
+        if self._untimed:
+            return untimed_streams.FrameCounter(self._path, self._stream, self._broken_packet).frames(packets)
         return self._timed_frames(packets)
 
     def _placed(self, packets: Iterator[media.Packet]) -> Iterator[media.Packet]:
@@ -326,115 +344,45 @@ class Track:
             yield packet
 
     def _timed_frames(self, packets: Iterator[media.Packet]) -> Iterator[tuple[AudioFrame, float]]:
-        hole = 0.0
-        for packet in clock.steady(packets, self._begins(), self._believes):
+        lost = 0.0
+        for packet in timestamps.corrected(packets, self._begins(), self._may_be_missing):
             try:
                 decoded = packet.decode()
             except MemoryError:
                 raise
             except av.FFmpegError as error:
                 self._broken_packet(packet, error)
-                hole += float(packet.duration * packet.time_base) if packet.duration else 0.0
+                lost += float(packet.duration * packet.time_base) if packet.duration else 0.0
                 continue
             for frame in decoded:
-                yield frame, hole
-                hole = 0.0
+                yield frame, lost
+                lost = 0.0
 
     def _begins(self) -> float:
         return (self._container.start_time or 0) / av.time_base
 
-    def _believes(self, time: float, jump: float) -> bool:
-        """Whether silence may stand for a jump of the time stamps, of so many seconds, to `time`."""
+    def _may_be_missing(self, time: float, jump: float) -> bool:
+        """Whether silence may stand in for a jump of the time stamps by `jump` seconds to `time`."""
         return time - self._begins() <= self._ends() and self._filled + jump * RATE <= MOST_SILENCE * RATE
 
     def _ends(self) -> float:
-        """The length that the container tells; infinite where it tells none, or less than was decoded."""
-        told = (self._container.duration or 0) / av.time_base
-        if told <= 0 or (self.decoded - self._begun) / RATE + self._resampler.delay > told + 1:
+        """The length that the container names; infinite if it names none, or less than was decoded."""
+        named = (self._container.duration or 0) / av.time_base
+        if named <= 0 or (self.decoded - self._before_part) / RATE + self._resampler.delay > named + 1:
             return math.inf
-        # libav guesses the length of a live recording from its bytes and says so only by the stream's length.
+        # libav estimates the length of a live recording from its bytes. Only the stream's length shows that.
         guessed = "matroska" in self._container.format.name and self._stream.duration is not None
-        return math.inf if guessed else told
+        return math.inf if guessed else named
 
     def _broken_packet(self, packet: media.Packet, error: av.FFmpegError) -> None:
         self.damaged += 1
+        # Not with `_count_damage`: to find the reason, the file is read.
         self.failure = self.failure or media.undecodable(self._stream, packet)
         log.debug("a packet cannot be decoded: %s", error)
 
     def _failed(self, error: av.FFmpegError, last: bool) -> None:
-        log.debug("the file cannot be read on: %s", error)
+        log.debug("the demuxer failed: %s", error)
         if last:
             self.broken_off = self.decoded / RATE + self._resampler.delay
         else:
             self.damaged += 1
-
-
-class Resampler:
-    """Any frames to 16 kHz mono; the frames' format may change on the way.
-
-    `made` counts the samples of all resamplers of this process: how far its decoding has got.
-    """
-
-    made = 0
-
-    def __init__(self) -> None:
-        self._resampler: AudioResampler | None = None
-        self._gathered = AudioFifo()  # a call of the filter costs more than what it does to a frame of 20 ms
-        self._source: tuple[Any, ...] | None = None
-        self._names: list[str] = []
-        self._mixer = Mixer(())
-        self._held = 0.0  # seconds that went in, less those that came out
-        self._inside = 0.0  # of these, what has not come out of the filter
-
-    def feed(self, frame: AudioFrame) -> Iterator[Samples]:
-        """What is ready after this frame, and before it the rest of those of another format."""
-        source = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
-        if source != self._source:
-            yield from self.flush()
-            self._resampler = media.make_resampler(frame)
-            self._gathered = AudioFifo()
-            names = [channel.name for channel in frame.layout.channels]
-            if names != self._names:  # else what is known of the channels holds on
-                self._names, self._mixer = names, Mixer(names)
-            self._source = source
-        self._held += frame.samples / frame.sample_rate
-        self._inside += frame.samples / frame.sample_rate
-        frame.pts = None  # the filter would else "repair" jumps in time in its own way
-        assert self._resampler is not None
-        self._gathered.write(frame)
-        if self._gathered.samples * RATE >= PIECE * frame.sample_rate:
-            yield from self._mixed(media.resample(self._resampler, self._gathered.read()))
-            self._check_loss()
-
-    def flush(self) -> Iterator[Samples]:
-        """The last samples, which wait for the filter or in it."""
-        if self._resampler is not None:
-            if rest := self._gathered.read():
-                yield from self._mixed(media.resample(self._resampler, rest))
-            yield from self._mixed(media.resample(self._resampler, None))
-            self._check_loss()
-            yield from self._given(self._mixer.flush())
-        self._resampler = self._source = None
-        self._held = self._inside = 0.0
-
-    @property
-    def delay(self) -> float:
-        """Seconds of sound that went in and have not come out."""
-        return self._held
-
-    def _check_loss(self) -> None:
-        if self._inside > media.MOST_HELD_SECONDS:
-            raise MemoryError("the resampler lost sound")
-
-    def _mixed(self, frames: list[AudioFrame]) -> Iterator[Samples]:
-        for frame in frames:
-            self._inside -= frame.samples / RATE
-            Resampler.made += frame.samples
-            # Packed, as PyAV crashes on a ninth plane.
-            rows = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
-            yield from self._given(self._mixer.feed(np.ascontiguousarray(rows, np.float32)))
-
-    def _given(self, pieces: Iterator[Samples]) -> Iterator[Samples]:
-        for piece in pieces:
-            self._held -= len(piece) / RATE
-            yield piece

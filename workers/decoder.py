@@ -1,7 +1,8 @@
-"""Decoding in a process of its own with a limit of memory: `Recording`, used as that of `workers.audio`.
+"""Decodes a recording in a process of its own, which has a memory limit.
 
-The engine cannot limit its own memory, as it may hold that of a GPU. A file that takes too much of it, or
-makes libav crash, ends only the process that decodes it.
+`Recording` is used like that of `workers.audio`. The engine cannot limit its own address space, as it may
+hold a GPU's memory. A file that takes too much memory, or makes libav crash, ends only the process that
+decodes it.
 """
 
 from __future__ import annotations
@@ -23,22 +24,24 @@ from stt import launch, media
 from workers.audio import Samples
 
 Process = subprocess.Popen[bytes]
-# A block at once: with the usual 64 KiB both processes would wake each other ten times for it.
+# A pipe that holds a block: with the usual 64 KiB both processes would wake each other ten times for it.
 _PIPE_BYTES = 2**20
 
 
 class DecoderDied(Exception):
-    """The process that decodes ended before the recording did; the text says how."""
+    """The process that decodes ended before it had sent the whole recording; the text says how it ended."""
 
 
 class Recording:
-    """One pass over a file's sound: `blocks` and all public values of `workers.audio.Recording`.
+    """One pass over a file's sound, with the public attributes of `workers.audio.Recording`.
 
-    The values are those of the last block that was taken.
+    The attributes have the values of the last block that was read.
     """
 
     def __init__(self, path: Path, longest: float = 0.0) -> None:
-        """Open a file; more seconds of it than `longest` are an error, 0: no limit. For the main thread.
+        """Open a file; a recording of more seconds than `longest` is an error, 0: no limit.
+
+        Call it in the main thread only: see `prepare`.
 
         Raises:
             media.MediaError: it cannot be transcribed, or decoding takes more memory than any recording.
@@ -77,7 +80,7 @@ class Recording:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            with suppress(BrokenPipeError):  # a request that found no reader
+            with suppress(BrokenPipeError):  # of a request that was not read
                 pipe.close()
 
     def _ask(self, request: dict[str, Any]) -> None:
@@ -111,17 +114,23 @@ class Recording:
         if code == -signal.SIGXCPU:
             return media.too_slow()
         if code == -signal.SIGKILL:
-            return MemoryError("the process that decodes was killed")
+            return DecoderDied(
+                "Reading the recording failed: the process that decodes it was killed, perhaps because the machine "
+                "ran out of memory."
+            )
         cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return DecoderDied(f"Reading the recording failed: the process that decodes it ended with {cause}.")
 
 
-# Started before it is asked, as that takes some 0.2 s.
+# Processes that were started before they are needed, as a start takes some 0.2 s.
 _spares: list[Process] = []
 
 
 def prepare() -> None:
-    """Have a process ready for the next recording. For the main thread, with which it ends."""
+    """Have a process ready for the next recording.
+
+    Call it in the main thread only: the process ends when the thread that started it ends.
+    """
     _spares[:] = [process for process in _spares if process.poll() is None] or [_start()]
 
 
@@ -135,15 +144,18 @@ def _start() -> Process:
         env=_environment(),
     )
     if sys.platform == "linux" and process.stdout is not None:
-        with suppress(OSError):  # a user may have only so much of it
+        with suppress(OSError):  # the memory of a user's pipes is limited
             fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return process
 
 
 def _environment() -> dict[str, str]:
-    """One thread: another takes address space, of which there is a limit, and time from the recognition."""
+    """The environment of a decoder, with one thread for computing.
+
+    Another would take address space, which is limited, and processor time that recognition needs.
+    """
     env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    # That memory is kept for the next window is good for recognition only.
+    # The engine's allocator settings keep memory for the next window. That helps only recognition.
     env.pop("GLIBC_TUNABLES", None)
     return env
 

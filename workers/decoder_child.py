@@ -1,9 +1,11 @@
-"""Decodes one recording: ``python -m workers.decoder_child``, which `workers.decoder` starts and asks.
+"""Decodes one recording in a process of its own: ``python -m workers.decoder_child``.
 
-It gives up all other files but those of Python, the network and most of the memory before it opens the file.
-Requests come as JSON lines on standard input: {"path", "longest"} opens, {"start"} decodes. Each answer on
-standard output is a JSON line, {"facts", "samples"}, before as many samples (float32), or {"error"}; the
-last one has {"end"}.
+`workers.decoder` starts it and sends requests. Before it opens the file, it gives up the network, most of the
+memory, and all other files but those of Python and the list of the hardware.
+
+A request is a JSON line on standard input: {"path", "longest"} opens a file, {"start"} decodes it. An answer
+is a JSON line on standard output: {"facts", "samples"}, followed by that number of float32 samples, or
+{"error"}. The last answer has {"end"}.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ import numpy as np
 from setproctitle import setproctitle
 
 from stt import media, resources, sandbox
-from workers.audio import RATE, Recording, Resampler, Samples
+from workers.audio import RATE, Recording, Samples
+from workers.resampler import Resampler
 
-# Decoding takes a small part of the time of playing. So much computing is allowed beyond that time: of a
-# file that is mostly a film, all has to be read.
+# Decoding takes a small part of the time of playing. These seconds of processor time are allowed beyond that
+# time; the second for each so many bytes, as all of a film has to be read.
 SPARE_SECONDS, BYTES_PER_SECOND = 60, 16 * 2**20
-_LOOK_SECONDS = 1.0
-# Modules are imported from here, some of them late.
+_WATCH_SECONDS = 1.0
+# Folders from which modules are imported, some of them after the sandbox was entered.
 _CODE = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent, Path(media.__file__).parent]
 # onnxruntime (voice activity of tracks and channels) looks at the processor, and for a GPU.
 _HARDWARE = [Path(name) for name in ("/proc/cpuinfo", "/sys/devices", "/sys/bus/pci") if Path(name).exists()]
@@ -38,7 +41,7 @@ Message = dict[str, Any]
 def main() -> None:
     """Answer the requests for one file."""
     setproctitle("stt decoder")
-    # Whatever libraries print goes to the log.
+    # What libraries print goes to the log.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         _warm_up()
@@ -56,7 +59,7 @@ def main() -> None:
 
 
 def _warm_up() -> None:
-    """Let numpy take what it takes at the first product: it would end the process later, at the ceiling."""
+    """Let numpy allocate what its first product needs: at the ceiling that would end the process."""
     np.ones((2, 64), np.float32).T @ np.ones((2, 64), np.float32)
 
 
@@ -69,7 +72,7 @@ def _answer(request: Message, out: BinaryIO, ceiling: int) -> None:
     recording = Recording(path, request["longest"])
     _send(out, {"facts": facts(recording), "samples": 0})
     if not (line := sys.stdin.readline()):
-        return  # it is not wanted
+        return  # the recording was closed before it was decoded
     threading.Thread(target=_watch, args=[spare], daemon=True).start()
     for block in recording.blocks(json.loads(line)["start"]):
         _send(out, {"facts": facts(recording), "samples": len(block)}, block)
@@ -91,7 +94,7 @@ def _send(out: BinaryIO, message: Message, block: Samples | None = None) -> None
 
 
 def _no_memory(ceiling: int) -> Message:
-    """Only a file that takes more than its own limit is to blame; else the machine has no more."""
+    """The answer to a MemoryError: the file's fault if the process was at its limit, else the machine's."""
     if not sandbox.is_own_limit(ceiling):
         return {"error": "memory"}
     error = media.too_much_memory()
@@ -99,10 +102,10 @@ def _no_memory(ceiling: int) -> Message:
 
 
 def _watch(spare: int) -> None:
-    """Allow more seconds of computing as decoding gets on, also of sound that is not handed over."""
+    """Allow more processor time as more sound is decoded, also of sound that is not returned."""
     while True:
         _allow(spare + Resampler.made // RATE)
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_WATCH_SECONDS)
 
 
 def _allow(seconds: int) -> None:

@@ -1,7 +1,7 @@
-"""How loud the loud moments are, and very quiet speech raised to where models know it from. Pure.
+"""Measures the level of the loud frames, and raises very quiet speech to the level of usual recordings. Pure.
 
-Levels are powers (full scale is 1) of the differences from sample to sample, times 16: for a voice about the
-power of its samples, while an offset, hum and rumble, which nobody means by loud, count for next to nothing.
+A power here is that of the differences from sample to sample, times 16 (full scale is 1). For a voice this is
+about the power of its samples. An offset, hum and rumble, which are no speech, count for next to nothing.
 """
 
 from __future__ import annotations
@@ -18,44 +18,50 @@ from workers.sound import RATE, Samples
 
 Powers = NDArray[np.float64]
 
-# Share of the frames that are louder than what counts as the level: a pop or a cough is no level.
+# Share of the frames that are louder than the level: a pop or a cough does not determine it.
 LOUD = 0.05
 _SCALE = 16.0
 
-# In dB. Never raised by more than MOST: what is lower still is noise of the equipment.
+# The most by which anything is raised, in dB: what is quieter still is noise of the equipment.
 MOST = 45.0
 
-# The stream is judged by blocks of half a second: a level is that of so many of them, and the loudest level
-# from a minute before a block to half a minute after it says whether it is quiet. So a pause is not raised.
+# A stream is measured in blocks of half a second. A level is that of the last `LEVEL_BLOCKS` blocks. A block
+# is quiet if all levels from a minute before it to half a minute after it are low, so a pause is not raised.
 BLOCK = 16 * vad.FRAME
 LEVEL_BLOCKS, BEHIND, AHEAD = 16, 120, 60
 
 
 def powers(samples: Samples, frame: int) -> Powers:
-    """The power of each frame of so many samples, one at least; what is left belongs to the last one."""
+    """The power of each frame of `frame` samples, shape (frames,).
+
+    There is one frame at least. A remainder of less than half a frame belongs to the last one.
+    """
     changes = np.diff(samples, prepend=samples[:1]).astype(np.float64)
     starts = np.arange(0, max(1, len(samples) - frame // 2), frame)
     sizes = np.diff(np.append(starts, len(samples)))
-    found: Powers = _SCALE * np.add.reduceat(np.square(changes), starts) / sizes
-    return found
+    result: Powers = _SCALE * np.add.reduceat(np.square(changes), starts) / sizes
+    return result
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Above `quiet` dB nothing changes. Below, `slope` dB are added for each until it is at `target`."""
+    """Above the level `quiet` nothing is raised. For each dB below it `slope` dB are added, up to `target`.
+
+    All levels are in dB of full scale.
+    """
 
     quiet: float
     target: float
     slope: float
 
     def gain(self, power: Powers) -> float:
-        """By how much a stretch with frames of these powers is raised: a factor of 1 or more."""
+        """The factor, 1 or more, by which samples with frames of these powers are multiplied."""
         level = 10 * np.log10(np.percentile(power, 100 * (1 - LOUD)) + 1e-12)
         decibels = min(self.slope * (self.quiet - level), self.target - level, MOST)
         return float(10 ** (max(decibels, 0.0) / 20))
 
 
-# Voice activity finds clean speech down to -55 dB without help; the recognition likes it as loud as usual.
+# Voice activity detection finds clean speech down to -55 dB as it is. Recognition is best at the usual level.
 FOR_VOICE_ACTIVITY = Curve(-40.0, -30.0, 1.5)
 FOR_RECOGNITION = Curve(-40.0, -20.0, 4.0)
 
@@ -63,13 +69,13 @@ FOR_RECOGNITION = Curve(-40.0, -20.0, 4.0)
 def raised(samples: Samples, speech: Sequence[vad.Speech] | None = None) -> Samples:
     """The samples with their speech raised to about -20 dB, by 45 dB at most; unchanged above -40 dB.
 
-    One gain for all of them, so that what is loud beside what is quiet stays so. The samples that are given
-    are left as they are; what comes back may be they.
+    All samples get one gain, so differences of level stay. The given samples are not changed; they are
+    returned if the gain is 1.
 
     Args:
         samples: 16 kHz mono.
-        speech: where somebody speaks, in seconds from the first sample: only that is measured; by default
-            all of it.
+        speech: Where somebody speaks, in seconds from the first sample. Only that is measured; without it,
+            all samples are.
     """
     if speech is not None:
         parts = [samples[int(part.start * RATE) : int(part.end * RATE)] for part in speech]
@@ -81,22 +87,23 @@ def raised(samples: Samples, speech: Sequence[vad.Speech] | None = None) -> Samp
 
 
 class Raised:
-    """Voice activity that is given a quiet recording louder; half a minute behind, for a look ahead.
+    """A voice activity detector that raises a quiet recording first.
 
-    It depends on the samples since its beginning alone, however they were cut.
+    Its results come half a minute late, as a block waits for the levels after it. They depend on the samples
+    since its beginning alone, not on how these were cut into calls.
     """
 
     def __init__(self, listener: vad.Hears) -> None:
         self.params = listener.params
         self._listener = listener
         self._rest = np.zeros(0, np.float32)
-        self._blocks: deque[Samples] = deque()  # that wait
-        self._powers: deque[Powers] = deque(maxlen=LEVEL_BLOCKS)  # of the last ones that came
-        self._gains: deque[float] = deque(maxlen=BEHIND + 1 + AHEAD)  # that would do for each
+        self._blocks: deque[Samples] = deque()  # those that wait for the levels after them
+        self._powers: deque[Powers] = deque(maxlen=LEVEL_BLOCKS)  # of the last blocks
+        self._gains: deque[float] = deque(maxlen=BEHIND + 1 + AHEAD)  # one for each block, by the level there
         self._gain: float | None = None
 
     def hear(self, samples: Samples) -> vad.Probabilities:
-        """Probability of speech in frames, in order; what is left waits for the next call."""
+        """Probability of speech in the frames that are ready, in order, shape (frames,)."""
         samples = np.concatenate([self._rest, samples])
         whole = len(samples) // BLOCK * BLOCK
         self._rest = samples[whole:].copy()
@@ -108,7 +115,7 @@ class Raised:
         return self._listener.hear(np.concatenate(ready))
 
     def end(self) -> vad.Probabilities:
-        """Those of the last frames, also of the incomplete one."""
+        """Probability of speech in the remaining frames, the last incomplete one too, shape (frames,)."""
         if len(self._rest):
             self._take(self._rest)
         self._rest = self._rest[:0]
@@ -121,7 +128,7 @@ class Raised:
         self._gains.append(FOR_VOICE_ACTIVITY.gain(np.concatenate(self._powers)))
 
     def _next(self) -> Samples:
-        """The block that waited longest, louder if need be."""
+        """The block that has waited longest, raised by the smallest gain around it."""
         block, after = self._blocks.popleft(), min(self._gains)
         before = after if self._gain is None else self._gain
         self._gain = after

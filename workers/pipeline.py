@@ -32,7 +32,7 @@ from setproctitle import setproctitle
 from stt import logs, passages, settings, speakers
 from stt.media import MediaError
 from stt.settings import Settings
-from workers import costs, coverage, decoder, machine, models, second_look, spans, vad, weak_speech, words
+from workers import costs, coverage, decoder, gap_filling, machine, models, spans, vad, weak_speech, words
 from workers.audio import RATE, Samples
 from workers.decoder import DecoderDied, Recording
 from workers.meter import Meter
@@ -84,7 +84,7 @@ class Work:
     # given to the lanes before this one, so it is done, or at work.
     wide: Callable[[], bool] = bool
     language: str = ""
-    again: bool = False  # its windows were recognised before, as parts of others that skipped them
+    again: bool = False  # its windows are gaps of windows that were recognised before
     wav2vec2: AlignModel | None = None  # times its words; without it the recogniser's attention does
 
     def heard(self) -> list[Heard]:
@@ -393,7 +393,7 @@ class Job:
                 yield span, None
 
     def _begin(self, span: spans.Span) -> Work:
-        # Attention knows on which side of a pause a word is; that of a translation does not.
+        # Cross-attention finds on which side of a pause a word is, but not for a translation.
         knows = self._asked.task != "translate"
         longest = LONGEST_WITH_PAUSES if knows else LONGEST
         windows = weak_speech.windows(
@@ -434,7 +434,7 @@ class Job:
         batch = [work.windows[number] for number in numbers]
         known = {place: work.encoded[one] for place, one in enumerate(numbers) if one in work.encoded}
         tokenizer = recogniser.tokenizer_for(work.language, self._asked.task)
-        timed = not work.wav2vec2  # also where nobody wants the times: they tell what was skipped
+        timed = not work.wav2vec2  # also if the job wants no times: coverage needs them
         wide = work.wide()  # not below: an error of the span that tells is not one of this batch
         try:
             encoded = recogniser.encode(samples, batch, known)
@@ -465,40 +465,47 @@ class Job:
         return heard
 
     def _filled(self, work: Work, heard: list[Heard]) -> list[Heard]:
-        """The hypotheses of a span with the speech that was skipped recognised in windows of its own."""
+        """The hypotheses of a span with the speech that was skipped recognised in windows of its own.
 
-        def recognise(samples: Samples, windows: list[Window]) -> list[Heard]:
-            # Not in the lanes, where it would wait for all of the next span.
-            again = replace(
-                work,
-                span=replace(work.span, samples=samples),
-                windows=windows,
-                encoded={},
-                again=True,
-                wide=lambda: True,
-            )
-            batch = self._engine.batch
-            numbers = [
-                list(range(first, min(first + batch, len(windows))))
-                for first in range(0, len(windows), batch)
-            ]
-            return self._timed(again, [one for part in numbers for one in self._hear(again, part)])
+        Sends warnings of speech that stays without words, and of passages in another language.
+        """
+        result = gap_filling.fill(heard, work.span.samples, partial(self._recognise_gaps, work))
+        if result.seconds:
+            log.info("job %s: %.1f s of sound were recognised again", self._name, result.seconds)
+        self._warn_of_passages(work, result)
+        return result.heard
 
-        found = second_look.fill(heard, work.span.samples, recognise)
-        if found.seconds:
-            log.info("job %s: %.1f s of sound were recognised again", self._name, found.seconds)
-        self._warn_of_passages(work, found)
-        return found.heard
+    def _recognise_gaps(self, work: Work, samples: Samples, windows: list[Window]) -> list[Heard]:
+        """The hypotheses of the windows of a span's gaps; `samples` are those of the span, raised."""
+        # Not in the lanes: there it would wait for the windows of the next span.
+        gaps = replace(
+            work,
+            span=replace(work.span, samples=samples),
+            windows=windows,
+            encoded={},
+            again=True,
+            wide=lambda: True,
+        )
+        batch = self._engine.batch
+        heard = [
+            hypothesis
+            for first in range(0, len(windows), batch)
+            for hypothesis in self._hear(gaps, list(range(first, min(first + batch, len(windows)))))
+        ]
+        return self._timed(gaps, heard)
 
-    def _warn_of_passages(self, work: Work, found: second_look.Result) -> None:
-        """Tell what stays without words though somebody probably speaks, and what is in another language."""
+    def _warn_of_passages(self, work: Work, result: gap_filling.Result) -> None:
+        """Warn of probable speech without words, and of passages in another language."""
         offset = work.span.start / RATE
-        known = [word for one in found.heard for word in one.timed or []]
+        timed = [word for hypothesis in result.heard for word in hypothesis.timed or []]
         uncovered = [
             (start + offset, end + offset)
-            for start, end in coverage.probable(found.uncovered, work.span.speech, known)
+            for start, end in coverage.probable_speech(result.uncovered, work.span.speech, timed)
         ]
-        others = [passage for one in found.heard for passage in one.passages]
+        # A translation is in one language whatever is spoken.
+        translated = self._asked.task == "translate"
+        found = [passage for hypothesis in result.heard for passage in hypothesis.passages]
+        others = [] if translated else found
         warnings = [passages.warning(passages.UNCOVERED, uncovered)] if uncovered else []
         for language in sorted({one.language for one in others}):
             times = [(one.start + offset, one.end + offset) for one in others if one.language == language]

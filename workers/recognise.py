@@ -50,7 +50,7 @@ LADDER: tuple[dict[str, Any], ...] = (
 )
 # Below this a wider beam finds better words. Of clear English hardly a window lies below it (docs/engine.md).
 UNSURE = -0.2
-# A hypothesis for speech that may be none (weak speech, gaps) is dropped if it is less likely than this.
+# A hypothesis for a weak window, in which perhaps nobody speaks, is dropped below this log probability.
 WEAK_LOGPROB = -0.8
 # More letters a second than anybody says; fewer than anybody who speaks for so many seconds.
 FASTEST = 40.0
@@ -69,7 +69,7 @@ class Heard:
     tokens: list[int] = field(default_factory=list)
     timed: list[words.Word] | None = None
     unsure: bool = False  # it looked right, but the model had others nearly as likely to choose from
-    passages: list[Passage] = field(default_factory=list)  # in another language
+    passages: list[Passage] = field(default_factory=list)  # those in another language
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Attempt:
         return self.logprob < UNSURE and not self.silent and not self.doubtful(window)
 
     def hypothesis(self, window: Window) -> Heard:
-        """What is kept of it: no text where nobody speaks, and of weak speech only a likely one."""
+        """The hypothesis; without text if nobody speaks, or if the text of a weak window is unlikely."""
         unlikely = self.logprob < WEAK_LOGPROB or self.doubtful(window)
         if self.silent or (window.weak and unlikely):
             return Heard(window, "", self.logprob)
@@ -272,9 +272,16 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     ) -> list[Heard]:
         """Text of each window that was encoded, with the times of its words if `timed`.
 
-        `wide`: with a wider beam at once, where most windows would get one anyway. `spoken`: the language in
-        which they are decoded; passages in another one are looked for in windows of a lower log probability
-        than `floor`.
+        Args:
+            encoded: The encoder's output, (windows, places, width).
+            samples: Of the span, 16 kHz mono.
+            windows: Windows of the span.
+            asked: The options of the job.
+            tokenizer: For the language and the task.
+            timed: Whether the words get times by cross-attention.
+            wide: Decode with a wider beam at once, where most windows would get one anyway.
+            spoken: The language that is decoded. Passages in another language are detected if it is given.
+            floor: They are detected only in windows of a lower log probability.
         """
         beam = max(self.options.beam_size, BEAM) if wide else self.options.beam_size
         attempts = self._decode(encoded, len(windows), asked, tokenizer, beam_size=beam)
@@ -293,8 +300,8 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
                     self._part(encoded, [place], samples, windows) if full
                     else self.encode(samples, [window], frames=FRAMES)
                 )  # fmt: skip
-                # Where the first attempt had the wider beam already, another with it would say the same. Of
-                # weak speech most that looks wrong is noise: there, more attempts are not worth the time.
+                # If the first attempt had the wider beam, another with it would give the same text. Most
+                # weak windows that look wrong hold noise, for which more attempts are not worth the time.
                 rungs = LADDER[full and beam >= BEAM : 1 if window.weak else None]
                 attempts[place] = self._again(attempts[place], rungs, part, window, asked, tokenizer)
         heard = [one.hypothesis(window) for window, one in zip(windows, attempts, strict=True)]
@@ -312,7 +319,10 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     def _passages(
         self, encoded: ctranslate2.StorageView, place: int, window: Window, samples: Samples, spoken: str
     ) -> list[Passage]:
-        """What of a window is in another language than it was decoded in."""
+        """The passages of a window in another language than `spoken`.
+
+        On a GPU each slice is encoded again, as the encoder's output cannot be cut there.
+        """
         found = []
         for start, end in slices(window.speech):
             if self._on_gpu:
@@ -410,17 +420,17 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
         return prompt
 
     def _encode_text(self, text: str, tokenizer: Tokenizer) -> list[int]:
-        """The tokens of a text that somebody wrote: what looks like a control token in it is spelled out."""
+        """The tokens of a text of the job's options; the name of a control token in it is encoded as text."""
         ends = [match.start() + 1 for match in self._control.finditer(text)]
         parts = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
         return [token for part in parts for token in tokenizer.encode(part) if token < tokenizer.eot]
 
     @cached_property
     def _control(self) -> re.Pattern[str]:
-        """Where a text has the name of a control token, such as `<|endoftext|>`; the match is empty.
+        """Matches, empty, where the name of a control token begins, such as `<|endoftext|>`.
 
-        A text cut after the first character of each has no such name in any part. The tokenizer's own switch
-        (`encode_special_tokens`) does not do: time stamps are no special tokens to it.
+        If a text is cut after the first character of each name, no part contains such a name. The tokenizer's
+        own switch (`encode_special_tokens`) is not enough: it does not count time stamps as special tokens.
         """
         added = self.model.hf_tokenizer.get_added_tokens_decoder().values()
         names = "|".join(re.escape(token.content) for token in added)

@@ -1,4 +1,4 @@
-"""What every part of the engine means by sound: 16 kHz mono samples of 32 bits, full scale from -1 to 1."""
+"""The format of sound in every part of the engine: 16 kHz, mono, 32-bit float samples from -1 to 1."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Span:
 
     The recording ends with the `last` one. There is none where it happens to end with a full span.
     `peaks` is the loudest moment of each tenth of a second, counted from the recording's beginning.
-    `weak` is speech that the detector is unsure of (:mod:`workers.weak_speech`), apart from `speech`.
+    `weak` is speech in the pauses of `speech` of which the detector is unsure (:mod:`workers.weak_speech`).
     """
 
     number: int
@@ -64,7 +64,13 @@ def read(
 ) -> Iterator[Span]:
     """Spans of about `seconds`, beginning with `number` at the sample `start`.
 
-    `heard` is told the sample up to which the recording was read; `listen` makes what tells speech.
+    Args:
+        recording: Where the samples come from.
+        seconds: The length of a span, about.
+        number: The number of the first span.
+        start: The sample at which the first span begins.
+        heard: Is called with the sample up to which the recording was read.
+        listen: Makes a voice activity detector for one stream.
 
     Raises:
         media.MediaError: nothing can be decoded.
@@ -72,7 +78,7 @@ def read(
     waiting: list[Samples] = []  # joined once a span: an array that grows leaves holes in memory
     listener, found = levels.Raised(listen()), np.zeros(0, np.float32)
     for block in itertools.chain(recording.blocks(start), [None]):
-        if block is None:  # it was some seconds behind: what is left may still be more than a span
+        if block is None:  # the detector was some seconds behind: what is left may be more than a span
             found = np.concatenate([found, listener.end()])
         else:
             waiting.append(block)

@@ -1,9 +1,9 @@
-"""Which audio tracks of a file are transcribed: all that speak at different times, mixed.
+"""Chooses the audio tracks of a file that are transcribed: those with speech at different times, mixed.
 
-Programs that record a call write each person to a track of its own. A film's tracks hold the same speech in
-other languages, and a screen recording often has the same voice from the microphone and from the desktop:
-two of those at once are unintelligible. So the decision goes by where each track has speech, over the whole
-file, and does not depend on where a caller begins to read.
+Programs that record a call write each person to a track of its own. The tracks of a film hold the same speech
+in several languages. A screen recording often has the same voice from the microphone and from the desktop.
+Tracks with speech at the same time are unintelligible when mixed. So each track's speech is detected in the
+whole file first; the choice does not depend on where a caller begins to read.
 """
 
 from __future__ import annotations
@@ -20,27 +20,30 @@ from workers.sound import RATE, Samples
 BINS_PER_SECOND = 10
 _BIN = RATE // BINS_PER_SECOND
 _PARAMS = vad.Params(pad=0.1)
-# Amplitude (-75 dB) that no speech stays below; a track without any louder sample is silent.
+# A track without any sample above this amplitude (-75 dB) is silent: speech is louder.
 SILENT = 1.8e-4
-# Speech shorter than this in all is a click, or music that sounds like speech for a moment.
+# A track with less speech than this holds a click, or music that sounds like speech for a moment.
 LEAST_SPEECH_SECONDS = 0.5
 # Two tracks speak at the same time "most of the time" if more than this share of the speech of the one that
 # speaks less lies within that of the other.
 SAME_TIME = 0.5
-# A track with less than this share of the other's speech is somebody who asks a question now and then: it is
-# mixed even if somebody else always speaks.
+# A track with less than this share of the other's speech holds somebody who says something now and then. It
+# is mixed even if somebody on the other track always speaks.
 SELDOM = 0.1
-# Levels of two tracks in the tenths of a second in which one speaks, from whose correlation on they are the
-# same sound: then a track is a copy, however little it speaks.
+# Two tracks hold the same sound from this correlation of their levels on, where both have speech. Then one is
+# a copy of the other, however little speech it has.
 _SAME_SOUND = 0.9
-# A soft track is raised to the level of the loudest one (20 dB at most), but not its noise to more than
-# -30 dB below that one's speech. Less than 4 dB is left alone.
+# A quiet track is raised to the level of the loudest one, by 20 dB at most, and only so far that its noise
+# stays 30 dB below the speech of the loudest one. A gain of less than 4 dB is not applied.
 _MOST_GAIN, _NOISE, _LEAST_GAIN = 10.0, 0.03, 1.6
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Of each tenth of a second of a track whether it holds speech, and its level (RMS, 1 is full scale)."""
+    """For each tenth of a second of a track: whether it holds speech, and its level (RMS, 1 is full scale).
+
+    Both have the shape (tenths of a second,).
+    """
 
     speech: NDArray[np.bool_]
     level: NDArray[np.float32]
@@ -54,14 +57,14 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Tracks to be mixed, each with its gain, and those with speech that are left out; by their places."""
+    """Numbers of the tracks to be mixed, each with its gain, and of those with speech that are left out."""
 
     mixed: list[tuple[int, float]]
     left_out: list[int]
 
 
-def listen(blocks: Iterable[Samples]) -> Activity:
-    """Find speech in a track. Memory does not grow with more than a few bytes a second."""
+def activity(blocks: Iterable[Samples]) -> Activity:
+    """Where a track has speech, and its level. Memory grows by a few bytes a second of sound."""
     listener, loudest = vad.Listener(), 0.0
     found: list[vad.Probabilities] = []
     levels: list[NDArray[np.float32]] = []
@@ -70,7 +73,7 @@ def listen(blocks: Iterable[Samples]) -> Activity:
     for block in blocks:
         length += len(block)
         loudest = max(loudest, float(np.abs(block).max(initial=0)))
-        # Very soft speech is not recognised as speech; the gain only ever falls.
+        # The detector does not find very quiet speech. The gain never rises again.
         gain = min(100.0, max(1.0, 0.5 / loudest)) if loudest > SILENT else 1.0
         found.append(listener.hear(block * np.float32(gain)))
         whole = np.concatenate([rest, block])
@@ -90,8 +93,8 @@ def _levels(samples: Samples) -> NDArray[np.float32]:
 
 def _in_bins(found: vad.Probabilities, seconds: float, bins: int) -> NDArray[np.bool_]:
     spoken = np.zeros(bins, np.bool_)
-    for stretch in vad.speech(found, seconds, _PARAMS):
-        spoken[round(stretch.start * BINS_PER_SECOND) : round(stretch.end * BINS_PER_SECOND)] = True
+    for part in vad.speech(found, seconds, _PARAMS):
+        spoken[round(part.start * BINS_PER_SECOND) : round(part.end * BINS_PER_SECOND)] = True
     return spoken
 
 
@@ -99,8 +102,8 @@ def choose(tracks: Sequence[Activity | None], aside: Sequence[bool] = ()) -> Cho
     """Decide which tracks are transcribed.
 
     Args:
-        tracks: what was found in each, the default track first; None for one that cannot be decoded.
-        aside: which of them are commentaries and the like, taken only where the others hold no sound.
+        tracks: The activity of each track, the default track first; None for one that cannot be decoded.
+        aside: Which of them are commentaries and the like, taken only if the others hold no sound.
 
     Returns:
         None if no track can be decoded.
@@ -138,7 +141,7 @@ def _of(tracks: Sequence[Activity | None], place: int) -> Activity:
 
 
 def _same_time(one: Activity, other: Activity) -> bool:
-    """Whether two tracks speak at the same time most of the time."""
+    """Whether two tracks have speech at the same time most of the time."""
     length = min(len(one.speech), len(other.speech))
     both = one.speech[:length] & other.speech[:length]
     less, more = sorted((int(one.speech.sum()), int(other.speech.sum())))
@@ -176,9 +179,12 @@ def _gain(track: Activity, level: float, most: float) -> float:
 
 
 def mix(sources: Sequence[Iterable[Samples]], gains: Sequence[float]) -> Iterable[Samples]:
-    """The sum of blocks of several tracks; those of all but the last place have one length.
+    """The blocks of several tracks added up.
 
-    A track that ends earlier is silent from there on.
+    Args:
+        sources: The blocks of each track; the blocks with the same number have one length, except for the
+            last ones. A track that ends earlier is silent from there on.
+        gains: The factor for each track.
     """
     readers = [iter(source) for source in sources]
     while True:

@@ -1,9 +1,9 @@
-"""Speech that the voice activity detector is unsure of: a telephone voice, or a quiet one beside louder ones.
+"""Finds weak speech, of which the voice activity detector is unsure: a telephone voice or a quiet one.
 
-The detector remembers what came before: after a loud, full voice it gives a narrow or quiet one too low a
-probability, as low as to music beside it. So each longer pause in which there is sound is judged once more by
-itself, at a raised level and with a lower threshold. What is found is recognised in windows of its own, and
-words are believed only where the recogniser is sure of them, so that noise and music stay without text.
+The detector has a state. After a loud voice with all frequencies it gives a telephone voice or a quiet one
+too low a probability, as low as that of music. So each longer pause in which there is sound is given to a new
+detector, at a raised level and with lower thresholds. Weak speech is recognised in windows of its own. A
+hypothesis for it is kept only if its log probability is high, so that noise and music stay without text.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from workers.audio import RATE, Samples
 from workers.vad import Speech
 from workers.windows import LONGEST, Window
 
-# As for other speech, but with lower thresholds, and longer: seconds.
+# Thresholds are lower than for other speech, and the least durations, in seconds, longer.
 PARAMS = vad.Params(onset=0.3, offset=0.2, silence=0.3, speech=0.5, pad=0.3)
 PAUSE = 1.0  # a shorter pause holds no sentence
 # The level of a pause is that of the loudest quarter of its tenths of a second (RMS, dB of full scale). A
-# quieter pause than QUIET is not judged; others are raised to LEVEL, by MOST_GAIN at most.
+# pause below `QUIET` is left out. Others are raised to `LEVEL`, by `MOST_GAIN` dB at most.
 LOUD_SHARE, QUIET, LEVEL, MOST_GAIN = 0.25, -65.0, -20.0, 40.0
-# Of clear speech hardly a part has a lower probability than UNSURE. Pauses up to BRIDGE seconds are
-# recognised with what lies around them where both sides are unsure.
+# Hardly any part of clear speech has a lower probability than `UNSURE`. A pause of up to `BRIDGE` seconds
+# between two parts below that is recognised with them.
 UNSURE, BRIDGE = 0.8, 2.5
 # Sound goes on where a tenth of a second within DIP tenths has at most ALIKE dB less than the loud ones of a
 # part.
@@ -53,7 +53,7 @@ def find(samples: Samples, speech: Sequence[Speech], listen: Callable[[], vad.He
         pause = samples[int(start * RATE) : int(end * RATE)]
         found += [
             replace(part, start=start + part.start, end=min(start + part.end, end))
-            for part in _judged(pause, listen)
+            for part in _speech_in_pause(pause, listen)
         ]
     return found
 
@@ -61,12 +61,12 @@ def find(samples: Samples, speech: Sequence[Speech], listen: Callable[[], vad.He
 def windows(
     speech: Sequence[Speech], weak: Sequence[Speech], make: Callable[[Sequence[Speech]], list[Window]]
 ) -> list[Window]:
-    """The windows of a span, in order: weak speech lies in windows of its own, apart from clear speech.
+    """The windows of a span, in order; weak speech has windows of its own, apart from clear speech.
 
     Args:
         speech: What was detected as speech.
-        weak: What `find` found in its pauses.
-        make: Makes windows over some speech.
+        weak: What `find` found in the pauses of `speech`.
+        make: Makes the windows of some speech.
     """
     ordered = sorted([*speech, *weak], key=lambda part: part.start)
     made: list[Window] = []
@@ -117,7 +117,7 @@ def _pauses(speech: Sequence[Speech], length: float) -> Iterator[tuple[float, fl
     return ((start, end) for start, end in zip(starts, ends, strict=True) if end - start >= PAUSE)
 
 
-def _judged(samples: Samples, listen: Callable[[], vad.Hears]) -> list[Speech]:
+def _speech_in_pause(samples: Samples, listen: Callable[[], vad.Hears]) -> list[Speech]:
     level = _level(samples)
     if level < QUIET:
         return []
@@ -127,7 +127,7 @@ def _judged(samples: Samples, listen: Callable[[], vad.Hears]) -> list[Speech]:
 
 
 def _extended(parts: Sequence[Speech], samples: Samples) -> list[Speech]:
-    """The parts with the sound of their level that goes on before and after them: it may be the same voice."""
+    """The parts with the sound of their level that goes on around them: it may be the same voice."""
     powers = _powers(samples)
     made: list[Speech] = []
     for part in parts:

@@ -1,7 +1,7 @@
-"""Time stamps made steady: what is a pause stays one, and what is a clock gone wrong does not.
+"""Corrects the time stamps of packets, so that they jump only where sound is missing.
 
-A recording of a live stream has pauses, whose time stamps jump and go on from there. A broken or a spliced
-one has packets from another time among the others, or a clock that begins anew in the middle.
+In a recording of a live stream the time stamps jump at a pause and go on from there. In a broken or spliced
+recording single packets have the time stamp of another time, or the clock begins anew in the middle.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from itertools import islice
 
 from stt.media import Packet
 
-# A smaller jump is not looked at: the samples show whether sound is missing.
+# A smaller jump is left as it is: the count of the samples shows whether sound is missing.
 JUMP_SECONDS = 5.0
-# Packets after a jump that tell whether the clock goes on from there.
+# Packets after a jump from which it is decided whether the clock goes on from there.
 AHEAD = 20
 
-Believes = Callable[[float, float], bool]
+MayBeMissing = Callable[[float, float], bool]
 
 
-def steady(packets: Iterator[Packet], start: float, believes: Believes) -> Iterator[Packet]:
+def corrected(packets: Iterator[Packet], start: float, may_be_missing: MayBeMissing) -> Iterator[Packet]:
     """The packets of a stream, with time stamps that jump only where sound is missing.
 
     Args:
-        packets: in the order of the file.
-        start: seconds at which the file begins on its own clock.
-        believes: whether sound may be missing up to a time, in seconds of the file's clock, by so many.
+        packets: In the order of the file.
+        start: The time at which the file begins, in seconds of its own clock.
+        may_be_missing: Gets a time, in seconds of the file's clock, and a number of seconds. Whether so much
+            sound may be missing before that time.
     """
     ahead: deque[Packet] = deque()
     shift, expected = 0.0, start
@@ -39,9 +40,9 @@ def steady(packets: Iterator[Packet], start: float, believes: Believes) -> Itera
         if abs(jump) > JUMP_SECONDS:
             ahead.extend(islice(packets, AHEAD - len(ahead)))
             if _is_stray(time - shift, expected - shift, ahead):
-                time = expected  # a packet from another time
-            elif jump < 0 or not believes(time, jump):
-                shift -= jump  # a clock that begins anew
+                time = expected  # the time stamp of this packet alone is wrong
+            elif jump < 0 or not may_be_missing(time, jump):
+                shift -= jump  # the clock begins anew
                 time = expected
         _set(packet, time)
         expected = time + float((packet.duration or 0) * packet.time_base)
@@ -58,7 +59,8 @@ def _set(packet: Packet, time: float) -> None:
 
 
 def _is_stray(time: float, expected: float, ahead: Sequence[Packet]) -> bool:
-    """Whether the packets ahead go on from the time that was expected, rather than from that of a packet."""
+    """Whether more of the packets ahead go on from the expected time than from `time`, that of a packet."""
     times = [_time(packet) for packet in ahead if packet.pts is not None]
     near = JUMP_SECONDS + sum(float((packet.duration or 0) * packet.time_base) for packet in ahead)
-    return sum(abs(one - expected) <= near for one in times) > sum(abs(one - time) <= near for one in times)
+    near_expected = sum(abs(other - expected) <= near for other in times)
+    return near_expected > sum(abs(other - time) <= near for other in times)

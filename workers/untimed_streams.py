@@ -1,6 +1,7 @@
-"""Streams of frames without time stamps (ADTS, MP3, AC-3, AMR): how long what is damaged would have lasted.
+"""Decodes streams of frames without time stamps (ADTS, MP3, AC-3, AMR), and measures what is damaged in them.
 
-libav counts the frames that it finds in them, so a damaged one takes no time: what follows would be early.
+libav counts the frames that it decodes, so a damaged frame takes no time, and all sound after it would be too
+early. Here the duration of damaged bytes is calculated from the bytes that recent frames took.
 """
 
 from __future__ import annotations
@@ -16,76 +17,77 @@ from av.audio.stream import AudioStream
 
 from stt import media
 
-Broken = Callable[[media.Packet, av.FFmpegError], None]
+OnBrokenPacket = Callable[[media.Packet, av.FFmpegError], None]
 
-_RECENT = 100  # packets whose size tells how many bytes a second takes
+_RECENT = 100  # packets from whose size the bytes of a second are calculated
 _ADTS_HEADER = 7
 _MPEG, _LONGEST_MPEG = ("mp1", "mp2", "mp3"), 2881  # bytes that a frame of MPEG audio may have
-_FARTHEST = 2**24  # bytes within which the next packet is searched for: a cover picture may lie between
+_FARTHEST = 2**24  # bytes in which the next packet is searched for: a cover picture may lie before it
 _MISSES = 10  # packets in a row that are not found in the file, after which no more are searched for
 
 
-class Counter:
-    """Frames of one stream, and how long the bytes before each that are no frames would have lasted.
+class FrameCounter:
+    """Decodes one stream, and gives with each frame the duration of the damaged bytes before it.
 
-    Each packet is looked for in the file, as what libav tells of its place does not count what it skips.
+    Each packet is searched for in the file: the position that libav reports does not count skipped bytes.
     """
 
-    def __init__(self, path: Path, stream: AudioStream, broken: Broken) -> None:
-        self._path, self._stream, self._broken = path, stream, broken
+    def __init__(self, path: Path, stream: AudioStream, on_broken_packet: OnBrokenPacket) -> None:
+        self._path, self._stream = path, stream
+        self._on_broken_packet = on_broken_packet
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
         self._end: int | None = None  # where the last packet ended
         self._misses = 0
         self._lost = 0  # bytes since the last frame
 
     def frames(self, packets: Iterator[media.Packet]) -> Iterator[tuple[AudioFrame, float]]:
-        """Frames, each with the seconds that are lost before it."""
+        """Frames, each with the seconds of sound that are lost before it."""
         with self._path.open("rb") as file:
             for packet in packets:
                 yield from self._decoded(packet, file)
 
     def _decoded(self, packet: media.Packet, file: BinaryIO) -> Iterator[tuple[AudioFrame, float]]:
         try:
-            found = packet.decode()
+            frames = packet.decode()
         except MemoryError:
             raise
         except av.FFmpegError as error:
-            self._broken(packet, error)
-            yield from self._rescued(bytes(packet), file)
+            self._on_broken_packet(packet, error)
+            yield from self._whole_frames(bytes(packet), file)
         else:
-            yield from self._counted(found, bytes(packet), file)
+            yield from self._counted(frames, bytes(packet), file)
 
     def _counted(
-        self, found: list[AudioFrame], data: bytes, file: BinaryIO
+        self, frames: list[AudioFrame], data: bytes, file: BinaryIO
     ) -> Iterator[tuple[AudioFrame, float]]:
         if data:
             self._skip_to(data, file)
-        seconds = sum(frame.samples / frame.sample_rate for frame in found)
+        seconds = sum(frame.samples / frame.sample_rate for frame in frames)
         if self._stream.codec_context.name.startswith(_MPEG) and len(data) > _LONGEST_MPEG:
-            self._lost += len(data)  # its frame comes after junk that libav made a part of the packet
+            self._lost += len(data)  # libav put damaged bytes before the frame into this packet
         elif seconds and data:
             self._recent.append((len(data), seconds))
-        for frame in found:
-            yield frame, self._hole()
+        for frame in frames:
+            yield frame, self._lost_seconds()
             self._lost = 0
 
-    def _rescued(self, data: bytes, file: BinaryIO) -> Iterator[tuple[AudioFrame, float]]:
+    def _whole_frames(self, data: bytes, file: BinaryIO) -> Iterator[tuple[AudioFrame, float]]:
         """The whole frames within a packet that cannot be decoded.
 
-        libav makes one packet of all bytes up to where it finds its way again.
+        After a damaged frame libav puts all bytes up to the next good header into one packet.
         """
         for start, end in _adts_frames(data) if self._stream.codec_context.name.startswith("aac") else ():
             piece = data[start:end]
             try:
-                found = self._stream.codec_context.decode(av.Packet(piece))
+                frames = self._stream.codec_context.decode(av.Packet(piece))
             except MemoryError:
                 raise
             except av.FFmpegError:
                 continue
-            yield from self._counted(found, piece, file)
+            yield from self._counted(frames, piece, file)
 
     def _skip_to(self, data: bytes, file: BinaryIO) -> None:
-        """Count the bytes between the packet before and this one."""
+        """Count the bytes between the packet before and this one as lost."""
         if self._misses > _MISSES:
             return
         place = _find(file, data, self._end or 0)
@@ -96,7 +98,7 @@ class Counter:
             self._lost += _without_tags(file, self._end, place)
         self._end, self._misses = place + len(data), 0
 
-    def _hole(self) -> float:
+    def _lost_seconds(self) -> float:
         size = sum(size for size, _ in self._recent) if self._lost else 0
         if not size or self._lost * len(self._recent) < size / 2:  # less than half a frame
             return 0.0
@@ -104,7 +106,7 @@ class Counter:
 
 
 def _find(file: BinaryIO, data: bytes, start: int) -> int | None:
-    """Where these bytes are next in a file, from a place on."""
+    """The place of these bytes in a file, from `start` on; None if they are not near."""
     file.seek(start)
     if file.read(len(data)) == data:
         return start
@@ -115,7 +117,7 @@ def _find(file: BinaryIO, data: bytes, start: int) -> int | None:
 
 
 def _adts_frames(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where ADTS frames are: each is followed by the next, or ends with the data."""
+    """Start and end of each ADTS frame that another one follows, or that ends with the data."""
     place = 0
     while (place := data.find(b"\xff", place)) >= 0:
         length = _adts_length(data, place)
@@ -128,7 +130,7 @@ def _adts_frames(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _adts_length(data: bytes, place: int) -> int:
-    """The length of the frame whose header is here, 0 where there is none."""
+    """The length in bytes of the ADTS frame whose header is at `place`; 0 if there is none."""
     if place + _ADTS_HEADER > len(data) or data[place] != 0xFF or data[place + 1] & 0xF6 != 0xF0:
         return 0
     length = (data[place + 3] & 3) << 11 | data[place + 4] << 3 | data[place + 5] >> 5
@@ -136,7 +138,7 @@ def _adts_length(data: bytes, place: int) -> int:
 
 
 def _without_tags(file: BinaryIO, start: int, end: int) -> int:
-    """How many of these bytes of a file are not titles and pictures."""
+    """How many bytes from `start` to `end` remain after the tags (titles, pictures) at their beginning."""
     while start < end:
         file.seek(start)
         length = _tag_length(file.read(128))
@@ -147,6 +149,7 @@ def _without_tags(file: BinaryIO, start: int, end: int) -> int:
 
 
 def _tag_length(head: bytes) -> int:
+    """The length in bytes of the tag that begins here (ID3v2, ID3v1 or APE); 0 if there is none."""
     if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 128:
         size = 0
         for byte in head[6:10]:
