@@ -757,11 +757,11 @@ async def test_a_result_that_cannot_be_rendered_is_kept_all_the_same(
         await attempt(context)
     done = await completed(pool, job)
     assert [warning["code"] for warning in done.warnings] == ["rendering_failed"]
-    assert "demonstration" in str(done.transcription_text)
+    assert "demonstration" in str(done.transcription_text).lower()  # processors differ in capitals
     for format_ in ("json", "srt"):
         async with client.get(f"/api/jobs/{job.id}/download?format={format_}") as response:
             assert response.status == 200
-            assert "demonstration" in await response.text()
+            assert "demonstration" in (await response.text()).lower()
 
 
 async def test_an_engine_without_work_ends_after_a_while(

@@ -115,8 +115,8 @@ class Recording:
             return media.too_slow()
         if code == -signal.SIGKILL:
             return DecoderDied(
-                "Reading the recording failed: the process that decodes it was killed, perhaps because the machine "
-                "ran out of memory."
+                "Reading the recording failed: the process that decodes it was killed, perhaps because the "
+                "machine ran out of memory."
             )
         cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return DecoderDied(f"Reading the recording failed: the process that decodes it ended with {cause}.")

@@ -7,6 +7,7 @@ a line. The parent kills it whenever it likes, so nothing here has to be undone.
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import logging
 import os
@@ -700,10 +701,12 @@ def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
         send(_error("transient", "model_unavailable", str(error)))
     except DecoderDied as error:
         send(_error("transient", "decoder_died", str(error)))
-    except OSError as error:
-        log.exception("the recording cannot be read")
-        send(_error("transient", "storage_unreachable", f"The recording cannot be read: {error.strerror}."))
-    except (RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, OSError) and not _out_of_memory(error):
+            log.exception("the recording cannot be read")
+            message = f"The recording cannot be read: {error.strerror}."
+            send(_error("transient", "storage_unreachable", message))
+            return
         if not _out_of_memory(error):
             raise
         log.exception("out of memory")
@@ -797,8 +800,11 @@ def _on_hub(name: str) -> bool:
 
 
 def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):  # of a process that could not be started
+        return error.errno == errno.ENOMEM
     text = str(error).lower()
-    said = ("out of memory", "alloc_failed", "failed to allocate", "bad_alloc")  # CUDA, cuBLAS, MKL, C++
+    # CUDA, cuBLAS, MKL, C++; a thread needs memory for its stack.
+    said = ("out of memory", "alloc_failed", "failed to allocate", "bad_alloc", "can't start new thread")
     return isinstance(error, MemoryError) or any(words in text for words in said)
 
 
