@@ -34,7 +34,8 @@ def _become(who: str) -> None:
     os.setuid(uid)
 
 
-def _die_with(parent: int, death_signal: int) -> None:
+def die_with(parent: int, death_signal: int) -> None:
+    """End this process by a signal when its parent ends; at once if that has ended."""
     if sys.platform != "linux":
         return
     # After setuid, which clears it. Then look: the parent may have died before the call.
@@ -46,7 +47,7 @@ def _die_with(parent: int, death_signal: int) -> None:
 def main() -> None:
     death_signal, parent, who, *program = sys.argv[1:]
     _become(who)
-    _die_with(int(parent), int(death_signal))
+    die_with(int(parent), int(death_signal))
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would hand that on
     try:
         os.execv(program[0], program)  # noqa: S606

@@ -241,6 +241,16 @@ def test_a_missing_file_is_an_error_of_the_file() -> None:
         decoder.Recording(Path("/nonexistent"))
 
 
+@pytest.fixture(autouse=True)
+def _no_spare_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the decoders that wait for a recording; before what starts them is as it was."""
+    yield
+    while decoder._spares:
+        process = decoder._spares.pop()
+        process.kill()
+        process.communicate()
+
+
 def start_with(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
     """Every decoder runs these lines first."""
     code = f"from workers import decoder_child\nfrom stt import media, resources, sandbox\n{lines}\n"
@@ -506,3 +516,15 @@ def test_no_limit_of_a_control_group_is_none(machine: Path) -> None:
     (machine / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
     (machine / "memory" / "memory.usage_in_bytes").write_text("1\n")
     assert resources.all_memory() == 64 * 2**30
+
+
+def test_a_recording_that_was_read_leaves_its_decoder_to_the_next(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "tone.wav", tone(3))
+    assert decode(path) == 3 * RATE
+    [process] = decoder._spares
+    assert decode(path) == 3 * RATE
+    assert decoder._spares == [process]
+    unread = decoder.Recording(path)
+    unread.close()
+    assert process.returncode is not None
+    assert decode(path) == 3 * RATE

@@ -52,6 +52,8 @@ class Recording:
         prepare()
         self._process = _spares.pop()
         self._facts: dict[str, Any] = {}
+        self._closed = False
+        self._read = False  # to its end: then the process can serve another recording
         try:
             self._ask({"path": str(path), "longest": longest})
             self._message()
@@ -73,9 +75,16 @@ class Recording:
         self._ask({"start": start})
         while not (message := self._message()).get("end"):
             yield self._samples(message["samples"])
+        self._read = True
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Give the process back if it has sent all; else end it, whatever it does."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._read and not _spares:
+            _spares.append(self._process)
+            return
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

@@ -13,16 +13,18 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from setproctitle import setproctitle
 
-from stt import media, resources, sandbox
+from stt import launch, media, resources, sandbox
 from workers.audio import RATE, Recording, Samples
 from workers.resampler import Resampler
 
@@ -39,14 +41,26 @@ Message = dict[str, Any]
 
 
 def main() -> None:
-    """Answer the requests for one file."""
+    """Serve one file after the other, each in a process forked for it: that costs no start and no imports."""
     setproctitle("stt decoder")
     # What libraries print goes to the log.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         _warm_up()
-        if not (line := sys.stdin.readline()):
-            return  # no recording came
+        me = os.getpid()
+        while line := sys.stdin.readline():
+            if child := os.fork():
+                _, status = os.waitpid(child, 0)
+                _end_like(os.waitstatus_to_exitcode(status))
+            else:
+                _serve(line, out, me)
+
+
+def _serve(line: str, out: BinaryIO, parent: int) -> NoReturn:
+    """Answer the requests for one file, and end this process."""
+    code = 1
+    try:
+        launch.die_with(parent, signal.SIGKILL)
         ceiling = resources.decoding_ceiling()
         try:
             _answer(json.loads(line), out, ceiling)
@@ -56,6 +70,23 @@ def main() -> None:
             _send(out, _no_memory(ceiling))
         except OSError as error:
             _send(out, {"error": "file", "errno": error.errno, "strerror": error.strerror})
+        code = 0
+    except BrokenPipeError:  # the recording was closed, or its reader has ended
+        code = 0
+    except BaseException:  # noqa: BLE001  it goes to the log, and the exit code reports it
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _end_like(code: int) -> None:
+    """End as the child has ended, unless it ended well: so the reader of this process sees why."""
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    elif code:
+        os._exit(code)
 
 
 def _warm_up() -> None:
