@@ -235,8 +235,8 @@ def _environment(settings: Settings, gpu: str | None) -> dict[str, str]:
     env["TOKENIZERS_PARALLELISM"] = "false"
     env["HF_HUB_DISABLE_TELEMETRY"] = env["DO_NOT_TRACK"] = env["ORT_DISABLE_TELEMETRY"] = "1"
     env["PYANNOTE_METRICS_ENABLED"] = "false"
-    # Threads that wait for each other soon sleep. Where something else computes too, those that spin keep the one
-    # that they wait for from running: a clip of 50 s took 58 s instead of 3 on two busy cores.
+    # Threads that wait for each other soon sleep. Where something else computes too, those that spin keep the
+    # one that they wait for from running: a clip of 50 s took 58 s instead of 3 on two busy cores.
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     env.setdefault("GOMP_SPINCOUNT", "30000")
     if gpu is not None:
