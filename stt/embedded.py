@@ -399,7 +399,7 @@ def _socket_folder(folder: Path, name: str, *, shared: bool) -> Path:
 def _reason(output: str) -> str:
     """Why a program of PostgreSQL failed, in one line: its errors, without what it says of its progress."""
     if "No space left on device" in output:
-        return "no space left on the disk. Make room, or set STT_DATA_DIR to a folder on another disk."
+        return "No space left on device. Make room on this disk, or set STT_DATA_DIR to a folder on another."
     lines = [line for line in output.splitlines() if "error:" in line.lower() or "fatal:" in line.lower()]
     return " ".join(" ".join(lines or output.splitlines()[-3:]).split())
 

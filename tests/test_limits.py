@@ -62,7 +62,9 @@ def outcome(look):
 for path in sorted(Path(sys.argv[1]).iterdir()):
     probed = outcome(lambda: media.inspect(path, packets=500)[0])
     decoded = outcome(lambda: sum(map(len, Recording(path, 3600).blocks())))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not ru_maxrss, which begins with that of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) // 1024
     print(json.dumps([path.name, probed, decoded, peak]), flush=True)
 """
 
