@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -266,6 +267,7 @@ class Crammed:
         self.replicas = 1
         self.fits, self.sizes, self.known = fits, list[int](), set[float]()
         self.unsure, self.wide = False, list[bool]()
+        self.spoken: list[str | None] = []
 
     def tokenizer_for(self, _language: str, _task: str) -> None:
         """None is needed."""
@@ -279,9 +281,17 @@ class Crammed:
         return len(windows)
 
     def recognise(
-        self, _encoded: Any, _samples: Any, windows: list[Window], *_: Any, wide: bool, **__: Any
+        self,
+        _encoded: Any,
+        _samples: Any,
+        windows: list[Window],
+        *_: Any,
+        wide: bool,
+        spoken: str | None,
+        **__: Any,
     ) -> list[Heard]:
         self.wide.append(wide)
+        self.spoken.append(spoken)
         return [Heard(window, f" {window.start:.0f}", -0.1, unsure=self.unsure) for window in windows]
 
 
@@ -311,6 +321,18 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     assert engine.batch == 2
     assert recogniser.sizes[0] == 8
     assert max(recogniser.sizes[3:]) <= 4
+
+
+@pytest.mark.parametrize(("task", "spoken"), [("transcribe", "de"), ("translate", None)])
+def test_only_a_transcript_is_searched_for_passages_in_another_language(task: str, spoken: str) -> None:
+    """A translation is in one language whatever is spoken."""
+    job, _, recogniser = crammed(8)
+    job._asked = replace(job._asked, task=task)
+    windows = [Window(0, 1, [Speech(0, 1)])]
+    job._hear(
+        pipeline.Work(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser), language="de"), [0]
+    )
+    assert recogniser.spoken == [spoken]
 
 
 def test_what_another_span_wanted_for_memory_does_not_halve_this_batch() -> None:

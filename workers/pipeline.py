@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -387,18 +387,19 @@ class Job:
             heard=lambda sample: self._meter.decoded(sample / RATE), listen=self._engine.vad.listen,
         )  # fmt: skip
         for span in self._meter.decoding(found):
-            if span.speech or span.weak:
-                yield span, self._begin(span)
+            weak = weak_speech.find(span.samples, span.speech, self._engine.vad.listen)
+            if span.speech or weak:
+                yield span, self._begin(span, weak)
             else:
                 self._meter.silent((span.end - span.start) / RATE)
                 yield span, None
 
-    def _begin(self, span: spans.Span) -> Work:
+    def _begin(self, span: spans.Span, weak: Sequence[vad.Speech] = ()) -> Work:
         # Cross-attention finds on which side of a pause a word is, but not for a translation.
         knows = self._asked.task != "translate"
         longest = LONGEST_WITH_PAUSES if knows else LONGEST
         windows = weak_speech.windows(
-            span.speech, span.weak, lambda speech: self._engine.vad.windows(speech, span.samples, longest)
+            span.speech, weak, lambda speech: self._engine.vad.windows(speech, span.samples, longest)
         )
         whole = span.number == 0 and span.last
         work = Work(span, windows, self._recogniser(len(windows) if whole else None))
@@ -436,12 +437,14 @@ class Job:
         known = {place: work.encoded[one] for place, one in enumerate(numbers) if one in work.encoded}
         tokenizer = recogniser.tokenizer_for(work.language, self._asked.task)
         timed = not work.wav2vec2  # also if the job wants no times: coverage needs them
+        # A translation is in one language whatever is spoken.
+        spoken = None if self._asked.task == "translate" else work.language
         wide = work.wide()  # not below: an error of the span that tells is not one of this batch
         try:
             encoded = recogniser.encode(samples, batch, known)
             heard = recogniser.recognise(
                 encoded, samples, batch, self._asked, tokenizer, timed=timed, wide=wide,
-                spoken=work.language, floor=0.0 if work.again else UNSURE,
+                spoken=spoken, floor=0.0 if work.again else UNSURE,
             )  # fmt: skip
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error) or len(batch) == 1:
@@ -503,10 +506,7 @@ class Job:
             (start + offset, end + offset)
             for start, end in coverage.probable_speech(result.uncovered, work.span.speech, timed)
         ]
-        # A translation is in one language whatever is spoken.
-        translated = self._asked.task == "translate"
-        found = [passage for hypothesis in result.heard for passage in hypothesis.passages]
-        others = [] if translated else found
+        others = [passage for hypothesis in result.heard for passage in hypothesis.passages]
         warnings = [passages.warning(passages.UNCOVERED, uncovered)] if uncovered else []
         for language in sorted({one.language for one in others}):
             times = [(one.start + offset, one.end + offset) for one in others if one.language == language]

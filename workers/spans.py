@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from workers import levels, peaks, vad, weak_speech
+from workers import levels, peaks, vad
 from workers.audio import RATE, Samples
 
 # The first span is short, so that text appears soon.
@@ -36,7 +36,6 @@ class Span:
 
     The recording ends with the `last` one. There is none where it happens to end with a full span.
     `peaks` is the loudest moment of each tenth of a second, counted from the recording's beginning.
-    `weak` is speech in the pauses of `speech` of which the detector is unsure (:mod:`workers.weak_speech`).
     """
 
     number: int
@@ -45,7 +44,6 @@ class Span:
     speech: list[vad.Speech]
     last: bool = False
     peaks: bytes = b""
-    weak: list[vad.Speech] = field(default_factory=list)
 
     @property
     def end(self) -> int:
@@ -88,7 +86,7 @@ def read(
             cut = _cut(found, length, listener.params, first=number == 0)
             samples, rest = np.split(np.concatenate(waiting), [cut * vad.FRAME])
             waiting.clear()  # while the span is at work it is not held twice
-            yield _span(number, start, samples, found[:cut], listen)
+            yield _span(number, start, samples, found[:cut], listener.params)
             number, start = number + 1, start + len(samples)
             # From the cut on it listens anew, as it would if work began here after an interruption.
             waiting, listener = [rest.copy()], levels.Raised(listen())
@@ -97,7 +95,7 @@ def read(
             if block is None:
                 found = np.concatenate([found, listener.end()])
     if any(map(len, waiting)):
-        yield _span(number, start, np.concatenate(waiting), found, listen, last=True)
+        yield _span(number, start, np.concatenate(waiting), found, listener.params, last=True)
 
 
 def _length(number: int, seconds: float) -> float:
@@ -116,10 +114,9 @@ def _span(
     start: int,
     samples: Samples,
     found: vad.Probabilities,
-    listen: Callable[[], vad.Hears],
+    params: vad.Params,
     *,
     last: bool = False,
 ) -> Span:
-    speech = vad.speech(found, len(samples) / RATE, listen().params)
-    weak = weak_speech.find(samples, speech, listen)
-    return Span(number, start, samples, speech, last, peaks.of(samples, start), weak)
+    speech = vad.speech(found, len(samples) / RATE, params)
+    return Span(number, start, samples, speech, last, peaks.of(samples, start))
