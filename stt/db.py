@@ -13,7 +13,7 @@ from typing import Any
 import aiosql
 import asyncpg
 
-from stt.errors import UNAVAILABLE
+from stt.outages import UNAVAILABLE
 
 log = logging.getLogger(__name__)
 

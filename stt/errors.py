@@ -10,33 +10,14 @@ from uuid import UUID
 
 import asyncpg
 from aiohttp import web
-from redis.exceptions import RedisError
 
 from stt import texts
+from stt.outages import UNAVAILABLE
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Renderer = Callable[[web.Request, int, str, str], web.Response]
-
-# What is raised while a server of ours is away; PostgreSQL's own errors of a statement are not among them.
-UNAVAILABLE = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.DiskFullError,
-    asyncpg.OutOfMemoryError,
-    asyncpg.QueryCanceledError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # what asyncpg makes of a connection that ends at a bad moment
-    RedisError,
-    ConnectionError,
-    TimeoutError,
-)
-
 
 # PostgreSQL, or asyncpg before it, refuses a value for its type.
 _BAD_VALUE = (asyncpg.DataError, asyncpg.exceptions._base.DataError)

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import ClientConnectionResetError, web
 from aiohttp_sse import EventSourceResponse, sse_response
 
-from stt.errors import UNAVAILABLE, about_job, where
+from stt.errors import about_job, where
+from stt.outages import UNAVAILABLE
 from stt.progress import IDLE, Listener, Message
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from arq import ArqRedis
 from setproctitle import setproctitle
 
 from stt import folders, jobs, logs, queue
-from stt.errors import UNAVAILABLE
+from stt.outages import UNAVAILABLE
 from stt.progress import current, publish
 from stt.settings import Settings, load
 from stt.storage import Storage

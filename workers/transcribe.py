@@ -20,8 +20,8 @@ import asyncpg
 from arq import ArqRedis
 
 from stt import formats, jobs, passages, queue, speakers
-from stt.errors import UNAVAILABLE
 from stt.jobs import Job
+from stt.outages import UNAVAILABLE
 from stt.progress import current, publish
 from stt.settings import Settings
 from stt.storage import Storage
