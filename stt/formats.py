@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from stt import scripts, subtitles
+from stt.paragraphs import Paragraph, Segment, paragraphs, plain_text
 from stt.subtitles import Cue
 
-Segment = dict[str, Any]
-Paragraph = dict[str, Any]
-
-# A longer silence begins a new paragraph, in seconds.
-PARAGRAPH_PAUSE = 2.0
-# So much text ends a paragraph, after a sentence and at the latest.
-PARAGRAPH_CHARACTERS = 480
-PARAGRAPH_CHARACTERS_AT_MOST = 960
 RIGHT_TO_LEFT_MARK = "\u200f"
-
-
-def plain_text(segments: Iterable[Segment]) -> str:
-    """All that was said, in one line: the job's `transcription_text`."""
-    return _joined(segment["text"] for segment in segments)
-
-
-def _joined(texts: Iterable[str]) -> str:
-    """Whisper begins a word with a space where its language has spaces: nothing is put between.
-
-    Stripped texts of older rows or edits would run together, so a space is put where both sides are words.
-    """
-    out = ""
-    for text in texts:
-        out += " " + text if out and text and scripts.needs_space(out[-1], text[0]) else text
-    return out.strip()
 
 
 def document(segments: list[Segment], *, language: str | None, duration: float | None) -> dict[str, Any]:
@@ -63,40 +40,6 @@ def to_txt(transcript: dict[str, Any]) -> str:
 def _spoken(part: Paragraph) -> str:
     text = " ".join(part["text"].split())
     return f"{part['speaker']}: {text}" if part["speaker"] else text
-
-
-def paragraphs(segments: Iterable[Segment]) -> list[Paragraph]:
-    """Segments grouped for reading: at a long pause, another speaker, or after enough text.
-
-    Returns:
-        For each paragraph the ``id`` of its first segment (if it has one), ``start`` (seconds),
-        ``speaker`` (or None), ``text``, and its ``segments``, whose texts put together are the paragraph's.
-    """
-    grouped: list[Paragraph] = []
-    for segment in segments:
-        if not segment["text"].strip():
-            continue
-        if not grouped or _starts_paragraph(grouped[-1], segment):
-            begun = {"id": segment.get("id"), "start": segment["start"], "text": "", "segments": []}
-            grouped.append({**begun, "speaker": segment.get("speaker")})
-        _append(grouped[-1], segment)
-    return grouped
-
-
-def _append(paragraph: Paragraph, segment: Segment) -> None:
-    before = paragraph["text"]
-    paragraph["text"] = plain_text([{"text": before}, segment])
-    paragraph["segments"].append({**segment, "text": paragraph["text"][len(before) :]})
-
-
-def _starts_paragraph(last: Paragraph, segment: Segment) -> bool:
-    if segment.get("speaker") != last["speaker"]:
-        return True
-    if segment["start"] - last["segments"][-1]["end"] > PARAGRAPH_PAUSE:
-        return True
-    length = len(last["text"])
-    ended = scripts.ends_sentence(last["text"])
-    return length >= PARAGRAPH_CHARACTERS_AT_MOST or (length >= PARAGRAPH_CHARACTERS and ended)
 
 
 def to_srt(transcript: dict[str, Any]) -> str:

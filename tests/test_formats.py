@@ -15,7 +15,7 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stt import formats, scripts, subtitles
+from stt import formats, paragraphs, scripts, subtitles
 
 Segment = dict[str, Any]
 
@@ -278,10 +278,10 @@ def test_docx_writes_hebrew_from_the_right() -> None:
 
 def test_scripts_without_spaces_are_joined_without() -> None:
     chinese = [{"text": "广州市"}, {"text": "房地产。"}, {"text": "协会"}]
-    assert formats.plain_text(chinese) == "广州市房地产。协会"
+    assert paragraphs.plain_text(chinese) == "广州市房地产。协会"
     korean = [{"text": "그는"}, {"text": "걸어갔다."}]
-    assert formats.plain_text(korean) == "그는 걸어갔다."
-    assert formats.plain_text([{"text": "a."}, {"text": " b"}, {"text": "c"}]) == "a. b c"
+    assert paragraphs.plain_text(korean) == "그는 걸어갔다."
+    assert paragraphs.plain_text([{"text": "a."}, {"text": " b"}, {"text": "c"}]) == "a. b c"
 
 
 def test_nothing_said_is_an_empty_file() -> None:
