@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp_jinja2
 import jinja2
@@ -17,13 +16,13 @@ from setproctitle import setproctitle
 from stt import api, db, download, errors, events, folders, guard, pages, queue, upload
 from stt.connections import Runner
 from stt.keys import HUB, POOL, REDIS, RUNNING, SETTINGS, STORAGE
+from stt.paths import TEMPLATES
 from stt.progress import Hub
 from stt.settings import Settings
 from stt.storage import Storage
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parent.parent
 # What running requests get to finish once the app is asked to stop; `stt up` waits less long for it.
 _SHUTDOWN_SECONDS = 25
 _CLOSE_SECONDS = 0.5
@@ -76,7 +75,7 @@ def routes() -> list[web.AbstractRouteDef]:
 def _set_up_templates(app: web.Application) -> None:
     environment = aiohttp_jinja2.setup(
         app,
-        loader=jinja2.FileSystemLoader(ROOT / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -14,10 +14,10 @@ import aiosql
 import asyncpg
 
 from stt.outages import UNAVAILABLE
+from stt.paths import SQL
 
 log = logging.getLogger(__name__)
 
-SQL = Path(__file__).resolve().parent.parent / "sql"
 MIGRATIONS = SQL / "migrations"
 _WAIT_SECONDS = 2.0
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")

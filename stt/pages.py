@@ -24,6 +24,7 @@ from stt.errors import Problem
 from stt.jobs import Job, Status
 from stt.keys import HUB, POOL, SETTINGS
 from stt.languages import LANGUAGES
+from stt.paths import STATIC
 from stt.progress import TERMINAL, Message, current
 from stt.streams import RECONNECT_MS, heard
 from stt.streams import stream as events_of
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 Fragment = Markup
 View = dict[str, Any]
 
-STATIC = Path(__file__).resolve().parent.parent / "static"
 FILTERS: dict[str, Callable[..., Any]] = wording.FILTERS
 ROWS = 50
 # What changes while a job runs without changing more of its row than its state.
