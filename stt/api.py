@@ -9,12 +9,13 @@ from uuid import UUID
 
 from aiohttp import web
 
-from stt import bodies, jobs, options, params, peaks, queue
+from stt import bodies, jobs, options, params, queue
 from stt.errors import Problem, not_found
 from stt.jobs import Job
 from stt.keys import HUB, POOL, REDIS, SETTINGS, STORAGE
 from stt.params import job_or_404
 from stt.progress import current, publish
+from stt.transcript import waveform
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,11 @@ async def get_peaks(request: web.Request) -> web.Response:
     """`GET /api/jobs/{id}/peaks?points=`: the wave form of what is decoded so far; 409 where nothing is."""
     points = params.points(request)
     job = await job_or_404(request)
-    whole = peaks.joined(await jobs.peaks(request.app[POOL], job))
+    whole = waveform.joined(await jobs.peaks(request.app[POOL], job))
     if not whole:
         raise _no_peaks(job)
-    shown = whole if points is None else peaks.fewer(whole, points)
-    per_second = peaks.PER_SECOND * len(shown) / len(whole)
+    shown = whole if points is None else waveform.fewer(whole, points)
+    per_second = waveform.PER_SECOND * len(shown) / len(whole)
     return web.json_response({"per_second": per_second, "peaks": list(shown)})
 
 

@@ -15,9 +15,9 @@ import click
 
 from stt import __version__, logs, settings
 from stt.folders import FolderError
-from stt.formats import FORMATS
 from stt.options import JobOptions
 from stt.settings import Settings, SettingsError
+from stt.transcript.formats import FORMATS
 
 HELP = {
     "model": "Whisper size, Hugging Face id, or folder; the service's default if not given.",

@@ -9,11 +9,12 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from stt import formats, jobs
+from stt import jobs
 from stt.errors import Problem
 from stt.jobs import Job, Status
 from stt.keys import POOL
 from stt.params import job_or_404
+from stt.transcript import formats
 
 
 async def download(request: web.Request) -> web.Response:

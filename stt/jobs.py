@@ -15,10 +15,10 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from stt import speakers
 from stt.db import queries
 from stt.errors import Problem
 from stt.options import JobOptions
+from stt.transcript import speakers
 
 # Every query takes either.
 Connection = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy

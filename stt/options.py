@@ -18,8 +18,8 @@ from pydantic import (
 
 from stt import texts
 from stt.errors import Problem
-from stt.languages import LANGUAGES
 from stt.settings import Settings
+from stt.transcript.languages import LANGUAGES
 
 # Kept in columns of their own; the rest is the job's `options`.
 COLUMNS = {"model", "language", "task", "priority"}

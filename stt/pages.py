@@ -23,11 +23,11 @@ from stt import api, bodies, jobs, wording
 from stt.errors import Problem
 from stt.jobs import Job, Status
 from stt.keys import HUB, POOL, SETTINGS
-from stt.languages import LANGUAGES
 from stt.paths import STATIC
 from stt.progress import TERMINAL, Message, current
 from stt.streams import RECONNECT_MS, heard
 from stt.streams import stream as events_of
+from stt.transcript.languages import LANGUAGES
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
-from stt.labels import clock, language_name, speaker_name
-from stt.paragraphs import paragraphs
+from stt.transcript.labels import clock, language_name, speaker_name
+from stt.transcript.paragraphs import paragraphs
 
 STAGES = {
     "decode": "Reading the recording",

@@ -30,12 +30,13 @@ import pytest
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt import db, formats, jobs, options, queue, speakers
+from stt import db, jobs, options, queue
 from stt.embedded import Postgres, Server, Valkey
 from stt.jobs import Job, NewJob, Status
 from stt.progress import CHANNEL
 from stt.settings import Settings, load
 from stt.storage import Storage
+from stt.transcript import formats, speakers
 from tests import hostile
 from tests.conftest import ROOT, SAMPLES
 from tests.test_jobs import again, claim, expire, new

@@ -15,7 +15,7 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stt import formats, paragraphs, scripts, subtitles
+from stt.transcript import formats, paragraphs, scripts, subtitles
 
 Segment = dict[str, Any]
 

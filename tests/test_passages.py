@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stt import passages
-from stt.passages import OTHER_LANGUAGE, UNCOVERED
+from stt.transcript import passages
+from stt.transcript.passages import OTHER_LANGUAGE, UNCOVERED
 
 
 def test_passages_of_one_kind_are_one_warning() -> None:

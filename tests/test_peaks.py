@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
 
-from stt import jobs, peaks
+from stt import jobs
 from stt.jobs import Job
+from stt.transcript import waveform
 from tests.test_api import problem
 from tests.test_jobs import claim, complete, new
 from tests.test_journey import ended, english, upload
@@ -21,7 +22,7 @@ from workers.audio import RATE, Recording
 
 
 def test_the_engine_and_the_web_side_mean_the_same() -> None:
-    assert made.PER_SECOND == peaks.PER_SECOND
+    assert made.PER_SECOND == waveform.PER_SECOND
 
 
 def test_a_peak_is_the_loudest_moment_of_its_tenth_of_a_second() -> None:
@@ -42,26 +43,26 @@ def test_spans_cut_anywhere_give_the_peaks_of_the_whole() -> None:
     assert len(whole) == 200
     cuts = [0, 512, 1600, 1600 + 512, 99 * 512, 250 * 512, 251 * 512, 500 * 512, len(samples)]
     pieces = [(a / RATE, made.of(samples[a:b], a)) for a, b in itertools.pairwise(cuts)]
-    assert peaks.joined(pieces) == whole
+    assert waveform.joined(pieces) == whole
     # Of two tries with other spans, in any order.
     others = [
         (a / RATE, made.of(samples[a:b], a)) for a, b in itertools.pairwise([0, 120 * 512, len(samples)])
     ]
-    assert peaks.joined([*others, *pieces]) == peaks.joined([*pieces, *others]) == whole
+    assert waveform.joined([*others, *pieces]) == waveform.joined([*pieces, *others]) == whole
 
 
 def test_what_is_missing_is_silent() -> None:
-    assert list(peaks.joined([(0.5, b"\x07")])) == [0, 0, 0, 0, 0, 7]
-    assert peaks.joined([]) == peaks.joined([(1.0, b"")]) == b""
+    assert list(waveform.joined([(0.5, b"\x07")])) == [0, 0, 0, 0, 0, 7]
+    assert waveform.joined([]) == waveform.joined([(1.0, b"")]) == b""
 
 
 @pytest.mark.parametrize("points", [1, 2, 3, 7, 9, 10, 11])
 def test_fewer_points_hide_no_peak(points: int) -> None:
     whole = bytearray([0, 0, 9, 0, 0, 0, 0, 200, 0, 1])
-    shown = peaks.fewer(whole, points)
+    shown = waveform.fewer(whole, points)
     assert len(shown) == min(points, 10)
     assert max(shown) == 200
-    assert list(peaks.fewer(whole, 5)) == [0, 9, 0, 200, 1]
+    assert list(waveform.fewer(whole, 5)) == [0, 9, 0, 200, 1]
 
 
 async def saved(pool: asyncpg.Pool, job: Job, *pieces: bytes) -> None:

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stt import speakers
 from stt.settings import Settings
-from stt.speakers import assign, ordered
+from stt.transcript import speakers
+from stt.transcript.speakers import assign, ordered
 from workers import grouping
 from workers.engine import Engine
 

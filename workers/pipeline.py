@@ -30,9 +30,10 @@ import ctranslate2
 import numpy as np
 from setproctitle import setproctitle
 
-from stt import logs, passages, settings, speakers
+from stt import logs, settings
 from stt.media import MediaError
 from stt.settings import Settings
+from stt.transcript import passages, speakers
 from workers import costs, coverage, decoder, gap_filling, machine, models, spans, vad, weak_speech, words
 from workers.audio import RATE, Samples
 from workers.decoder import DecoderDied, Recording

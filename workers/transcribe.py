@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 import asyncpg
 from arq import ArqRedis
 
-from stt import formats, jobs, passages, queue, speakers
+from stt import jobs, queue
 from stt.jobs import Job
 from stt.outages import UNAVAILABLE
 from stt.progress import current, publish
 from stt.settings import Settings
 from stt.storage import Storage
+from stt.transcript import formats, passages, speakers
 from workers.engine import Engine, EngineDied, EngineHung
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from stt import scripts
+from stt.transcript import scripts
 
 Segment = dict[str, Any]
 Paragraph = dict[str, Any]

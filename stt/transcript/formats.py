@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from stt import scripts, subtitles
-from stt.paragraphs import Paragraph, Segment, paragraphs, plain_text
-from stt.subtitles import Cue
+from stt.transcript import scripts, subtitles
+from stt.transcript.paragraphs import Paragraph, Segment, paragraphs, plain_text
+from stt.transcript.subtitles import Cue
 
 RIGHT_TO_LEFT_MARK = "\u200f"
 
@@ -112,7 +112,7 @@ def _time(milliseconds: int, mark: str) -> str:
 
 def to_docx(transcript: dict[str, Any], *, title: str = "") -> bytes:
     """A Word document: title, then paragraphs with their time and speaker."""
-    from stt import docx  # noqa: PLC0415  its library takes a while to load and few need it
+    from stt.transcript import docx  # noqa: PLC0415  its library takes a while to load and few need it
 
     return docx.write(transcript, paragraphs(transcript["segments"]), title=title)
 

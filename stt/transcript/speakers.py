@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
 from typing import Any
 
-from stt.subtitles import split_words
+from stt.transcript.subtitles import split_words
 
 Segment = dict[str, Any]
 Turn = dict[str, Any]  # {"start", "end", "speaker"}, seconds

@@ -11,8 +11,8 @@ from docx import Document
 from docx.oxml import OxmlElement
 from docx.shared import Pt, RGBColor
 
-from stt import scripts
-from stt.labels import clock, language_name, speaker_name
+from stt.transcript import scripts
+from stt.transcript.labels import clock, language_name, speaker_name
 
 GREY = RGBColor(0x66, 0x66, 0x66)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from stt import phrases, scripts
+from stt.transcript import phrases, scripts
 
 Segment = dict[str, Any]
 

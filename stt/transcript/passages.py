@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from stt.labels import clock, language_name
+from stt.transcript.labels import clock, language_name
 
 # Somebody probably speaks there, but no words were recognised.
 UNCOVERED = "uncovered_speech"

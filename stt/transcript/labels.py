@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stt.languages import LANGUAGES
+from stt.transcript.languages import LANGUAGES
 
 
 def clock(seconds: float) -> str:

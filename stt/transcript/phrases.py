@@ -9,7 +9,7 @@ from typing import Literal
 
 import budoux
 
-from stt import scripts
+from stt.transcript import scripts
 
 _Model = Literal["ja", "th", "zh-hans", "zh-hant"]
 _LOADERS: dict[_Model, Callable[[], budoux.Parser]] = {
