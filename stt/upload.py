@@ -9,11 +9,12 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from stt import bodies, filenames, jobs, options, queue, telephone
+from stt import bodies, filenames, jobs, options, queue
 from stt.errors import Problem
 from stt.jobs import Job, NewJob
 from stt.keys import POOL, REDIS, SETTINGS, STORAGE
-from stt.probe import Media, probe
+from stt.media import telephone
+from stt.media.probe import Media, probe
 from stt.progress import about, publish
 from stt.storage import RESERVE, Incoming
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stt import media
+from stt.media import libav
 from workers import audio, spans, vad, words
 from workers.audio import RATE, Recording
 from workers.resampler import Resampler
@@ -166,7 +166,7 @@ def test_time_stamps_gone_wrong_do_not_make_days_of_silence(tmp_path: Path) -> N
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     assert len(decode(path)) == 2 * RATE
-    assert media.inspect(path) == ("audio", None)
+    assert libav.inspect(path) == ("audio", None)
 
 
 def test_a_resumed_recording_does_not_hold_what_it_skips(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ class Failing:
     def __init__(self, container: av.container.InputContainer, packets: int) -> None:
         self._container, self._packets = container, packets
 
-    def demux(self, stream: av.AudioStream) -> Iterator[media.Packet]:
+    def demux(self, stream: av.AudioStream) -> Iterator[libav.Packet]:
         packets, self._packets = self._packets, 0
         yield from itertools.islice(self._container.demux(stream), packets)
         raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
@@ -226,7 +226,7 @@ def test_an_input_error_of_a_file_that_can_be_read_is_its_end(tmp_path: Path) ->
 def test_a_disk_that_fails_is_not_the_end_of_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media, "_is_readable", lambda _: False)
+    monkeypatch.setattr(libav, "_is_readable", lambda _: False)
     recording = Recording(write_wav(tmp_path / "tone.wav", tone(60)))
     fail_after(recording, 100)
     with pytest.raises(OSError, match="Input/output error"):
@@ -241,9 +241,9 @@ def test_a_file_that_cannot_be_read_now_is_not_called_no_media(
 
     path = write_wav(tmp_path / "tone.wav", tone(1))
     monkeypatch.setattr(av, "open", fail)
-    monkeypatch.setattr(media, "_is_readable", lambda _: False)
+    monkeypatch.setattr(libav, "_is_readable", lambda _: False)
     with pytest.raises(OSError, match="Input/output error"):
-        media.open_media(path)
+        libav.open_media(path)
 
 
 def test_damaged_packets_are_counted_and_the_rest_is_heard(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_encrypted_sound_is_named_as_such(tmp_path: Path) -> None:
         tmp_path / "drm.mp4", [tone(2)], encryption_scheme="cenc-aes-ctr",
         encryption_key="00112233445566778899aabbccddeeff", encryption_kid="00" * 16,
     )  # fmt: skip
-    with pytest.raises(media.MediaError) as caught:
+    with pytest.raises(libav.MediaError) as caught:
         decode(path)
     assert caught.value.code == "encrypted"
 
@@ -291,8 +291,8 @@ def test_files_that_point_to_others_are_not_media(tmp_path: Path, name: str) -> 
     secret = write_wav(tmp_path / "secret.wav", tone(2))
     pointer = tmp_path / name
     pointer.write_text(POINTERS[name].format(secret.name))
-    with pytest.raises(media.MediaError) as caught:
-        media.open_media(pointer)
+    with pytest.raises(libav.MediaError) as caught:
+        libav.open_media(pointer)
     assert caught.value.code == "not_media"
 
 
@@ -335,13 +335,13 @@ def test_a_quicktime_reference_to_another_file_is_not_followed(tmp_path: Path) -
     with av.open(str(own), options={"enable_drefs": "1"}) as followed:  # so the file is what it claims
         heard = np.concatenate([frame.to_ndarray()[0] for frame in followed.decode(audio=0)])
     assert hertz(heard.astype(np.float32)) == pytest.approx(700, abs=2)
-    with pytest.raises(media.MediaError):
+    with pytest.raises(libav.MediaError):
         decode(own)
 
 
 def test_an_address_is_never_opened() -> None:
     with pytest.raises(OSError, match="No such file"):
-        media.open_media("http://127.0.0.1:9/a.mp3")
+        libav.open_media("http://127.0.0.1:9/a.mp3")
 
 
 @needs_audio
@@ -360,7 +360,7 @@ def test_an_address_is_never_opened() -> None:
     ],
 )
 def test_what_cannot_be_heard_says_why(name: str, code: str) -> None:
-    with pytest.raises(media.MediaError) as caught:
+    with pytest.raises(libav.MediaError) as caught:
         decode(AUDIO / "containers" / "broken" / name)
     assert caught.value.code == code
 

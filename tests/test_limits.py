@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
 
-from stt import media, probe, resources, sandbox
+from stt import resources, sandbox
 from stt.errors import Problem
+from stt.media import libav, probe
 from stt.storage import Storage
 from tests import hostile
 from tests.conftest import ROOT
@@ -131,14 +132,14 @@ def test_what_the_probe_takes_can_be_decoded_and_the_other_way_round(judged: dic
 def test_sane_formats_stay_readable(channels: int, tmp_path: Path) -> None:
     for rate in (8_000, 22_050, 48_000, 192_000, 384_000):
         path = write_wav(tmp_path / "a.wav", *[tone(0.5, rate=rate)] * channels, rate=rate)
-        assert media.inspect(path)[0] == "audio"
+        assert libav.inspect(path)[0] == "audio"
         assert sum(map(len, Recording(path).blocks())) == pytest.approx(RATE / 2, abs=2)
 
 
 def test_dsd_of_the_highest_rate_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.dsf"
     path.write_bytes(hostile.dsf(2_822_400, 1))
-    assert media.format_of(media.audio_stream(media.open_media(path))) == (2_822_400, 1)
+    assert libav.format_of(libav.audio_stream(libav.open_media(path))) == (2_822_400, 1)
     Recording(path).close()
 
 
@@ -146,7 +147,7 @@ def test_a_frame_of_a_mad_format_in_the_middle_is_one_damaged_part(tmp_path: Pat
     """The sound around it is read on; 1 Hz would make hours of four thousand samples."""
     path = tmp_path / "middle.flac"
     path.write_bytes(hostile.flac(16_000, 1, block=4096, frames=60, own=[16_000] * 5 + [1]))
-    assert media.inspect(path)[0] == "audio"
+    assert libav.inspect(path)[0] == "audio"
     recording = Recording(path)
     samples = sum(map(len, recording.blocks()))
     assert recording.damaged == 10
@@ -156,7 +157,7 @@ def test_a_frame_of_a_mad_format_in_the_middle_is_one_damaged_part(tmp_path: Pat
 def test_a_recording_of_sixty_five_channels_is_refused_by_its_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(hostile.wav(16_000, 65))
-    with pytest.raises(media.MediaError, match="65 channels; no more than 64"):
+    with pytest.raises(libav.MediaError, match="65 channels; no more than 64"):
         Recording(path)
 
 
@@ -203,18 +204,18 @@ async def test_the_hostile_files_are_refused_before_there_is_a_row(
 
 def test_a_length_that_the_bytes_cannot_hold_is_not_believed(tmp_path: Path) -> None:
     path = flac_that_says(100 * 3600, tmp_path)
-    assert media.inspect(path, longest=86_400)[0] == "audio"
+    assert libav.inspect(path, longest=86_400)[0] == "audio"
     assert sum(map(len, Recording(path, 86_400).blocks())) == 10 * RATE
-    with pytest.raises(media.MediaError) as caught:
-        media.inspect(flac_that_says(12, tmp_path), longest=11)
+    with pytest.raises(libav.MediaError) as caught:
+        libav.inspect(flac_that_says(12, tmp_path), longest=11)
     assert caught.value.code == "too_long"
 
 
 def test_where_no_header_tells_the_length_decoding_ends_at_the_limit(tmp_path: Path) -> None:
     path = encode(tmp_path / "live.webm", [tone(60)], "libopus", live="1")
-    assert media.inspect(path, longest=20) == ("audio", None)
+    assert libav.inspect(path, longest=20) == ("audio", None)
     for recording in (Recording(path, 20), decoder.Recording(path, 20)):
-        with pytest.raises(media.MediaError, match="at most 20 s") as caught:
+        with pytest.raises(libav.MediaError, match="at most 20 s") as caught:
             list(recording.blocks())
         assert caught.value.code == "too_long"
         recording.close()
@@ -288,7 +289,7 @@ def test_a_file_that_takes_more_than_the_ceiling_is_to_blame(
     monkeypatch: pytest.MonkeyPatch, hungry: Path, tmp_path: Path
 ) -> None:
     start_with(monkeypatch, CEILING)
-    with pytest.raises(media.MediaError) as caught:
+    with pytest.raises(libav.MediaError) as caught:
         decode(hungry)
     assert caught.value.code == "too_much_memory"
     assert decode(write_wav(tmp_path / "tone.wav", tone(30))) == 30 * RATE
@@ -307,7 +308,7 @@ def test_a_machine_without_memory_is_not_the_fault_of_the_file(
     [
         (signal.SIGKILL, decoder.DecoderDied, "killed"),  # by the kernel, where memory ran out
         (signal.SIGSEGV, decoder.DecoderDied, "SIGSEGV"),
-        (signal.SIGXCPU, media.MediaError, "longer than playing"),
+        (signal.SIGXCPU, libav.MediaError, "longer than playing"),
     ],
 )
 def test_how_the_process_ended_is_said(
@@ -328,7 +329,7 @@ def test_a_file_that_takes_far_longer_to_decode_than_to_play_is_given_up(
     path = tmp_path / "slow.flac"
     path.write_bytes(hostile.flac(16_000, 1, block=16, frames=1500, own=[65_535, 65_533]))
     start_with(monkeypatch, "decoder_child.SPARE_SECONDS = 1")
-    with pytest.raises(media.MediaError) as caught:
+    with pytest.raises(libav.MediaError) as caught:
         decode(path)
     assert caught.value.code == "too_slow"
 

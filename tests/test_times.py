@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from stt import media
+from stt.media import libav
 from tests.test_audio import AUDIO, Float, decode, hertz, loudness, needs_audio, tone, write_wav
 from tests.tracks import Made, write
 from workers import timestamps
@@ -177,7 +177,7 @@ def test_all_links_of_a_chained_ogg_are_decoded(tmp_path: Path, codec: str) -> N
         part = samples[int((3 * number + 0.5) * RATE) : int((3 * number + 2.5) * RATE)]
         assert hertz(part) == pytest.approx(300 + 200 * number, abs=3)
     assert recording.damaged == 0
-    assert media.inspect(path)[1] == pytest.approx(9, abs=0.2)
+    assert libav.inspect(path)[1] == pytest.approx(9, abs=0.2)
     np.testing.assert_array_equal(decode(path, 4 * RATE), samples[4 * RATE :])
 
 
@@ -221,7 +221,7 @@ def test_a_wav_whose_header_counts_less_is_read_to_its_end_without_its_chunks(
     assert len(samples) == pytest.approx(11 * RATE, abs=2)
     assert hertz(samples[-RATE:]) == pytest.approx(300, abs=1)
     assert recording.missing == 0
-    assert media.inspect(path)[1] == pytest.approx(11, abs=0.1)
+    assert libav.inspect(path)[1] == pytest.approx(11, abs=0.1)
 
 
 def test_wav_files_put_together_are_all_read(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_wav_files_put_together_are_all_read(tmp_path: Path) -> None:
     _, samples = read(path)
     assert len(samples) == pytest.approx(7 * RATE, abs=20)
     assert hertz(samples[4 * RATE :]) == pytest.approx(700, abs=2)
-    assert media.inspect(path)[1] == pytest.approx(7, abs=0.1)
+    assert libav.inspect(path)[1] == pytest.approx(7, abs=0.1)
 
 
 def test_a_wav_whose_header_counts_more_has_been_cut_off(tmp_path: Path) -> None:

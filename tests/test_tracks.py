@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from stt import media
+from stt.media import libav
 from tests.test_audio import AUDIO, decode, hertz, loudness, needs_audio, tone
 from tests.tracks import Float, Made, write
 from workers import tracks, vad
@@ -174,7 +174,7 @@ def test_a_track_that_cannot_be_decoded_does_not_hide_the_others(tmp_path: Path,
     data = path.read_bytes()
     assert data.count(b"A_MPEG/L3") == 1
     path.write_bytes(data.replace(b"A_MPEG/L3", b"A_NOTHING"))
-    assert media.inspect(path)[0] == "audio"
+    assert libav.inspect(path)[0] == "audio"
     recording, samples = read(path)
     assert spoken(samples, 0, 11) > 7
     assert recording.unreadable == ["audio track 1"]

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from stt import media, telephone, unreadable
+from stt.media import libav, telephone, unreadable
 
 RATE = 16_000
 AAC = {"m4a": "mp4", "mp4": "mp4", "mov": "mov", "3gp": "3gp"}
@@ -41,8 +41,8 @@ def noise(length: int) -> bytes:
 
 
 def refused(path: Path) -> tuple[str, str]:
-    with pytest.raises(media.MediaError) as caught:
-        media.inspect(path, 500)
+    with pytest.raises(libav.MediaError) as caught:
+        libav.inspect(path, 500)
     return caught.value.code, str(caught.value)
 
 
@@ -100,7 +100,7 @@ def test_an_unprotected_audio_book_is_read(tmp_path: Path) -> None:
     path = encode(tmp_path / "book.m4b", container="mp4")
     data = with_box(path.read_bytes(), box(b"sinf", box(b"frma", b"mp4a")))
     path.write_bytes(data.replace(b"ftypisom", b"ftypaax "))
-    assert media.inspect(path, 500)[0] == "audio"
+    assert libav.inspect(path, 500)[0] == "audio"
 
 
 @pytest.mark.parametrize("guid", unreadable._ASF_ENCRYPTION)
@@ -217,7 +217,7 @@ def test_an_mp4_of_fragments_without_its_beginning_says_so(tmp_path: Path) -> No
     assert code == "not_media"
     assert "initialization segment" in sentence
     path.write_bytes(data[: len(data) // 2])  # cut off at its end it is read
-    assert media.inspect(path)[0] == "audio"
+    assert libav.inspect(path)[0] == "audio"
     begin, end = top(data)[b"moov"]
     path.write_bytes(data[:begin] + data[end:])
     assert "without its index" in refused(path)[1]
@@ -290,7 +290,7 @@ def test_gsm_without_a_header_is_read(tmp_path: Path) -> None:
     frames = np.frombuffer(noise(33 * 500), np.uint8).reshape(500, 33).copy()
     frames[:, 0] = 0xD0 | frames[:, 0] & 0x0F
     path.write_bytes(frames.tobytes() + b"\xd1half a frame")
-    assert media.inspect(path, 500)[0] == "audio"
+    assert libav.inspect(path, 500)[0] == "audio"
 
 
 @pytest.mark.parametrize("name", ["", "talk.mp3", "ulaw", "call.ulaw.mp3", ".ulaw", "call.wav"])

@@ -28,7 +28,9 @@ def form(path: Path | None, name: str = "talk.wav", **fields: str) -> aiohttp.Fo
 
 def test_what_looks_into_an_upload_starts_without_the_web_application() -> None:
     """Every upload waits for it."""
-    program = "import sys, stt.probe_child; assert not {'aiohttp', 'pydantic', 'redis'} & set(sys.modules)"
+    program = (
+        "import sys, stt.media.probe_child; assert not {'aiohttp', 'pydantic', 'redis'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
 
 

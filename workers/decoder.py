@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from stt import launch, media
+from stt import launch
+from stt.media import libav
 from workers.audio import Samples
 
 Process = subprocess.Popen[bytes]
@@ -121,7 +122,7 @@ class Recording:
     def _death(self) -> Exception:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
-            return media.too_slow()
+            return libav.too_slow()
         if code == -signal.SIGKILL:
             return DecoderDied(
                 "Reading the recording failed: the process that decodes it was killed, perhaps because the "
@@ -171,7 +172,7 @@ def _environment() -> dict[str, str]:
 
 def _error(message: dict[str, Any]) -> Exception:
     if message["error"] == "media":
-        return media.MediaError(message["code"], message["message"])
+        return libav.MediaError(message["code"], message["message"])
     if message["error"] == "memory":
         return MemoryError("the machine has too little memory for decoding")
     return OSError(message["errno"], message["strerror"])

@@ -24,7 +24,8 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from setproctitle import setproctitle
 
-from stt import launch, media, resources, sandbox
+from stt import launch, resources, sandbox
+from stt.media import libav
 from workers.audio import RATE, Recording, Samples
 from workers.resampler import Resampler
 
@@ -33,7 +34,7 @@ from workers.resampler import Resampler
 SPARE_SECONDS, BYTES_PER_SECOND = 60, 16 * 2**20
 _WATCH_SECONDS = 1.0
 # Folders from which modules are imported, some of them after the sandbox was entered.
-_CODE = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent, Path(media.__file__).parent]
+_CODE = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent, Path(libav.__file__).parent]
 # onnxruntime (voice activity of tracks and channels) looks at the processor, and for a GPU.
 _HARDWARE = [Path(name) for name in ("/proc/cpuinfo", "/sys/devices", "/sys/bus/pci") if Path(name).exists()]
 
@@ -64,7 +65,7 @@ def _serve(line: str, out: BinaryIO, parent: int) -> NoReturn:
         ceiling = resources.decoding_ceiling()
         try:
             _answer(json.loads(line), out, ceiling)
-        except media.MediaError as error:
+        except libav.MediaError as error:
             _send(out, {"error": "media", "code": error.code, "message": str(error)})
         except MemoryError:
             _send(out, _no_memory(ceiling))
@@ -128,7 +129,7 @@ def _no_memory(ceiling: int) -> Message:
     """The answer to a MemoryError: the file's fault if the process was at its limit, else the machine's."""
     if not sandbox.is_own_limit(ceiling):
         return {"error": "memory"}
-    error = media.too_much_memory()
+    error = libav.too_much_memory()
     return {"error": "media", "code": error.code, "message": str(error)}
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from setproctitle import setproctitle
 
 from stt import logs, settings
-from stt.media import MediaError
+from stt.media.libav import MediaError
 from stt.settings import Settings
 from stt.transcript import passages, speakers
 from workers import costs, coverage, decoder, gap_filling, machine, models, spans, vad, weak_speech, words

@@ -68,7 +68,7 @@ def _log_missing_limits(missing: frozenset[str]) -> None:
 
 
 async def _ask_child(path: Path, longest: float) -> dict[str, Any]:
-    program = [sys.executable, "-m", "stt.probe_child", str(path), str(longest)]
+    program = [sys.executable, "-m", "stt.media.probe_child", str(path), str(longest)]
     process = await asyncio.create_subprocess_exec(
         *launch.command(program, death_signal=signal.SIGKILL, user=None),
         # Our settings hold passwords, which are not for a process that parses other people's files.

@@ -24,8 +24,8 @@ from av.packet import Packet as AnyPacket
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from stt import unreadable
-from stt.parts import Part, View, parts
+from stt.media import unreadable
+from stt.media.parts import Part, View, parts
 
 Packet: TypeAlias = "AnyPacket[AudioStream]"
 
@@ -387,7 +387,7 @@ def _not_media(path: str | os.PathLike[str]) -> MediaError:
 
 
 def _explained(path: str | os.PathLike[str], code: str, sentence: str) -> MediaError:
-    """The error whose reason the file's bytes show (`stt.unreadable`), else the given one."""
+    """The error whose reason the file's bytes show (`stt.media.unreadable`), else the given one."""
     return MediaError(*(unreadable.reason(path) or (code, sentence)))
 
 

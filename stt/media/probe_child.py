@@ -1,4 +1,4 @@
-"""Inspects a file for :mod:`stt.probe`: ``python -m stt.probe_child PATH LONGEST`` prints a line of JSON.
+"""Inspects a file for :mod:`stt.media.probe`: ``python -m stt.media.probe_child PATH LONGEST`` prints a line of JSON.
 
 Before it opens the file, it gives up all other files, the network, and most of the memory.
 
@@ -12,7 +12,8 @@ import resource
 import sys
 from pathlib import Path
 
-from stt import media, resources, sandbox
+from stt import resources, sandbox
+from stt.media import libav
 
 _CPU_SECONDS = 20  # opening and decoding the first second of the largest real file takes a fraction
 # Enough packets to get past a damaged start, few enough to answer at once.
@@ -31,20 +32,20 @@ def _main(path: Path, longest: float) -> None:
         answer = _look(path, longest)
     except MemoryError:
         # Too little memory of the machine may pass (503). A file that takes too much never will.
-        answer = _refusal(media.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"status": 503}
+        answer = _refusal(libav.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"status": 503}
     print(json.dumps(answer | {"given_up": sorted(given_up)}))  # noqa: T201  this is the answer
 
 
 def _look(path: Path, longest: float) -> Answer:
     try:
-        kind, duration = media.inspect(path, packets=_PACKETS, longest=longest)
-    except media.MediaError as error:
+        kind, duration = libav.inspect(path, packets=_PACKETS, longest=longest)
+    except libav.MediaError as error:
         return _refusal(error)
-    # The fields of stt.probe.Media, whose module imports the web application.
+    # The fields of stt.media.probe.Media, whose module imports the web application.
     return {"file_type": kind, "duration_seconds": duration}
 
 
-def _refusal(error: media.MediaError) -> Answer:
+def _refusal(error: libav.MediaError) -> Answer:
     return {"status": _STATUS.get(error.code, 415), "code": error.code, "message": str(error)}
 
 

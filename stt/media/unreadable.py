@@ -1,6 +1,6 @@
 """Finds in the bytes of a file why libav cannot read it, and says what to do about it.
 
-:mod:`stt.media` uses it where libav's error gives no reason.
+:mod:`stt.media.libav` uses it where libav's error gives no reason.
 """
 
 from __future__ import annotations
