@@ -35,8 +35,8 @@ import numpy as np
 import psutil
 
 from stt import db, queue
-from stt.children import Child
 from stt.embedded import Postgres, Server, Valkey
+from stt.process.child import Child
 from stt.storage import Storage
 from workers import maintenance
 

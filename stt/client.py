@@ -28,9 +28,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from stt.children import Child
 from stt.folders import FolderError
 from stt.lock import holder
+from stt.process.child import Child
 from stt.settings import Settings
 
 ENDED = {"completed", "failed", "cancelled"}

@@ -27,8 +27,8 @@ from urllib.parse import quote
 
 import asyncpg
 
-from stt.children import Child, Stop
 from stt.lock import hold
+from stt.process.child import Child, Stop
 from stt.settings import Settings
 
 log = logging.getLogger(__name__)

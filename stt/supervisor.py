@@ -19,9 +19,9 @@ import asyncpg
 from setproctitle import setproctitle
 
 from stt import db, folders, gpus
-from stt.children import Child
 from stt.embedded import Servers, ServersError
 from stt.lock import Held, Lock, hold
+from stt.process.child import Child
 from stt.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
 
-from stt import resources, sandbox
+from stt import resources
 from stt.errors import Problem
 from stt.media import libav, probe
+from stt.process import sandbox
 from stt.storage import Storage
 from tests import hostile
 from tests.conftest import ROOT

@@ -20,9 +20,9 @@ import redis.asyncio
 from up import Up, gone, private_folder, stt, up
 
 from stt import gpus, supervisor
-from stt.children import Child
 from stt.embedded import Servers
 from stt.lock import hold
+from stt.process.child import Child
 from stt.settings import load
 
 ROLES = ("stt web", "stt maintenance", "stt worker", "postgres", "valkey-server")

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from stt import launch
 from stt.media import libav
+from stt.process import launch
 from workers.audio import Samples
 
 Process = subprocess.Popen[bytes]

@@ -24,8 +24,9 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from setproctitle import setproctitle
 
-from stt import launch, resources, sandbox
+from stt import resources
 from stt.media import libav
+from stt.process import launch, sandbox
 from workers.audio import RATE, Recording, Samples
 from workers.resampler import Resampler
 

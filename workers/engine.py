@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
 
-from stt.children import Child
+from stt.process.child import Child
 from stt.settings import PREFIX, Settings
 from workers import machine
 

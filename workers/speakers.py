@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stt import launch
+from stt.process import launch
 from stt.settings import Settings
 from workers import machine
 

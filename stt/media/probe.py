@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stt import launch, resources, sandbox
+from stt import resources
 from stt.errors import Problem
+from stt.process import launch, sandbox
 from stt.settings import PREFIX
 
 log = logging.getLogger(__name__)

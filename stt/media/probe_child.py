@@ -12,8 +12,9 @@ import resource
 import sys
 from pathlib import Path
 
-from stt import resources, sandbox
+from stt import resources
 from stt.media import libav
+from stt.process import sandbox
 
 _CPU_SECONDS = 20  # opening and decoding the first second of the largest real file takes a fraction
 # Enough packets to get past a damaged start, few enough to answer at once.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stt import launch
+from stt.process import launch
 
 TAIL_LINES = 12
 LONGEST_LINE = 64 * 1024
