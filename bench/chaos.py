@@ -35,7 +35,7 @@ import numpy as np
 import psutil
 
 from stt import db, queue
-from stt.embedded import Postgres, Server, Valkey
+from stt.ops.embedded.servers import Postgres, Server, Valkey
 from stt.process.child import Child
 from stt.storage import Storage
 from workers import maintenance

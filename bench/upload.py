@@ -23,7 +23,8 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from stt import db, embedded
+from stt import db
+from stt.ops.embedded import servers
 from stt.settings import load
 
 CHUNK = 2**20
@@ -93,7 +94,7 @@ class Memory:
 async def web(folder: Path) -> AsyncIterator[tuple[str, int]]:
     """The web role alone: its URL and process id."""
     settings = load({"STT_DATA_DIR": str(folder)})
-    async with embedded.servers(settings) as (database_url, redis_url):
+    async with servers.servers(settings) as (database_url, redis_url):
         await db.migrate(database_url)
         ready, theirs = os.pipe()
         environ = {

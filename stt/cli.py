@@ -71,7 +71,7 @@ def _load_for_role() -> Settings:
 @cli.command()
 def up() -> None:
     """Run everything: web, maintenance, workers, and the servers they need."""
-    from stt import supervisor
+    from stt.ops import supervisor
 
     sys.exit(supervisor.run(_load()))
 
@@ -114,7 +114,7 @@ def migrate() -> None:
 @cli.command()
 def doctor() -> None:
     """Check what the service needs; say what to do about each failure."""
-    from stt import doctor as checks
+    from stt.ops import doctor as checks
 
     sys.exit(asyncio.run(checks.run(_load())))
 

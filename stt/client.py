@@ -29,7 +29,7 @@ from rich.progress import (
 from rich.text import Text
 
 from stt.folders import FolderError
-from stt.lock import holder
+from stt.ops.lock import holder
 from stt.process.child import Child
 from stt.settings import Settings
 

@@ -31,8 +31,8 @@ from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
 from stt import db, jobs, options, queue
-from stt.embedded import Postgres, Server, Valkey
 from stt.jobs import Job, NewJob, Status
+from stt.ops.embedded.servers import Postgres, Server, Valkey
 from stt.progress import CHANNEL
 from stt.settings import Settings, load
 from stt.storage import Storage

@@ -13,7 +13,7 @@ from conftest import ROOT
 from up import private_folder, stt
 
 from stt import folders
-from stt.lock import hold
+from stt.ops.lock import hold
 from stt.settings import Settings
 
 NOBODY = 65534

@@ -166,7 +166,7 @@ def test_only_settings_reads_settings_from_the_environment(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["stt.app", "stt.cli", "stt.supervisor", "workers.gpu", "workers.maintenance"]
+    "module", ["stt.app", "stt.cli", "stt.ops.supervisor", "workers.gpu", "workers.maintenance"]
 )
 def test_only_the_engines_process_pays_for_torch(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"

@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 import asyncpg
 
-from stt.lock import hold
+from stt.ops.lock import hold
 from stt.process.child import Child, Stop
 from stt.settings import Settings
 

@@ -18,10 +18,11 @@ import redis.asyncio
 import redis.exceptions
 from rich.console import Console
 
-from stt import folders, gpus
-from stt.embedded import Postgres, Servers, ServersError
+from stt import folders
 from stt.folders import FolderError
-from stt.lock import holder
+from stt.ops import gpus
+from stt.ops.embedded.servers import Postgres, Servers, ServersError
+from stt.ops.lock import holder
 from stt.settings import WHISPER_SIZES, Settings
 
 CODECS = ("aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le", "alac", "amrnb", "wmav2")

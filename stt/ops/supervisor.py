@@ -18,9 +18,10 @@ import aiohttp
 import asyncpg
 from setproctitle import setproctitle
 
-from stt import db, folders, gpus
-from stt.embedded import Servers, ServersError
-from stt.lock import Held, Lock, hold
+from stt import db, folders
+from stt.ops import gpus
+from stt.ops.embedded.servers import Servers, ServersError
+from stt.ops.lock import Held, Lock, hold
 from stt.process.child import Child
 from stt.settings import Settings
 
