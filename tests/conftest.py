@@ -27,7 +27,7 @@ from stt import db, queue
 from stt.app import create_app
 from stt.connections import Runner
 from stt.keys import SETTINGS
-from stt.ops.embedded import servers
+from stt.ops.embedded.servers import servers as embedded_servers
 from stt.settings import Settings, load
 from stt.storage import Storage
 from tests.up import private_folder
@@ -60,7 +60,7 @@ class Urls:
 async def servers() -> AsyncIterator[Urls]:
     with private_folder() as folder:
         settings = load({"STT_DATA_DIR": str(folder)}, Path("/nonexistent"))
-        async with servers.servers(settings) as (database_url, redis_url):
+        async with embedded_servers(settings) as (database_url, redis_url):
             await db.migrate(database_url)
             yield Urls(database_url, redis_url)
 

@@ -18,7 +18,7 @@ import pytest
 import redis.asyncio
 from up import environment, gone, private_folder
 
-from stt.ops.embedded import servers
+from stt.ops.embedded import servers as embedded
 from stt.ops.embedded.servers import ServersError
 from stt.ops.lock import Held
 from stt.settings import Settings, load
@@ -28,7 +28,8 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="what root has to mind"
 # Starts the servers as a program that may be killed; says their process ids when they answer.
 PROGRAM = """
 import asyncio
-from stt import embedded, settings
+from stt import settings
+from stt.ops.embedded import servers as embedded
 from stt.lock import hold
 
 async def main():
@@ -74,7 +75,7 @@ async def killed_program(data_dir: Path, before: str = "") -> list[psutil.Proces
 async def connected(
     data_dir: Path,
 ) -> AsyncIterator[tuple[asyncpg.Connection, redis.asyncio.Redis]]:
-    async with servers.servers(settings_for(data_dir)) as (database_url, redis_url):
+    async with embedded.servers(settings_for(data_dir)) as (database_url, redis_url):
         connection = await asyncpg.connect(database_url)
         client = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
         try:
@@ -189,7 +190,7 @@ async def test_data_of_another_major_version_is_named_and_left_alone(tmp_path: P
     folder.mkdir()
     (folder / "PG_VERSION").write_text("14\n")
     with pytest.raises(ServersError, match=r"PostgreSQL 14, and this stt brings \d\d: .*pg_dump"):
-        async with servers.servers(settings_for(tmp_path)):
+        async with embedded.servers(settings_for(tmp_path)):
             pass
     assert [path.name for path in folder.iterdir()] == ["PG_VERSION"]
 
@@ -210,17 +211,17 @@ async def test_a_path_too_long_for_a_socket_works(tmp_path: Path) -> None:
 
 async def test_one_data_folder_has_one_holder(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
-    async with servers.servers(settings):
+    async with embedded.servers(settings):
         with pytest.raises(Held, match=f"process {os.getpid()}"):
-            async with servers.servers(settings):
+            async with embedded.servers(settings):
                 pass
-    async with servers.servers(settings):
+    async with embedded.servers(settings):
         pass
 
 
 async def test_a_server_that_was_given_by_url_is_not_started(tmp_path: Path) -> None:
     environ = {"STT_DATA_DIR": str(tmp_path), "STT_DATABASE_URL": "postgresql://elsewhere/stt"}
-    async with servers.servers(load(environ, Path("/nonexistent"))) as (database_url, redis_url):
+    async with embedded.servers(load(environ, Path("/nonexistent"))) as (database_url, redis_url):
         assert database_url == "postgresql://elsewhere/stt"
         assert redis_url.startswith("unix://")
         assert not (tmp_path / "postgres").exists()
@@ -231,7 +232,7 @@ async def test_one_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Pat
     (tmp_path / "valkey" / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")
     before = server_processes()
     with pytest.raises(ServersError, match="Valkey did not start: exit code 1"):
-        async with servers.servers(settings_for(tmp_path)):
+        async with embedded.servers(settings_for(tmp_path)):
             pass
     await gone([process for process in server_processes() if process not in before])
 
@@ -241,7 +242,7 @@ async def test_a_socket_folder_that_a_stranger_made_first_is_refused(tmp_path: P
     squatted.mkdir()
     squatted.chmod(0o777)
     with pytest.raises(ServersError, match="open to other users"):
-        servers._make_private(squatted, None)
+        embedded._make_private(squatted, None)
 
 
 @ROOT_ONLY
@@ -259,7 +260,7 @@ async def test_root_runs_postgres_as_its_own_user_and_opens_parents_for_passage_
             and process.name() == "postgres"
         ]  # fmt: skip
         assert postgres.uids().real != 0
-        assert postgres.username() == servers.SYSTEM_USER
+        assert postgres.username() == embedded.SYSTEM_USER
     assert stat.S_IMODE(parent.stat().st_mode) == 0o701
     assert stat.S_IMODE((parent / "data").stat().st_mode) == 0o710
     assert stat.S_IMODE((parent / "data" / "postgres").stat().st_mode) == 0o700
@@ -275,7 +276,7 @@ async def test_a_signal_to_the_terminals_group_does_not_reach_them(tmp_path: Pat
 
 
 async def test_a_server_that_ended_tells_how(tmp_path: Path) -> None:
-    valkey = servers.Valkey(tmp_path / "valkey")
+    valkey = embedded.Valkey(tmp_path / "valkey")
     await valkey.start()
     assert valkey.child is not None
     valkey.child.process.send_signal(signal.SIGKILL)

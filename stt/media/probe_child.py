@@ -1,4 +1,4 @@
-"""Inspects a file for :mod:`stt.media.probe`: ``python -m stt.media.probe_child PATH LONGEST`` prints a line of JSON.
+"""Inspects a file for :mod:`stt.media.probe`: ``python -m stt.media.probe_child PATH LONGEST`` prints JSON.
 
 Before it opens the file, it gives up all other files, the network, and most of the memory.
 
