@@ -34,7 +34,8 @@ import av
 import numpy as np
 import psutil
 
-from stt import db, queue
+from stt import db
+from stt.jobs import tickets
 from stt.ops.embedded.servers import Postgres, Server, Valkey
 from stt.process.child import Child
 from stt.storage import Storage
@@ -166,7 +167,7 @@ class House:
             Role(f"web {n}", ["stt", "web"], {**env, "STT_PORT": str(port)}, log)
             for n, port in enumerate(self.ports)
         ]
-        self.workers = [Role(f"worker {n}", ["workers.gpu"], env, log) for n in range(WORKERS)]
+        self.workers = [Role(f"worker {n}", ["workers.transcriber"], env, log) for n in range(WORKERS)]
         self.maintenance = Role("maintenance", ["workers.maintenance"], env, log)
         self.family: dict[int, float] = {}  # every process there was, by id and time of birth
 
@@ -490,12 +491,12 @@ def files(root: Path) -> Iterator[str]:
 async def check_keys(house: House, counts: Counts) -> None:
     """Spare tickets may wait; every other key ends by itself, soon."""
     async with connected(house.valkey.url) as redis:
-        waiting = await redis.zrange(queue.TRANSCRIBE_QUEUE, 0, -1)
-        tickets = {f"arq:job:{ticket.decode()}" for ticket in waiting}
-        if len(tickets) > 30:
-            counts.problems.append(f"{len(tickets)} tickets are left over")
+        waiting = await redis.zrange(tickets.TRANSCRIBE_QUEUE, 0, -1)
+        known_keys = {f"arq:job:{ticket.decode()}" for ticket in waiting}
+        if len(known_keys) > 30:
+            counts.problems.append(f"{len(known_keys)} tickets are left over")
         for key in [key.decode() for key in await redis.keys("*")]:
-            known = key in tickets or key == queue.TRANSCRIBE_QUEUE
+            known = key in known_keys or key == tickets.TRANSCRIBE_QUEUE
             left = await redis.ttl(key)
             if not known and (left == -1 or left > 600):  # -2: it has ended by now
                 counts.problems.append(f"the key {key} is left over ({left} s)")
@@ -573,7 +574,7 @@ def _free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Any]:
-    redis = await queue.connect(url)
+    redis = await tickets.connect(url)
     try:
         yield redis
     finally:

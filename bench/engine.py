@@ -390,7 +390,7 @@ def arguments() -> argparse.Namespace:
 def run(given: argparse.Namespace, folder: Path) -> None:
     """Measure and print."""
     from stt.settings import Settings
-    from workers import models
+    from workers.engine import models
 
     model = given.model or models.find("base", Settings(data_dir=folder))
     if given.overhead:

@@ -154,7 +154,7 @@ def show(watched: Watched) -> None:
 async def measure(given: argparse.Namespace, folder: Path) -> None:
     """Both recordings, and what was wanted of them."""
     from stt.settings import Settings
-    from workers import models
+    from workers.engine import models
 
     model = given.model or models.find("base", Settings(data_dir=folder))
     peaks, first = [], float("nan")

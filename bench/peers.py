@@ -46,7 +46,7 @@ def ours(files: list[Row], model: Path, **settings: Any) -> list[Result]:
 async def start(model: Path, **settings: Any) -> Any:
     """Our engine, started."""
     from stt.settings import Settings
-    from workers.engine import Engine
+    from workers.engine.handle import Engine
 
     engine = Engine(Settings(data_dir=Path(tempfile.gettempdir()) / "stt-bench", **settings))
     await engine.start()

@@ -41,7 +41,7 @@ Run = Callable[[dict[str, Any]], Told]
 def bare(path: Path, folder: Path, model: str) -> Iterator[Run]:
     """A bare engine; its learned costs lie in `folder`."""
     from stt.settings import Settings
-    from workers.engine import Engine
+    from workers.engine.handle import Engine
 
     async def ask(options: dict[str, Any]) -> Told:
         engine, told = Engine(Settings(data_dir=folder)), Told()

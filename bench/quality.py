@@ -37,9 +37,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine import AUDIO, LETTERS, Row, errors, normalisers, recordings
 
 from stt import settings
-from workers import audio, spans
-from workers.audio import RATE
-from workers.engine import Engine
+from workers.audio import decode, spans
+from workers.audio.decode import RATE
+from workers.engine.handle import Engine
 
 Turn = tuple[float, float, str]  # start, end, speaker
 Piece = tuple[float, float, str]  # start, end, text
@@ -152,7 +152,7 @@ def pieces(file: Row) -> list[Piece]:
 
 
 def distances(
-    known: list[Piece], heard: list[dict[str, Any]], samples: audio.Samples
+    known: list[Piece], heard: list[dict[str, Any]], samples: decode.Samples
 ) -> tuple[list[float], list[float], list[float], list[float]]:
     """Of the first words, of the last ones (late is positive); 1 for a word outside its piece; pieces.
 
@@ -179,7 +179,7 @@ def _plain(word: str) -> str:
     return "".join(letter for letter in word.casefold() if letter.isalnum())
 
 
-def _sound(samples: audio.Samples, start: float, end: float) -> tuple[float, float]:
+def _sound(samples: decode.Samples, start: float, end: float) -> tuple[float, float]:
     """When the first sound of a piece begins and its last one ends."""
     piece = samples[int(start * RATE) : int(end * RATE)]
     frames = piece[: len(piece) // FRAME * FRAME].reshape(-1, FRAME)
@@ -192,8 +192,8 @@ def _sound(samples: audio.Samples, start: float, end: float) -> tuple[float, flo
     return start + lasting[0] * FRAME / RATE, start + (lasting[-1] + FRAMES) * FRAME / RATE
 
 
-def _samples(path: Path) -> audio.Samples:
-    recording = audio.Recording(path)
+def _samples(path: Path) -> decode.Samples:
+    recording = decode.Recording(path)
     try:
         return np.concatenate(list(recording.blocks()))
     finally:
@@ -305,17 +305,17 @@ def _senko(sound: Path, answer: Path, features: str) -> None:
 
 
 def _for_senko(_: Any, sound: str, parts: list[tuple[float, float]]) -> tuple[Any, ...]:
-    from workers import voices
+    from workers.diarization import embeddings
 
     samples = _samples(Path(sound))
-    found = np.stack([voices.features(samples, max(0.0, start)).numpy() for start, _ in parts])
+    found = np.stack([embeddings.features(samples, max(0.0, start)).numpy() for start, _ in parts])
     count, frames, bands = found.shape
     return found.ravel(), np.full(count, frames), np.arange(count) * frames * bands, bands
 
 
 def by_pyannote(path: Path, scratch: Path) -> list[Turn] | None:
     """By pyannote's pipeline through WhisperX; none without a token."""
-    from workers import diarize
+    from workers.diarization import diarize
 
     if not (token := settings.load().hf_token):
         return None
@@ -329,7 +329,7 @@ def an_hour(folder: Path, path: Path) -> tuple[Path, list[Turn]]:
     The reader of the English stories is the conversation's "ben": the means of their vectors are as alike
     as those of one voice (0.98; no others are more than 0.62).
     """
-    said: list[tuple[str, audio.Samples]] = []
+    said: list[tuple[str, decode.Samples]] = []
     conversation = folder / "multispeaker" / "constructed_3spk.opus"
     samples = _samples(conversation)
     for start, end, speaker in _rttm(conversation.with_suffix(".rttm")):
@@ -347,9 +347,9 @@ def an_hour(folder: Path, path: Path) -> tuple[Path, list[Turn]]:
     return path, turns
 
 
-def _pieces(path: Path, seconds: float) -> Iterator[audio.Samples]:
+def _pieces(path: Path, seconds: float) -> Iterator[decode.Samples]:
     """Of a recording of one voice, what is said between two pauses."""
-    recording = audio.Recording(path)
+    recording = decode.Recording(path)
     try:
         for span in spans.read(recording, seconds):
             if span.speech:
@@ -377,7 +377,7 @@ async def nothing(ear: Ear, folder: Path, scratch: Path) -> None:
     print(f"{'all':32} {total:4}")
 
 
-def music() -> dict[str, audio.Samples]:
+def music() -> dict[str, decode.Samples]:
     """A chord that lasts, and chords that are struck one after the other; 20 s of each."""
     time = np.arange(20 * RATE) / RATE
     since = time % 1.0  # a chord is struck each second and fades
@@ -386,13 +386,13 @@ def music() -> dict[str, audio.Samples]:
     return {"chord": _chord(220.0, time), "chords_struck": struck.astype(np.float32)}
 
 
-def _chord(root: Any, time: Any) -> audio.Samples:
+def _chord(root: Any, time: Any) -> decode.Samples:
     tones = [root * third * over for third in (1, 1.26, 1.5) for over in (1, 2, 3, 4)]
-    made: audio.Samples = sum(np.sin(2 * np.pi * tone * time) / (n % 4 + 1) for n, tone in enumerate(tones))
+    made: decode.Samples = sum(np.sin(2 * np.pi * tone * time) / (n % 4 + 1) for n, tone in enumerate(tones))
     return (0.05 * made).astype(np.float32)
 
 
-def _write(path: Path, samples: audio.Samples) -> None:
+def _write(path: Path, samples: decode.Samples) -> None:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -401,7 +401,7 @@ def _write(path: Path, samples: audio.Samples) -> None:
 
 
 async def run(given: argparse.Namespace, scratch: Path) -> None:
-    from workers import models
+    from workers.engine import models
 
     chosen = settings.load().model_copy(update={"data_dir": scratch})
     model = str(given.model or models.find("base", chosen))

@@ -15,7 +15,7 @@ import click
 
 from stt import __version__, logs, settings
 from stt.folders import FolderError
-from stt.options import JobOptions
+from stt.jobs.options import JobOptions
 from stt.settings import Settings, SettingsError
 from stt.transcript.formats import FORMATS
 
@@ -79,7 +79,7 @@ def up() -> None:
 @cli.command()
 def web() -> None:
     """Run the web app alone."""
-    from stt import app
+    from stt.web import app
 
     app.run(_load_for_role())
 
@@ -87,7 +87,7 @@ def web() -> None:
 @cli.command()
 def worker() -> None:
     """Run one transcription worker alone."""
-    _become("workers.gpu")
+    _become("workers.transcriber")
 
 
 @cli.command()
@@ -168,12 +168,12 @@ def transcribe(
     Uses the service at --server or STT_SERVER, else the running `stt up` of the data folder, else
     starts one for the run.
     """
-    from stt import client
+    from stt.client.transcribe import Target, run
 
     loaded = _load()
-    target = client.Target(formats or (("txt",) if output else ()), output or Path())
+    target = Target(formats or (("txt",) if output else ()), output or Path())
     given = {name: _as_text(value) for name, value in fields.items() if value is not None}
-    sys.exit(client.run(loaded, server or loaded.server, files, given, target))
+    sys.exit(run(loaded, server or loaded.server, files, given, target))
 
 
 def _as_text(value: str | bool | int) -> str:

@@ -12,7 +12,7 @@ NOISY = ("arq", "asyncio", "aiohttp.access", "urllib3", "httpx", "httpcore", "fi
 
 
 class LineFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.123Z INFO stt.jobs [3f2a…] text``: `extra={"job": id}` adds the id."""
+    """``2026-01-31T12:00:00.123Z INFO stt.jobs.lifecycle [3f2a…] text``: `extra={"job": id}` adds the id."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"

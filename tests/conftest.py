@@ -23,14 +23,15 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from arq import ArqRedis
 
-from stt import db, queue
-from stt.app import create_app
-from stt.connections import Runner
-from stt.keys import SETTINGS
+from stt import db
+from stt.jobs import tickets
 from stt.ops.embedded.servers import servers as embedded_servers
 from stt.settings import Settings, load
 from stt.storage import Storage
-from tests.up import private_folder
+from stt.web.app import create_app
+from stt.web.connections import Runner
+from stt.web.context import SETTINGS
+from tests.support.up import private_folder
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -122,7 +123,7 @@ async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
 
 @pytest.fixture
 async def redis(servers: Urls) -> AsyncIterator[ArqRedis]:
-    redis = await queue.connect(servers.redis)
+    redis = await tickets.connect(servers.redis)
     await redis.flushall()
     yield redis
     await redis.aclose()

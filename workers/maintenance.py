@@ -17,12 +17,13 @@ import asyncpg
 from arq import ArqRedis
 from setproctitle import setproctitle
 
-from stt import folders, jobs, logs, queue
+from stt import folders, logs
+from stt.jobs import lifecycle, tickets
 from stt.outages import UNAVAILABLE
-from stt.progress import current, publish
+from stt.pubsub import current, publish
 from stt.settings import Settings, load
 from stt.storage import Storage
-from workers import service
+from workers import arq_worker
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +35,21 @@ _RECONCILE_SECONDS, _SWEEP_SECONDS, _STEP_SECONDS = 2.0, 600.0, 300.0
 
 
 async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) -> None:
-    for job in await jobs.release_expired(pool, max_attempts=settings.max_attempts):
+    for job in await lifecycle.release_expired(pool, max_attempts=settings.max_attempts):
         log.warning("its worker is gone: now %s", job.status, extra={"job": str(job.id)})
         await publish(redis, current(job))
         if not job.ended:  # at once: the count of tickets is mended only in its own time
-            await queue.announce(redis, job)
+            await tickets.announce(redis, job)
 
 
 async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> None:
     """Jobs whose recording is gone will never be done: say so now, not after tries."""
-    files = await jobs.waiting_files(pool)
+    files = await lifecycle.waiting_files(pool)
     lost = set(await asyncio.to_thread(storage.lost, files.values()))
     for job_id in [job_id for job_id, key in files.items() if key in lost]:
-        job = await jobs.fail_waiting(pool, job_id, code=jobs.FILE_GONE, message=jobs.FILE_GONE_MESSAGE)
+        job = await lifecycle.fail_waiting(
+            pool, job_id, code=lifecycle.FILE_GONE, message=lifecycle.FILE_GONE_MESSAGE
+        )
         if job:
             log.error("its recording is gone", extra={"job": str(job_id)})
             await publish(redis, current(job))
@@ -54,15 +57,15 @@ async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> No
 
 async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
     """At least as many tickets as due rows, so that losing all of Redis loses no job; and no heaps."""
-    due = await jobs.count_due(pool)
-    tickets = await queue.waiting(redis)
-    for _ in range(due - len(tickets)):
-        await queue.enqueue(redis)
-    if due > len(tickets):
-        log.info("made up for %d missing tickets", due - len(tickets))
-    dead = await queue.taken_long_ago(redis)
-    if useless := tickets[due + _SPARE_TICKETS :] + dead:
-        await queue.discard(redis, useless)
+    due = await lifecycle.count_due(pool)
+    waiting = await tickets.waiting(redis)
+    for _ in range(due - len(waiting)):
+        await tickets.enqueue(redis)
+    if due > len(waiting):
+        log.info("made up for %d missing tickets", due - len(waiting))
+    dead = await tickets.taken_long_ago(redis)
+    if useless := waiting[due + _SPARE_TICKETS :] + dead:
+        await tickets.discard(redis, useless)
 
 
 class Sweeper:
@@ -79,7 +82,7 @@ class Sweeper:
     async def sweep(self, pool: asyncpg.Pool) -> None:
         # The files first: a row that comes meanwhile then names its file in time.
         files = await asyncio.to_thread(self.storage.files)
-        named = await jobs.stored_keys(pool)
+        named = await lifecycle.stored_keys(pool)
         await asyncio.to_thread(self._remove_old, files, named)
         await asyncio.to_thread(self.storage.remove_empty, self.seconds)
 
@@ -102,7 +105,7 @@ async def run(settings: Settings) -> None:
     Loops by the monotonic clock, not arq's cron jobs: those go by the wall clock and through Redis, and what
     is mended here must be mended most of all while Redis is away.
     """
-    async with service.connections(settings) as (pool, redis):
+    async with arq_worker.connections(settings) as (pool, redis):
         storage = Storage(settings.storage_dir)
         sweeper = Sweeper(storage)
         loops = (
@@ -111,7 +114,7 @@ async def run(settings: Settings) -> None:
             (_RECONCILE_SECONDS, lambda: balance_tickets(pool, redis)),
             (_SWEEP_SECONDS, lambda: sweeper.sweep(pool)),
         )
-        await service.until_stopped(*(_repeat(seconds, step) for seconds, step in loops))
+        await arq_worker.until_stopped(*(_repeat(seconds, step) for seconds, step in loops))
 
 
 async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:

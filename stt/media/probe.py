@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from stt import resources
-from stt.errors import Problem
 from stt.process import launch, sandbox
 from stt.settings import PREFIX
+from stt.web.problems import Problem
 
 log = logging.getLogger(__name__)
 

@@ -175,7 +175,7 @@ class Supervisor:
         for number in range(count):
             gpu = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices else {}
             name = f"worker {number + 1}" if count > 1 else "worker"
-            self.roles.append(Role(name, ["workers.gpu"], {**env, **gpu}))
+            self.roles.append(Role(name, ["workers.transcriber"], {**env, **gpu}))
         return web
 
     def _keep(self, service: Service) -> None:

@@ -1,0 +1,137 @@
+"""Tickets: arq carries the news that there is work; which work is decided by the claim in SQL.
+
+A ticket's id is never used again, and a ticket without a row does no harm, so that nothing depends on what
+arq remembers of it. With ``workers/``, the only importer of arq.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+from uuid import uuid4
+
+from arq import ArqRedis, create_pool
+from arq.connections import RedisSettings
+from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
+from redis.exceptions import RedisError
+
+from stt.jobs.lifecycle import Job
+
+log = logging.getLogger(__name__)
+
+TRANSCRIBE_QUEUE, TRANSCRIBE = "stt:queue:transcribe", "transcribe"
+# Longer than any recording takes: what ends a job is its lease in the row, never arq.
+TICKET_SECONDS = 30 * 24 * 3600
+_ANNOUNCE_SECONDS = 2.0
+# A ticket is torn up as soon as it is taken: one taken longer ago belongs to a worker that died just then.
+_TAKEN_SECONDS = 60
+
+
+def serialize(value: dict[str, Any]) -> bytes:
+    """JSON, since nothing should unpickle what comes out of Redis."""
+    return json.dumps(value, default=repr).encode()
+
+
+def deserialize(data: bytes) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(data)
+    return value
+
+
+def redis_settings(url: str) -> RedisSettings:
+    """arq's settings for `redis://`, `rediss://` and `unix:///path?db=0`."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        settings = RedisSettings.from_dsn(url)
+    else:
+        query = dict(parse_qsl(parts.query))
+        settings = RedisSettings(
+            unix_socket_path=parts.path,
+            database=int(query.get("db", 0)),
+            username=parts.username,
+            password=parts.password,
+        )
+    settings.conn_timeout = 5
+    settings.conn_retries = 10
+    settings.conn_retry_delay = 1
+    settings.retry_on_timeout = True
+    return settings
+
+
+async def connect(url: str) -> ArqRedis:
+    """A pool of connections; it waits some seconds for a Redis that is just starting."""
+    return await create_pool(
+        redis_settings(url),
+        job_serializer=serialize,
+        job_deserializer=deserialize,
+        default_queue_name=TRANSCRIBE_QUEUE,
+        expires_extra_ms=TICKET_SECONDS * 1000,
+    )
+
+
+async def enqueue(redis: ArqRedis, *, at: datetime | None = None) -> None:
+    """Say that there is work, now or at a time."""
+    await redis.enqueue_job(TRANSCRIBE, _job_id=uuid4().hex, _defer_until=at)
+
+
+async def announce(redis: ArqRedis, job: Job) -> None:
+    """A ticket for a job. Its row is the truth: should Redis be away, maintenance makes up for it."""
+    try:
+        async with asyncio.timeout(_ANNOUNCE_SECONDS):
+            await enqueue(redis, at=job.not_before)
+    except (RedisError, OSError) as error:
+        log.warning("no ticket was enqueued: %s", error, extra={"job": str(job.id)})
+
+
+async def waiting(redis: ArqRedis) -> list[str]:
+    """The ids of tickets that a worker would take now, oldest first."""
+    now = time.time() * 1000 + 1  # arq rounds; a ticket for later is nobody's yet
+    ids = [member.decode() for member in await redis.zrangebyscore(TRANSCRIBE_QUEUE, "-inf", now)]
+    if not ids:
+        return []
+    async with redis.pipeline(transaction=False) as pipe:
+        for ticket in ids:
+            # Taken, by a worker that may since have died, or without its body: no worker runs it.
+            pipe.exists(in_progress_key_prefix + ticket)
+            pipe.exists(job_key_prefix + ticket)
+        found = await pipe.execute()
+    taken, whole = found[::2], found[1::2]
+    return [ticket for ticket, busy, body in zip(ids, taken, whole, strict=True) if body and not busy]
+
+
+async def taken_long_ago(redis: ArqRedis) -> list[str]:
+    """The ids of tickets whose worker died in the moment it took them."""
+    ids = [member.decode() for member in await redis.zrange(TRANSCRIBE_QUEUE, 0, -1)]
+    async with redis.pipeline(transaction=False) as pipe:
+        for ticket in ids:
+            pipe.ttl(in_progress_key_prefix + ticket)
+        left = await pipe.execute()
+    return [
+        ticket for ticket, ttl in zip(ids, left, strict=True) if 0 <= ttl < TICKET_SECONDS - _TAKEN_SECONDS
+    ]
+
+
+async def tear_up(redis: ArqRedis, ticket: str) -> None:
+    """A ticket that was taken has said what it had to say.
+
+    Kept until its job is done, those of workers that died would stand at the head of the queue, where arq
+    looks only at the first hundred.
+    """
+    try:
+        async with asyncio.timeout(_ANNOUNCE_SECONDS):
+            await discard(redis, [ticket])
+    except (RedisError, OSError) as error:
+        log.warning("a ticket was not torn up: %s", error)
+
+
+async def discard(redis: ArqRedis, tickets: list[str]) -> None:
+    """Throw tickets away, with all that arq keeps of them."""
+    prefixes = (job_key_prefix, in_progress_key_prefix, retry_key_prefix)
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.zrem(TRANSCRIBE_QUEUE, *tickets)
+        pipe.delete(*(prefix + ticket for prefix in prefixes for ticket in tickets))
+        await pipe.execute()

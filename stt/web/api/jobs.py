@@ -1,0 +1,173 @@
+"""The JSON endpoints beside upload, download and events: list, details, cancel, delete; and health."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+
+from stt.jobs import lifecycle, options, tickets
+from stt.jobs.lifecycle import Job
+from stt.pubsub import current, publish
+from stt.transcript import waveform
+from stt.web import bodies, params
+from stt.web.context import HUB, POOL, REDIS, SETTINGS, STORAGE
+from stt.web.params import job_or_404
+from stt.web.problems import Problem, not_found
+
+log = logging.getLogger(__name__)
+
+# A worker hears of a cancel at its next heartbeat, a second away, and then ends its engine.
+_STOP_SECONDS = 10
+
+
+async def list_jobs(request: web.Request) -> web.Response:
+    """`GET /api/jobs?status=&q=&limit=&cursor=`: newest first."""
+    page, next_cursor = await lifecycle.list_page(
+        request.app[POOL],
+        status=params.status(request),
+        q=params.search(request),
+        limit=params.limit(request),
+        cursor=request.query.get("cursor"),
+    )
+    return web.json_response({"jobs": [job.public(text=False) for job in page], "next_cursor": next_cursor})
+
+
+async def get_job(request: web.Request) -> web.Response:
+    job = await lifecycle.with_place(request.app[POOL], await job_or_404(request))
+    return web.json_response(job.public())
+
+
+async def get_peaks(request: web.Request) -> web.Response:
+    """`GET /api/jobs/{id}/peaks?points=`: the wave form of what is decoded so far; 409 where nothing is."""
+    points = params.points(request)
+    job = await job_or_404(request)
+    whole = waveform.joined(await lifecycle.peaks(request.app[POOL], job))
+    if not whole:
+        raise _no_peaks(job)
+    shown = whole if points is None else waveform.fewer(whole, points)
+    per_second = waveform.PER_SECOND * len(shown) / len(whole)
+    return web.json_response({"per_second": per_second, "peaks": list(shown)})
+
+
+def _no_peaks(job: Job) -> Problem:
+    detail = "Nothing of the recording was decoded yet; ask again when its first text is there."
+    if job.ended:
+        detail = (
+            "The recording was decoded by an earlier version, or never: retry the job with the same options."
+        )
+    return Problem(409, "no_peaks", "No wave form yet", detail, job_status=str(job.status))
+
+
+async def cancel_job(request: web.Request) -> web.Response:
+    """`POST /api/jobs/{id}/cancel`: 409 where the job has ended."""
+    job = await cancel(request.app, params.job_id(request))
+    return web.json_response(job.public())
+
+
+async def retry_job(request: web.Request) -> web.Response:
+    """`POST /api/jobs/{id}/retry` with option fields, as JSON or a form; the others stay as they were."""
+    job = await retry(request.app, params.job_id(request), await bodies.fields(request))
+    return web.json_response(job.public())
+
+
+async def delete_job(request: web.Request) -> web.Response:
+    await delete(request.app, params.job_id(request))
+    return web.Response(status=204)
+
+
+async def cancel(app: web.Application, job_id: UUID) -> Job:
+    """Cancel a job.
+
+    Raises:
+        Problem: 404 no such job, 409 it has ended.
+    """
+    job = await lifecycle.request_cancel(app[POOL], job_id)
+    if job is None:
+        found = await lifecycle.get(app[POOL], job_id)
+        if found is None:
+            raise not_found()
+        raise Problem(409, "already_ended", "Already ended", f"The job is {found.status}: nothing to cancel.")
+    await publish(app[REDIS], current(job))
+    return job
+
+
+async def retry(app: web.Application, job_id: UUID, fields: dict[str, Any]) -> Job:
+    """Do an ended job again, with new options where given.
+
+    Raises:
+        Problem: 404 no such job, 409 it has not ended, 422 a bad option.
+    """
+    job = await lifecycle.get(app[POOL], job_id)
+    if job is None:
+        raise not_found()
+    asked = options.parse({**options.of_job(job), **fields}, app[SETTINGS])
+    again = await lifecycle.restart(app[POOL], job, asked)
+    if again is None:
+        raise Problem(
+            409, "not_ended", "Not ended", f"The job is {job.status}: cancel it first, or let it end."
+        )
+    await tickets.announce(app[REDIS], again)
+    await publish(app[REDIS], current(again))
+    return again
+
+
+async def delete(app: web.Application, job_id: UUID) -> None:
+    """Stop a job that runs, then remove its row and its files.
+
+    Raises:
+        Problem: 404 no such job.
+    """
+    await _stop(app, job_id)
+    file_path = await lifecycle.delete(app[POOL], job_id)
+    if file_path is None:
+        raise not_found()
+    try:
+        await app[STORAGE].delete_job(job_id, file_path)
+    except OSError:  # read-only, away: the job is gone all the same, and maintenance sweeps its files
+        log.exception("the files of a deleted job are still there", extra={"job": str(job_id)})
+    await publish(app[REDIS], {"event": "deleted", "job": str(job_id), "data": {"id": str(job_id)}})
+
+
+async def _stop(app: web.Application, job_id: UUID) -> None:
+    async with app[HUB].listen(str(job_id)) as messages:
+        job = await lifecycle.request_cancel(app[POOL], job_id)
+        if job is None or job.ended:
+            return
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                async for message in messages:
+                    if message["event"] in ("completed", "failed", "cancelled"):
+                        return
+        except TimeoutError:
+            # A dead worker: it will find its row gone, and every write of its needs the row.
+            log.warning("deleted while its worker did not answer", extra={"job": str(job_id)})
+
+
+async def live(_: web.Request) -> web.Response:
+    """`GET /health/live`: this process answers."""
+    return web.json_response({"status": "ok"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """`GET /health/ready`: a file can be taken; 503 with what failed otherwise."""
+    checks = {
+        "database": lifecycle.server_time(request.app[POOL]),
+        "redis": request.app[REDIS].ping(),
+        "storage": asyncio.to_thread(request.app[STORAGE].check),
+    }
+    results = await asyncio.gather(
+        *(asyncio.wait_for(check, 5) for check in checks.values()), return_exceptions=True
+    )
+    failed = {
+        name: f"{type(result).__name__}: {result}"
+        for name, result in zip(checks, results, strict=True)
+        if isinstance(result, BaseException)
+    }
+    status = {name: failed.get(name, "ok") for name in checks}
+    return web.json_response(
+        {"status": "failed" if failed else "ok", "checks": status}, status=503 if failed else 200
+    )

@@ -1,0 +1,68 @@
+"""What views read from a request: ids and query parameters, checked."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from aiohttp import web
+
+from stt import texts
+from stt.jobs import lifecycle
+from stt.jobs.lifecycle import Job, Status
+from stt.web.context import POOL
+from stt.web.problems import Problem, not_found
+
+_MAX_LIMIT = 200
+_MAX_POINTS = 1_000_000
+
+
+def job_id(request: web.Request) -> UUID:
+    """The `{id}` of the address; what is no uuid names no job: 404."""
+    try:
+        return UUID(request.match_info["id"])
+    except ValueError:
+        raise not_found() from None
+
+
+async def job_or_404(request: web.Request) -> Job:
+    job = await lifecycle.get(request.app[POOL], job_id(request))
+    if job is None:
+        raise not_found()
+    return job
+
+
+def status(request: web.Request) -> Status | None:
+    value = request.query.get("status")
+    if not value:
+        return None
+    if value not in list(Status):
+        raise _bad("status", f"must be one of {', '.join(Status)}")
+    return Status(value)
+
+
+def limit(request: web.Request, default: int = 50) -> int:
+    value = request.query.get("limit") or str(default)
+    if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= _MAX_LIMIT:
+        raise _bad("limit", f"must be a number from 1 to {_MAX_LIMIT}")
+    return int(value)
+
+
+def search(request: web.Request) -> str | None:
+    """The text that names must contain (`q`); None for all names."""
+    value = request.query.get("q", "")
+    if flaw := texts.flaw(value):
+        raise _bad("q", flaw)
+    return value or None
+
+
+def points(request: web.Request) -> int | None:
+    value = request.query.get("points")
+    if not value:
+        return None
+    if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= _MAX_POINTS:
+        raise _bad("points", f"must be a number from 1 to {_MAX_POINTS}")
+    return int(value)
+
+
+def _bad(name: str, message: str) -> Problem:
+    return Problem(422, "bad_parameter", "A parameter is not valid", f"{name}: {message}", field=name)

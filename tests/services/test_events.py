@@ -1,0 +1,223 @@
+"""A listener that joins late, reconnects or falls behind misses no segment and no end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient
+from arq import ArqRedis
+
+from stt.jobs import lifecycle
+from stt.jobs.lifecycle import Job
+from stt.pubsub import RESYNC, Listener, current, publish
+from stt.web.context import HUB
+from tests.services.test_jobs import again, beat, claim, complete, new
+
+Event = tuple[str, dict[str, Any], str | None]
+
+
+@pytest.fixture
+async def running(pool: asyncpg.Pool, client: TestClient) -> Job:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    return job
+
+
+@asynccontextmanager
+async def stream(client: TestClient, path: str, last: str | None = None) -> AsyncIterator[Any]:
+    headers = {"Last-Event-ID": last} if last else {}
+    async with client.get(path, headers=headers) as response:
+        assert response.status == 200
+        assert response.content_type == "text/event-stream"
+        events = _events(response)
+        yield events
+        await events.aclose()
+
+
+async def _events(response: ClientResponse) -> AsyncIterator[Event]:
+    fields: dict[str, str] = {}
+    async for line in response.content:
+        text = line.decode().rstrip("\r\n")
+        if text:
+            name, _, value = text.partition(": ")
+            fields[name] = value
+        elif "data" in fields:
+            yield fields["event"], json.loads(fields["data"]), fields.get("id")
+            fields = {}
+
+
+async def to_end(events: AsyncIterator[Event]) -> list[Event]:
+    async with asyncio.timeout(10):
+        return [event async for event in events]
+
+
+async def take(events: AsyncIterator[Event], count: int) -> list[Event]:
+    async with asyncio.timeout(10):
+        return [await anext(events) for _ in range(count)]
+
+
+def names(events: list[Event]) -> list[str]:
+    return [f"{name}:{data['id']}" if name == "segment" else name for name, data, _ in events]
+
+
+async def say(pool: asyncpg.Pool, redis: ArqRedis | None, job: Job, number: int, *texts: str) -> None:
+    """What a worker does with a finished span; without Redis its message is lost."""
+    first = sum(len(span["segments"]) for span in await lifecycle.spans(pool, job))
+    segments = [{"start": 0.0, "end": 1.0, "text": text} for text in texts]
+    assert await lifecycle.save_span(pool, job, number=number, start=0, end=1, segments=segments)
+    if redis:
+        message = {"event": "segments", "job": str(job.id), "first": first, "segments": segments}
+        await publish(redis, message)
+
+
+async def finish(pool: asyncpg.Pool, redis: ArqRedis, job: Job) -> None:
+    segments = [segment for span in await lifecycle.spans(pool, job) for segment in span["segments"]]
+    done = await lifecycle.complete(
+        pool, job, text="x", segments=segments, file_path="results/x", language="en",
+        duration_seconds=1.0, warnings=[],
+    )  # fmt: skip
+    assert done
+    await publish(redis, current(done))
+
+
+async def test_a_listener_hears_segments_then_the_end_and_the_stream_ends(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
+) -> None:
+    async with stream(client, f"/api/jobs/{running.id}/events") as events:
+        assert names(await take(events, 1)) == ["progress"]
+        await say(pool, redis, running, 0, "a", "b")
+        await say(pool, redis, running, 1, "c")
+        await finish(pool, redis, running)
+        heard = await to_end(events)
+    assert names(heard) == ["segment:0", "segment:1", "segment:2", "completed"]
+    assert [data["text"] for _, data, _ in heard[:3]] == ["a", "b", "c"]
+    assert [id_ for _, _, id_ in heard] == ["0", "1", "2", f"end-{running.claim}"]
+    assert "transcription_text" not in heard[-1][1]
+
+
+async def test_a_late_listener_is_told_everything(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
+) -> None:
+    await say(pool, redis, running, 0, "a", "b")
+    async with stream(client, f"/api/jobs/{running.id}/events") as events:
+        assert names(await take(events, 3)) == ["segment:0", "segment:1", "progress"]
+    await finish(pool, redis, running)
+    async with stream(client, f"/api/jobs/{running.id}/events") as events:
+        assert names(await to_end(events)) == ["segment:0", "segment:1", "completed"]
+
+
+async def test_a_reconnect_goes_on_after_the_last_segment(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
+) -> None:
+    await say(pool, redis, running, 0, "a", "b", "c")
+    async with stream(client, f"/api/jobs/{running.id}/events", last="1") as events:
+        assert names(await take(events, 2)) == ["segment:2", "progress"]
+
+
+async def test_after_the_end_a_reconnect_gets_204(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
+) -> None:
+    await finish(pool, redis, running)
+    path = f"/api/jobs/{running.id}/events"
+    async with stream(client, path) as events:
+        [(_, _, last)] = await to_end(events)
+    async with client.get(path, headers={"Last-Event-ID": last}) as response:
+        assert response.status == 204
+
+
+async def test_a_lost_message_is_made_up_for_from_the_rows(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
+) -> None:
+    async with stream(client, f"/api/jobs/{running.id}/events") as events:
+        await take(events, 1)
+        await say(pool, None, running, 0, "a")
+        await say(pool, redis, running, 1, "b")
+        assert names(await take(events, 2)) == ["segment:0", "segment:1"]
+        await say(pool, None, running, 2, "c")
+        await finish(pool, redis, running)
+        assert names(await to_end(events))[-2:] == ["segment:2", "completed"]
+
+
+async def test_after_a_lost_subscription_every_listener_gets_a_snapshot(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
+) -> None:
+    async with stream(client, f"/api/jobs/{running.id}/events") as events:
+        await take(events, 1)
+        await say(pool, None, running, 0, "a")
+        await redis.client_kill_filter(_type="pubsub")
+        assert names(await take(events, 2)) == ["segment:0", "progress"]
+
+
+async def test_a_deleted_job_ends_its_streams(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis
+) -> None:
+    job = await new(pool)
+    async with stream(client, f"/api/jobs/{job.id}/events") as events:
+        await take(events, 1)
+        async with client.delete(f"/api/jobs/{job.id}") as response:
+            assert response.status == 204
+        assert names(await to_end(events))[-1] == "deleted"
+
+
+async def test_the_stream_of_all_jobs_tells_what_happened_meanwhile(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
+) -> None:
+    async with stream(client, "/api/events") as events:
+        [(name, data, last)] = await take(events, 1)
+    assert (name, data["job_id"]) == ("progress", str(running.id))
+    await say(pool, redis, running, 0, "a")
+    await finish(pool, redis, running)
+    async with stream(client, "/api/events", last=last) as events:
+        assert names(await take(events, 2)) == ["segment:0", "completed"]
+
+
+async def test_a_slow_listener_keeps_the_newest_progress_and_every_end(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    listener = Listener(str(job.id))
+    for step in range(5000):
+        listener.put({**current(job), "step": step})
+    done = await complete(pool, job)
+    assert done
+    listener.put(current(done))
+    listener.close()
+    heard = [message async for message in listener]
+    assert [(m["event"], m.get("step")) for m in heard] == [("progress", 4999), ("completed", None)]
+
+
+async def test_a_listener_that_is_far_behind_reads_the_rows_again() -> None:
+    listener = Listener(None)
+    for number in range(3000):
+        listener.put({"event": "created", "job": str(number), "data": {}})
+    listener.close()
+    heard = [message async for message in listener]
+    assert RESYNC in heard
+    assert len(heard) <= 1000
+
+
+async def test_stopping_the_app_ends_the_streams(
+    client: TestClient, pool: asyncpg.Pool, running: Job
+) -> None:
+    async with stream(client, f"/api/jobs/{running.id}/events") as events:
+        await take(events, 1)
+        client.app[HUB].end_listeners()  # type: ignore[union-attr]
+        assert await to_end(events) == []
+
+
+async def test_progress_of_a_heartbeat_is_in_the_snapshot(
+    client: TestClient, pool: asyncpg.Pool, running: Job
+) -> None:
+    await beat(pool, running, 0.4)
+    async with stream(client, f"/api/jobs/{running.id}/events") as events:
+        [(_, data, _)] = await take(events, 1)
+    assert (data["stage"], data["progress"]) == ("transcribe", 0.4)
+    assert (await again(pool, running)).claim == running.claim

@@ -1,0 +1,416 @@
+"""Every transition of a job is one conditional statement, and a claim that is gone writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from stt.jobs import lifecycle, options
+from stt.jobs.lifecycle import Job, NewJob, Status
+from stt.settings import load
+
+SETTINGS = load({}, Path("/nonexistent"))
+
+
+async def new(pool: asyncpg.Pool, owner: str = "local", **asked: Any) -> Job:
+    return await lifecycle.create(
+        pool,
+        NewJob(
+            id=uuid4(),
+            original_filename="talk.mp3",
+            file_path=f"uploads/{uuid4()}",
+            file_type="audio",
+            file_size=1,
+            duration_seconds=None,
+            options=options.parse(asked, SETTINGS),
+            owner=owner,
+        ),
+    )
+
+
+async def claim(pool: asyncpg.Pool, lease: float = 30) -> Job | None:
+    return await lifecycle.claim_next(pool, worker="test", lease=lease)
+
+
+async def beat(pool: asyncpg.Pool, job: Job, progress: float = 0.1) -> Job | None:
+    return await lifecycle.heartbeat(
+        pool, job, lease=30, stage="transcribe", progress=progress, eta_seconds=None,
+        duration_seconds=None, language=None, warnings=[],
+    )  # fmt: skip
+
+
+async def complete(pool: asyncpg.Pool, job: Job, text: str = "hello") -> Job | None:
+    segment = {"start": 0.0, "end": 1.0, "text": text}
+    return await lifecycle.complete(
+        pool, job, text=text, segments=[segment], file_path="results/x", language="en",
+        duration_seconds=1.0, warnings=[],
+    )  # fmt: skip
+
+
+async def expire(pool: asyncpg.Pool, job: Job) -> None:
+    await pool.execute(
+        "update jobs set lease_expires_at = clock_timestamp() - interval '1 second' where id = $1", job.id
+    )
+
+
+async def again(pool: asyncpg.Pool, job: Job) -> Job:
+    found = await lifecycle.get(pool, job.id)
+    assert found
+    return await lifecycle.with_place(pool, found)
+
+
+async def test_a_job_is_claimed_once(pool: asyncpg.Pool) -> None:
+    made = [await new(pool) for _ in range(5)]
+    claimed = await asyncio.gather(*(claim(pool) for _ in range(8)))
+    assert sorted(job.id for job in claimed if job) == sorted(job.id for job in made)
+
+
+async def test_a_claim_only_grows(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    first = await claim(pool)
+    assert first
+    await lifecycle.hand_back(pool, first)
+    second = await claim(pool)
+    assert second
+    assert second.claim > first.claim
+
+
+async def test_an_old_claim_writes_nothing(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    old = await claim(pool)
+    assert old
+    await expire(pool, old)
+    await lifecycle.release_expired(pool, max_attempts=3)
+    now = await claim(pool)
+    assert now
+    assert await beat(pool, old) is None
+    assert not await lifecycle.save_span(pool, old, number=0, start=0, end=1, segments=[])
+    assert await complete(pool, old) is None
+    assert await lifecycle.fail(pool, old, code="x", message="x") is None
+    assert await lifecycle.retry_later(pool, old, delay=0, code="x", message="x") is None
+    assert await lifecycle.hand_back(pool, old) is None
+    assert await lifecycle.cancelled_as_asked(pool, old) is None
+    assert (await again(pool, now)).status is Status.PROCESSING
+    assert await complete(pool, now)
+
+
+async def test_an_expired_lease_spends_the_attempt_until_they_are_used_up(pool: asyncpg.Pool) -> None:
+    job = await new(pool)
+    for attempt in (1, 2, 3):
+        held = await claim(pool)
+        assert held
+        assert held.attempt == attempt
+        await expire(pool, held)
+        await lifecycle.release_expired(pool, max_attempts=3)
+    failed = await again(pool, job)
+    assert (failed.status, failed.error_code) == (Status.FAILED, "worker_lost")
+    assert failed.error_message
+    assert "3 attempts" in failed.error_message
+
+
+async def test_a_job_handed_back_has_its_attempt_again(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    for _ in range(5):
+        job = await claim(pool)
+        assert job
+        assert job.attempt == 1
+        assert await lifecycle.hand_back(pool, job)
+
+
+async def test_a_job_that_failed_for_a_passing_reason_says_when_it_is_tried_again(
+    pool: asyncpg.Pool,
+) -> None:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    waiting = await lifecycle.retry_later(pool, job, delay=40, code="engine_died", message="It died.")
+    assert waiting
+    shown = waiting.public()
+    assert (shown["status"], shown["error_code"]) == ("pending", "engine_died")
+    wait = dt.datetime.fromisoformat(shown["retry_at"]) - waiting.updated_at
+    assert wait.total_seconds() == pytest.approx(40, abs=1)
+    assert await claim(pool) is None
+
+
+async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_its_worker_sees(
+    pool: asyncpg.Pool,
+) -> None:
+    waiting = await new(pool)
+    cancelled = await lifecycle.request_cancel(pool, waiting.id)
+    assert cancelled
+    assert cancelled.status is Status.CANCELLED
+    await new(pool)
+    running = await claim(pool)
+    assert running
+    asked = await lifecycle.request_cancel(pool, running.id)
+    assert asked
+    assert asked.status is Status.PROCESSING
+    seen = await beat(pool, running)
+    assert seen
+    assert seen.cancel_requested
+    assert await complete(pool, running) is None  # nothing comes after a cancel
+    assert await lifecycle.fail(pool, running, code="x", message="x") is None
+    assert await lifecycle.cancelled_as_asked(pool, running)
+    assert await lifecycle.request_cancel(pool, running.id) is None
+
+
+async def test_progress_never_goes_back(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    assert (await beat(pool, job, 0.5)).progress == 0.5  # type: ignore[union-attr]
+    assert (await beat(pool, job, 0.2)).progress == 0.5  # type: ignore[union-attr]
+
+
+async def test_a_completed_job_has_its_text_and_version_1(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    done = await complete(pool, job)
+    assert done
+    assert (done.status, done.progress, done.transcription_text) == (Status.COMPLETED, 1.0, "hello")
+    assert await lifecycle.segments(pool, done) == [{"id": 0, "start": 0.0, "end": 1.0, "text": "hello"}]
+    assert await pool.fetchval("select version from transcripts where job_id = $1", job.id) == 1
+
+
+async def test_a_high_job_starts_before_500_that_wait(pool: asyncpg.Pool) -> None:
+    for _ in range(500):
+        await new(pool)
+    low = await new(pool, priority="low")
+    high = await new(pool, priority="high")
+    assert (await again(pool, high)).queue_position == 1
+    assert (await again(pool, low)).queue_position == 502
+    first = await claim(pool)
+    assert first
+    assert first.id == high.id
+
+
+async def test_owners_take_turns(pool: asyncpg.Pool) -> None:
+    for _ in range(20):
+        await new(pool, "many")
+    single = await new(pool, "single")
+    order = []
+    for _ in range(3):
+        job = await claim(pool)
+        assert job
+        order.append(job.owner)
+        await complete(pool, job)
+    assert (await again(pool, single)).status is Status.COMPLETED
+    assert order.index("single") <= 1
+
+
+async def test_a_single_job_waits_for_one_running_job_of_an_owner_with_a_thousand(
+    pool: asyncpg.Pool,
+) -> None:
+    await asyncio.gather(*(new(pool, "many") for _ in range(1000)))
+    running = [await claim(pool), await claim(pool)]  # one for each of two workers
+    single = await new(pool, "single")
+    assert running[1]
+    await complete(pool, running[1])
+    following = await claim(pool)
+    assert following
+    assert following.id == single.id
+
+
+async def test_waiting_raises_a_low_job_above_newer_normal_ones(pool: asyncpg.Pool) -> None:
+    low = await new(pool, priority="low")
+    await pool.execute("update jobs set created_at = created_at - interval '9 hours' where id = $1", low.id)
+    await new(pool)
+    first = await claim(pool)
+    assert first
+    assert first.id == low.id
+
+
+async def test_a_stream_of_normal_jobs_of_one_owner_does_not_starve_its_low_one(
+    pool: asyncpg.Pool,
+) -> None:
+    low = await new(pool, priority="low")
+    await pool.execute("update jobs set created_at = created_at - interval '1 day'")
+    for _ in range(3):
+        await new(pool)
+        job = await claim(pool)
+        assert job
+        await complete(pool, job)
+        if job.id == low.id:
+            return
+    raise AssertionError("the low job starves")
+
+
+async def test_what_is_tried_again_has_not_aged_past_an_urgent_new_one(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    await pool.execute("update jobs set created_at = created_at - interval '1 day'")
+    old = await claim(pool)
+    assert old
+    failed = await lifecycle.fail(pool, old, code="x", message="x")
+    assert failed
+    await restart(pool, failed)
+    urgent = await new(pool, priority="high")
+    first = await claim(pool)
+    assert first
+    assert first.id == urgent.id
+
+
+async def test_an_owner_with_a_long_queue_does_not_keep_others_waiting_by_its_age(
+    pool: asyncpg.Pool,
+) -> None:
+    for _ in range(20):
+        await new(pool, "many")
+    await pool.execute("update jobs set created_at = created_at - interval '1 day'")
+    first = await claim(pool)
+    assert first
+    await new(pool, "single")
+    await complete(pool, first)
+    second = await claim(pool)
+    assert second
+    assert second.owner == "single"
+
+
+async def test_pages_of_the_list_hold_every_job_once_newest_first(pool: asyncpg.Pool) -> None:
+    made = [(await new(pool)).id for _ in range(7)]
+    seen, cursor = [], None
+    while True:
+        page, cursor = await lifecycle.list_page(pool, limit=3, cursor=cursor)
+        seen += [job.id for job in page]
+        if cursor is None:
+            break
+        await new(pool)  # what comes meanwhile does not shift the pages
+    assert seen == made[::-1]
+
+
+async def done(pool: asyncpg.Pool, *warnings: str, **asked: Any) -> Job:
+    """A completed job of one span."""
+    await new(pool, **asked)
+    job = await claim(pool)
+    assert job
+    assert await lifecycle.save_span(
+        pool, job, number=0, start=0, end=1, segments=[{"text": "old"}], last=True
+    )
+    ended = await lifecycle.complete(
+        pool, job, text="old", segments=[{"text": "old"}], file_path="results/x", language="en",
+        duration_seconds=1.0, warnings=[{"code": code, "message": "It was so."} for code in warnings],
+    )  # fmt: skip
+    assert ended
+    return ended
+
+
+async def restart(pool: asyncpg.Pool, job: Job, **asked: Any) -> Job:
+    restarted = await lifecycle.restart(pool, job, options.parse({**options.of_job(job), **asked}, SETTINGS))
+    assert restarted
+    assert restarted.status is Status.PENDING
+    return restarted
+
+
+WITH_SPEAKERS = {"diarize": True}
+
+
+@pytest.mark.parametrize(
+    ("warnings", "before", "after"),
+    [
+        (["speakers_failed"], WITH_SPEAKERS, {}),
+        ([], WITH_SPEAKERS, {"max_speakers": 2}),
+        ([], {}, WITH_SPEAKERS),
+        ([], WITH_SPEAKERS, {"diarize": False}),
+    ],
+)
+async def test_a_completed_job_keeps_its_spans_where_only_its_speakers_are_to_be_told_apart(
+    pool: asyncpg.Pool, warnings: list[str], before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    job = await done(pool, "damaged_audio", *warnings, **before)
+    restarted = await restart(pool, job, **after)
+    [span] = await lifecycle.spans(pool, restarted)
+    assert span["last"]
+    assert restarted.language == "en"
+    assert [warning["code"] for warning in restarted.warnings] == ["damaged_audio"]
+    assert (restarted.transcription_text, restarted.transcription_file_path) == ("old", "results/x")
+
+
+@pytest.mark.parametrize(
+    ("warnings", "before", "after"),
+    [
+        ([], {}, {}),
+        ([], {}, {"priority": "high"}),
+        ([], WITH_SPEAKERS, {}),
+        (["speakers_failed"], WITH_SPEAKERS, {"language": "de"}),
+        ([], {}, {"hotwords": "Magozwe", "diarize": True}),
+    ],
+)
+async def test_a_completed_job_of_which_nothing_is_missing_is_recognised_anew(
+    pool: asyncpg.Pool, warnings: list[str], before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    restarted = await restart(pool, await done(pool, *warnings, **before), **after)
+    assert await lifecycle.spans(pool, restarted) == []
+    assert restarted.language == restarted.requested_language
+    assert restarted.warnings == []
+
+
+@pytest.mark.parametrize("end", [Status.FAILED, Status.CANCELLED])
+async def test_a_job_that_came_to_nothing_keeps_its_spans_while_its_options_are_the_same(
+    pool: asyncpg.Pool, end: Status
+) -> None:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    assert await lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
+    if end is Status.FAILED:
+        await lifecycle.fail(pool, job, code="x", message="x")
+    else:
+        await lifecycle.request_cancel(pool, job.id)
+        await lifecycle.cancelled_as_asked(pool, job)
+    assert (await again(pool, job)).status is end
+    kept = await restart(pool, job, diarize=True)
+    assert len(await lifecycle.spans(pool, kept)) == 1
+    await lifecycle.request_cancel(pool, job.id)
+    assert await lifecycle.spans(pool, await restart(pool, job, language="de")) == []
+
+
+async def test_options_that_a_job_has_left_since_are_begun_anew_as_their_language_is_forgotten(
+    pool: asyncpg.Pool,
+) -> None:
+    job = await done(pool)
+    await restart(pool, job, language="de")
+    await lifecycle.request_cancel(pool, job.id)
+    assert await lifecycle.spans(pool, await restart(pool, job)) == []
+
+
+async def test_a_cancelled_job_whose_spans_are_all_known_keeps_what_there_was_to_warn_of(
+    pool: asyncpg.Pool,
+) -> None:
+    job = await done(pool, "damaged_audio", lifecycle.LESS_MEMORY)
+    waiting = await restart(pool, job, diarize=True)
+    await lifecycle.request_cancel(pool, waiting.id)
+    restarted = await restart(pool, waiting, diarize=False)
+    assert [warning["code"] for warning in restarted.warnings] == ["damaged_audio"]
+
+
+def test_each_wait_is_about_twice_the_one_before_and_no_two_jobs_wait_alike() -> None:
+    for attempt, seconds in ((1, 5), (2, 10), (3, 20), (30, 300)):
+        waits = {lifecycle.backoff(attempt) for _ in range(50)}
+        assert len(waits) > 40
+        assert all(0.75 * seconds <= wait <= 1.25 * seconds for wait in waits)
+
+
+async def test_deleting_a_job_removes_all_that_hangs_on_it(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    await lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
+    await complete(pool, job)
+    assert await lifecycle.delete(pool, job.id) == job.file_path
+    for table in ("jobs", "spans", "transcripts"):
+        assert await pool.fetchval(f"select count(*) from {table}") == 0
+    assert not await lifecycle.save_span(pool, job, number=1, start=1, end=2, segments=[])
+
+
+async def test_text_with_a_nul_is_stored(pool: asyncpg.Pool) -> None:
+    await new(pool)
+    job = await claim(pool)
+    assert job
+    assert await lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a\x00b"}])
+    [span] = await lifecycle.spans(pool, job)
+    assert span["segments"] == [{"text": "ab"}]

@@ -1,0 +1,117 @@
+"""What every arq worker of ours needs: a loop that outlives Redis, and a stop that is orderly."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import asyncpg
+from arq import ArqRedis
+from arq.worker import Worker
+from redis.exceptions import RedisError
+
+from stt import db
+from stt.jobs import tickets
+from stt.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_HEALTH_SECONDS = 10
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+@asynccontextmanager
+async def connections(settings: Settings) -> Any:
+    """The pools of a worker: `(PostgreSQL, Redis)`."""
+    async with AsyncExitStack() as stack:
+        pool: asyncpg.Pool = await db.open_pool(settings.database_url, max_size=4)
+        stack.push_async_callback(pool.close)
+        redis: ArqRedis = await tickets.connect(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        yield pool, redis
+
+
+def arq_worker(redis: ArqRedis, **kwargs: Any) -> Worker:
+    """An arq worker that leaves attempts, results and signals to us."""
+    return Worker(
+        redis_pool=redis,
+        handle_signals=False,
+        poll_delay=0.1,
+        keep_result=0,
+        max_tries=2**31,
+        job_serializer=tickets.serialize,
+        job_deserializer=tickets.deserialize,
+        expires_extra_ms=tickets.TICKET_SECONDS * 1000,
+        log_results=False,
+        job_timeout=tickets.TICKET_SECONDS,
+        health_check_interval=_HEALTH_SECONDS,  # the key of a dead one is gone a second later
+        **kwargs,
+    )
+
+
+async def serve(worker: Worker, shut_down: Callable[[], Awaitable[None]]) -> None:
+    """Take tickets until SIGTERM or SIGINT, then `shut_down`, then end."""
+
+    async def orderly() -> None:
+        try:
+            await _loop(worker)
+        finally:
+            worker.allow_pick_jobs = False
+            await shut_down()
+            tasks = list(worker.tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    await until_stopped(orderly())
+
+
+async def until_stopped(*forever: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines that do not end by themselves until SIGTERM or SIGINT.
+
+    Raises:
+        Exception: what one of them ended with.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    tasks = [asyncio.create_task(coroutine) for coroutine in forever]
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((*tasks, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for task in (*tasks, stopping):
+        task.cancel()
+    results = await asyncio.gather(*tasks, stopping, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def _loop(worker: Worker) -> None:
+    """arq's own loop ends when Redis goes away: wait, connect again, go on. Running tasks are not touched."""
+    failures = 0
+    while True:
+        try:
+            await worker.async_run()
+        except (RedisError, OSError) as error:
+            pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
+            failures += 1
+            log.warning("Redis is away (%s); trying again in %.1f s", error, pause)
+            await asyncio.sleep(pause)
+            await _count_slots(worker)
+
+
+async def _count_slots(worker: Worker) -> None:
+    """Give a slot back that arq had taken for a ticket when Redis went away.
+
+    It would be counted for ever, and a worker of one slot would never take a ticket again.
+    """
+    running = [task for task in worker.tasks.values() if not task.done()]
+    worker.job_counter = len(running)
+    worker.sem = asyncio.BoundedSemaphore(worker.max_jobs + 1)
+    for _ in running:
+        await worker.sem.acquire()

@@ -1,0 +1,510 @@
+"""The task behind a ticket: claim the best row, run the engine, save its spans, finish.
+
+Every write carries the claim. Once a write finds the claim gone, the attempt ends and writes nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, TypeVar
+
+import asyncpg
+from arq import ArqRedis
+
+from stt.jobs import lifecycle, tickets
+from stt.jobs.lifecycle import Job
+from stt.outages import UNAVAILABLE
+from stt.pubsub import current, publish
+from stt.settings import Settings
+from stt.storage import Storage
+from stt.transcript import formats, passages, speakers
+from workers.engine.handle import Engine, EngineDied, EngineHung
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_HEARTBEAT_SECONDS = 1.0
+_PUBLISH_SECONDS = 0.25
+_RETRY_SECONDS = 0.5
+UNREACHABLE = "storage_unreachable"  # the engine's error: the recording cannot be read
+
+
+class Stop(Enum):
+    """Why an attempt is stopped from outside the engine."""
+
+    CANCEL = "cancelled by a person"
+    LOST = "the claim is gone, or could not be kept"
+    SHUTDOWN = "the worker is shutting down"
+
+
+class Stopped(Exception):
+    """The attempt was stopped from outside; `Attempt._why` says why."""
+
+
+class AttemptError(Exception):
+    """The attempt came to nothing; the text is for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class PermanentError(AttemptError):
+    """Trying again would fail again: what was sent cannot be transcribed."""
+
+
+class TransientError(AttemptError):
+    """It may pass: the job is tried again."""
+
+
+class StorageError(TransientError):
+    """Nothing can be read or written just now, through no fault of the job: that spends no attempt."""
+
+
+@dataclass
+class Context:
+    """What the attempts of one worker share."""
+
+    settings: Settings
+    pool: asyncpg.Pool
+    redis: ArqRedis
+    storage: Storage
+    engine: Engine
+    name: str
+    attempt: Attempt | None = field(default=None, init=False)
+    stopping: bool = field(default=False, init=False)
+    idle_since: float = field(default_factory=time.monotonic, init=False)
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    async def shut_down(self) -> None:
+        """Hand the running job back and take no other."""
+        self.stopping = True
+        if self.attempt:
+            await self.attempt.stop(Stop.SHUTDOWN)
+        async with self.busy:  # a claim on its way is waited for: cut off, nobody would know who has the job
+            pass
+
+
+async def transcribe(ctx: dict[str, Any]) -> None:
+    """A ticket says that there is work, not which: the claim decides. No row, no work."""
+    context: Context = ctx["context"]
+    async with context.busy:
+        if not context.stopping:
+            await _claim_and_try(context, ctx["job_id"])
+
+
+async def _claim_and_try(context: Context, ticket: str) -> None:
+    await tickets.tear_up(context.redis, ticket)
+    job = await lifecycle.claim_next(context.pool, worker=context.name, lease=context.settings.lease_seconds)
+    if job is None:
+        return
+    context.attempt = Attempt(context, job)
+    try:
+        await context.attempt.run()
+    finally:
+        context.attempt = None
+        context.idle_since = time.monotonic()
+
+
+class Attempt:
+    """One try at one job, from its claim to its end."""
+
+    def __init__(self, context: Context, job: Job) -> None:
+        self.context, self.job = context, job
+        self.pool, self.settings = context.pool, context.settings
+        self.warnings = list(job.warnings)
+        self.spans = self.segments = 0
+        self.turns: list[speakers.Turn] = []
+        self._why: Stop | None = None
+        self._renewed = time.monotonic()
+        self._left: tuple[float, float] | None = None  # seconds to the end, and when that was told
+        self._published = 0.0
+        self._unsaved = False  # whether there are warnings that the row does not hold
+
+    @property
+    def about(self) -> dict[str, str]:
+        """For the log: which job a line is about."""
+        return {"job": str(self.job.id)}
+
+    async def run(self) -> None:
+        if self.context.stopping:  # asked to stop between the claim and now
+            self._why = Stop.SHUTDOWN
+        log.info("attempt %d begins", self.job.attempt, extra=self.about)
+        await self._publish(current(self.job))
+        keepers = [asyncio.create_task(keep) for keep in (self._keep_lease(), self._guard_lease())]
+        try:
+            await self._try()
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+        log.info("attempt %d ends", self.job.attempt, extra=self.about)
+
+    async def stop(self, why: Stop) -> None:
+        """End the engine's work; the first reason given counts."""
+        if self._why is None:
+            self._why = why
+            log.info("stopping: %s", why.value, extra=self.about)
+        await self.context.engine.kill()
+
+    async def _try(self) -> None:
+        try:
+            await self._recognise()
+            await self._finish()
+        except Stopped:
+            await self.context.engine.kill()
+        except EngineDied as error:
+            if self._why is None:
+                log.warning("the engine's last lines:\n%s", error.stderr_tail, extra=self.about)
+                code = "engine_hung" if isinstance(error, EngineHung) else "engine_died"
+                await self._fail(TransientError(code, str(error)), error.stderr_tail)
+        except AttemptError as error:
+            last_words = self.context.engine.tail if error.code == "engine_failed" else None
+            await self._fail(error, last_words)
+        except UNAVAILABLE as error:  # and the lease ran out meanwhile
+            log.warning("given up: %s", error, extra=self.about)
+        except OSError as error:  # storage: full, read-only, gone
+            log.exception("storage failed", extra=self.about)
+            await self._fail(StorageError("storage_failed", f"The storage failed: {error.strerror}."))
+        except asyncio.CancelledError:
+            self._why = self._why or Stop.SHUTDOWN
+            await self.context.engine.kill()
+            await asyncio.shield(self._end())
+            raise
+        except Exception as error:  # a fault of ours must not leave the job to its lease
+            log.exception("the attempt failed", extra=self.about)
+            await self.context.engine.kill()
+            await self._fail(TransientError("internal", f"The worker failed: {error}"))
+        await self._end()
+
+    async def _end(self) -> None:
+        """What is left to do after a stop from outside."""
+        if self._why is Stop.CANCEL:
+            await self._cancelled()
+        elif self._why is Stop.SHUTDOWN:
+            await self._hand_back()
+
+    # The engine's events
+
+    async def _recognise(self) -> None:
+        if await self._is_lost():
+            raise PermanentError(lifecycle.FILE_GONE, lifecycle.FILE_GONE_MESSAGE)
+        request = await self._request()
+        try:
+            await self.context.engine.start()
+        except OSError as error:
+            message = f"The engine could not be started: {error.strerror}."
+            raise TransientError("engine_died", message) from error
+        if self._why:  # there was nothing to kill when it was stopped
+            raise Stopped
+        async with aclosing(self.context.engine.ask(request)) as events:
+            async for event in events:
+                if self._why:
+                    raise Stopped
+                await self._on_event(event)
+
+    async def _is_lost(self) -> bool:
+        """Whether the recording is gone; where it is missing, others tell whether all the storage is away."""
+        own = self.job.file_path
+        if not await asyncio.to_thread(self.context.storage.lost, [own]):
+            return False
+        waiting = await self._patiently(lambda: lifecycle.waiting_files(self.pool))
+        return own in await asyncio.to_thread(self.context.storage.lost, {*waiting.values(), own})
+
+    async def _request(self) -> dict[str, Any]:
+        """What the engine is asked: a retry begins after the last saved span."""
+        job = self.job
+        spans = await self._patiently(lambda: lifecycle.spans(self.pool, job))
+        self.spans, self.segments = len(spans), sum(len(span["segments"]) for span in spans)
+        return {
+            "type": "transcribe",
+            "job": str(job.id),
+            "path": str(self.context.storage.path(job.file_path)),
+            "model": job.model,
+            "language": job.requested_language or "",
+            "task": job.task,
+            "options": job.options,
+            "less_memory": any(warning["code"] == lifecycle.LESS_MEMORY for warning in self.warnings),
+            "resume": {
+                "spans": len(spans),
+                "end": spans[-1]["end"] if spans else 0.0,
+                "segments": self.segments,
+                "language": job.language,
+                "complete": bool(spans) and spans[-1]["last"],
+                "unsure": [span["unsure"] for span in spans if span["unsure"] is not None][-2:],
+            },
+        }
+
+    async def _on_event(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "stage":
+                await self._on_stage(event)
+            case "language":
+                self.job = replace(self.job, language=event["language"])
+            case "span":
+                await self._on_span(event)
+            case "speakers":
+                self.turns = event["turns"]
+            case "warning" if "times" in event:
+                self._warn_of_passages({key: value for key, value in event.items() if key != "type"})
+            case "warning":
+                self._warn(event["code"], event["message"])
+            case "done":
+                # A retry keeps what the first try heard; nobody spoke at all: no language.
+                language = event["language"] if self.segments else None
+                duration = event.get("duration") or self.job.duration_seconds
+                self.job = replace(self.job, language=language, duration_seconds=duration)
+            case "error":
+                if event.get("less_memory"):
+                    self._warn(
+                        lifecycle.LESS_MEMORY, "The memory did not suffice: another try uses smaller numbers."
+                    )
+                kind = PermanentError if event["kind"] == "permanent" else TransientError
+                if event["code"] == UNREACHABLE:
+                    kind = StorageError
+                raise kind(event["code"], event["message"])
+
+    async def _on_stage(self, event: dict[str, Any]) -> None:
+        progress = min(max(self.job.progress, event["progress"]), 0.999)  # 1 is for what is stored
+        if event["left"] is not None:
+            self._left = event["left"], time.monotonic()
+        self.job = replace(
+            self.job,
+            stage=event["stage"],
+            progress=progress,
+            eta_seconds=self._eta(),
+            duration_seconds=event.get("duration") or self.job.duration_seconds,
+        )
+        lost = (
+            time.monotonic() - self._renewed > self.settings.lease_seconds
+        )  # frozen: it may even be deleted
+        if not lost and time.monotonic() - self._published >= _PUBLISH_SECONDS:
+            self._published = time.monotonic()
+            await self._publish(current(self.job))
+
+    def _eta(self) -> float | None:
+        """Seconds left, counted down from what the engine said last; None until there is a pace."""
+        if self._left is None:
+            return None
+        left, told_at = self._left
+        return round(max(0.0, left - (time.monotonic() - told_at)), 1)
+
+    async def _on_span(self, event: dict[str, Any]) -> None:
+        # A later try does not recognise this span again: its warnings are kept first, and so is the language
+        # with the last one.
+        if event["last"] or self._unsaved:
+            await self._patiently(self._beat)
+        saved = await self._patiently(
+            lambda: lifecycle.save_span(
+                self.pool,
+                self.job,
+                number=event["number"],
+                start=event["start"],
+                end=event["end"],
+                segments=event["segments"],
+                last=event["last"],
+                peaks=base64.b64decode(event["peaks"]),
+                unsure=event.get("unsure"),
+            )
+        )
+        if not saved:
+            await self.stop(Stop.LOST)
+            return
+        self.spans += 1
+        first, self.segments = self.segments, self.segments + len(event["segments"])
+        if event["segments"]:
+            told = {"event": "segments", "first": first, "segments": event["segments"]}
+            await self._publish({**told, "job": str(self.job.id)})
+
+    def _warn(self, code: str, message: str) -> None:
+        log.warning("%s: %s", code, message, extra=self.about)
+        warning = {"code": code, "message": message}
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+            self._unsaved = True
+
+    def _warn_of_passages(self, warning: dict[str, Any]) -> None:
+        log.warning("%s: %s", warning["code"], warning["message"], extra=self.about)
+        self.warnings = passages.add(self.warnings, warning)
+        self._unsaved = True
+
+    # Lease
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease and keep the progress about once a second; see there whether to stop."""
+        lease = self.settings.lease_seconds
+        pause = min(_HEARTBEAT_SECONDS, lease / 5)
+        while not self._has_lost():  # also while what was stopped comes to its end
+            began = time.monotonic()
+            try:
+                await asyncio.wait_for(self._beat(), lease / 2)
+                if not self._has_lost():
+                    self._renewed = began
+            except UNAVAILABLE as error:
+                log.warning("the lease was not renewed: %s", error, extra=self.about)
+            except Exception:  # a lease that is not kept ends the attempt
+                log.exception("the lease was not renewed", extra=self.about)
+            await asyncio.sleep(pause)
+
+    def _has_lost(self) -> bool:
+        return self._why is Stop.LOST
+
+    async def _guard_lease(self) -> None:
+        """By our own clock, end the engine before another worker could have the job.
+
+        Apart from the renewal, which may hang for as long as it likes.
+        """
+        while self._why is None:
+            left = self._renewed + self.settings.lease_seconds * 0.8 - time.monotonic()
+            if left <= 0:
+                await self.stop(Stop.LOST)
+            await asyncio.sleep(left)
+
+    async def _beat(self) -> None:
+        job, warnings = self.job, list(self.warnings)
+        row = await lifecycle.heartbeat(
+            self.pool,
+            job,
+            lease=self.settings.lease_seconds,
+            stage=job.stage or "decode",
+            progress=job.progress,
+            eta_seconds=self._eta(),
+            duration_seconds=job.duration_seconds,
+            language=job.language,
+            warnings=warnings,
+        )
+        self._unsaved = self._unsaved and warnings != self.warnings
+        if row is None:
+            await self.stop(Stop.LOST)
+        elif row.cancel_requested:
+            await self.stop(Stop.CANCEL)
+        else:
+            self.job = replace(self.job, updated_at=row.updated_at, warnings=row.warnings)
+
+    # Ends
+
+    async def _finish(self) -> None:
+        """Publish the file, then commit the row: a crash in between leaves a file that no row names."""
+        self.job = replace(self.job, stage="finish")
+        spans = await self._patiently(lambda: lifecycle.spans(self.pool, self.job))
+        if len(spans) != self.spans:
+            raise TransientError("spans_missing", "Parts of the transcript are missing from the database.")
+        segments = [segment for span in spans for segment in span["segments"]]
+        # Only now: spans are saved before speakers are known.
+        segments = self._with_speakers(segments)
+        text, file = await asyncio.to_thread(self._rendered, segments)
+        key = self.context.storage.result_key(self.job.id, self.job.claim)
+        await self.context.storage.write(key, file.encode())
+        job = await self._patiently(
+            lambda: lifecycle.complete(
+                self.pool,
+                self.job,
+                text=text,
+                segments=segments,
+                file_path=key,
+                language=self.job.language,
+                duration_seconds=self.job.duration_seconds,
+                warnings=self.warnings,
+            )
+        )
+        if job is None and not await self._is_committed(key):
+            await self.context.storage.delete(key)
+            await self._cancelled()
+        elif job is not None:
+            await self._publish(current(job))
+
+    def _with_speakers(self, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A failure costs the names, never the text."""
+        try:
+            return speakers.assign(segments, speakers.ordered(self.turns))
+        except Exception:
+            log.exception("no word could be given to a speaker", extra=self.about)
+            self._warn(speakers.FAILED, speakers.FAILED_MESSAGE)
+            return segments
+
+    def _rendered(self, segments: list[dict[str, Any]]) -> tuple[str, str]:
+        """The text, and the file with all that is known; a failure costs the form, never the text."""
+        language, duration = self.job.language, self.job.duration_seconds
+        try:
+            document = formats.document(segments, language=language, duration=duration)
+            return document["text"], formats.to_json(document)
+        except Exception:
+            log.exception("the result could not be brought into its form", extra=self.about)
+            self._warn(
+                "rendering_failed", "The result could not be brought into its form; its text is whole."
+            )
+            text = "".join(segment["text"] for segment in segments).strip()
+            plain = {"text": text, "language": language, "duration": duration, "segments": segments}
+            return text, json.dumps(plain, ensure_ascii=False)
+
+    async def _is_committed(self, key: str) -> bool:
+        """Whether a commit went through though PostgreSQL went away before it said so."""
+        job = await self._patiently(lambda: lifecycle.get(self.pool, self.job.id))
+        if job is None or job.transcription_file_path != key:
+            return False
+        await self._publish(current(job))
+        return True
+
+    async def _fail(self, error: AttemptError, engine_log: str | None = None) -> None:
+        job = self.job
+        log.warning("%s: %s", error.code, error, extra=self.about)
+        reason: dict[str, Any] = {"code": error.code, "log": engine_log, "warnings": self.warnings}
+        given_back = isinstance(error, StorageError)
+        spent = job.attempt >= self.settings.max_attempts and not given_back
+        final = not isinstance(error, TransientError) or spent
+        if final:
+            message = str(error)
+            if isinstance(error, TransientError):
+                message += f" Given up after {job.attempt} attempts; the recording is kept."
+            ended = await self._patiently(lambda: lifecycle.fail(self.pool, job, message=message, **reason))
+        else:
+            # An attempt that is given back does not count, but whoever fails again and again waits longer.
+            delay = lifecycle.backoff(job.claim if given_back else job.attempt)
+            ended = await self._patiently(
+                lambda: lifecycle.retry_later(
+                    self.pool, job, delay=delay, message=str(error), given_back=given_back, **reason
+                )
+            )
+        if ended is None:
+            await self._cancelled()
+            return
+        await self._publish(current(ended))
+        if not final:
+            await tickets.announce(self.context.redis, ended)
+
+    async def _cancelled(self) -> None:
+        """The job was asked to stop, or is not ours any more: then no row is found and nothing happens."""
+        job = await self._patiently(lambda: lifecycle.cancelled_as_asked(self.pool, self.job))
+        if job:
+            await self._publish(current(job))
+
+    async def _hand_back(self) -> None:
+        job = await self._patiently(lambda: lifecycle.hand_back(self.pool, self.job))
+        if job is None:
+            await self._cancelled()
+            return
+        await self._publish(current(job))
+        await tickets.announce(self.context.redis, job)
+
+    async def _publish(self, message: dict[str, Any]) -> None:
+        await publish(self.context.redis, message)
+
+    async def _patiently(self, do: Callable[[], Awaitable[T]]) -> T:
+        """Do it; while PostgreSQL is away wait and try again, as long as the lease may still be ours."""
+        while True:
+            try:
+                return await do()
+            except UNAVAILABLE as error:
+                if time.monotonic() - self._renewed > self.settings.lease_seconds:
+                    raise
+                log.warning("waiting for the database: %s", error, extra=self.about)
+                await asyncio.sleep(_RETRY_SECONDS)

@@ -1,0 +1,388 @@
+"""A recording as a stream of 16 kHz mono samples: little memory, whatever its length.
+
+Positions are sample counts from the recording's start, so that a cut is exact and can be found again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+
+from stt.media import libav, parts
+from workers.audio import sound, timestamps, tracks, untimed_streams
+from workers.audio.resampler import Resampler
+
+log = logging.getLogger(__name__)
+
+RATE, IMPLAUSIBLE = libav.RATE, libav.IMPLAUSIBLE
+Samples: TypeAlias = sound.Samples
+BLOCK_SECONDS = 10
+# Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
+# are rounding, and the sum of the samples is the better clock.
+GAP_SECONDS = 0.25
+# The tracks in which speech is detected, and how many of them at the same time.
+MOST_TRACKS, TRACKS_AT_ONCE = 32, 2
+# Seconds of silence that may stand in for missing sound. More is an error of the time stamps, or a file made
+# to keep a worker busy.
+MOST_SILENCE = 12 * 3600
+
+_EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
+# Demuxers of streams without time stamps. libav counts their frames, at the rate of the first one.
+_UNTIMED = {
+    "aac", "loas", "mp3", "ac3", "eac3", "dts", "dtshd", "amr", "amrnb", "amrwb", "gsm", "mlp", "truehd",
+}  # fmt: skip
+
+
+class Recording:
+    """One pass over a file's sound.
+
+    `left_out` names the tracks with speech that are not transcribed, because those in `kept` have speech at
+    the same time. `unreadable` names the tracks without a decoder. All of them are known with the first
+    block.
+    """
+
+    def __init__(self, path: Path, longest: float = 0.0) -> None:
+        """Open a file; a recording of more seconds than `longest` is an error, 0: no limit.
+
+        Raises:
+            media.MediaError: it cannot be transcribed.
+            OSError: it cannot be read.
+        """
+        self._path, self._longest = path, longest
+        self._parts = parts.parts(path)
+        first = Track(path, self._parts, longest=longest)
+        self._tracks, self._gains = [first], [1.0]
+        self._decided = False
+        self.kept: list[str] = []
+        self.left_out: list[str] = []
+        self.unreadable = first.unreadable
+        self.decoded = 0
+
+    @property
+    def damaged(self) -> int:
+        """Packets that could not be decoded."""
+        return sum(track.damaged for track in self._tracks)
+
+    @property
+    def broken_off(self) -> float | None:
+        """The second at which an error of the file ended the reading; None where it was read to its end."""
+        return max((track.broken_off for track in self._tracks if track.broken_off is not None), default=None)
+
+    @property
+    def duration(self) -> float | None:
+        """Length in seconds as the container tells it, or as guessed from the bytes read so far."""
+        known = [duration for track in self._tracks if (duration := track.duration) is not None]
+        return max(known, default=None)
+
+    @property
+    def missing(self) -> float:
+        """Seconds of sound that the header names beyond what was decoded; read it after the last block.
+
+        0 for formats whose header does not give the exact length of the sound: there it is an estimate, is
+        calculated from the bytes, or is the length of the picture.
+        """
+        return max(track.missing for track in self._tracks)
+
+    def blocks(self, start: int = 0) -> Iterator[Samples]:
+        """Blocks of `BLOCK_SECONDS`, the last one shorter, from the sample `start` on.
+
+        What lies before `start` is decoded and dropped: seeking is not exact in most formats. A file with
+        several tracks is decoded once before, to choose among them.
+
+        Raises:
+            media.MediaError: nothing at all could be decoded, or it is too long.
+        """
+        self._decide()
+        yield from _blocks(self._pieces(), start)
+        if self.decoded == 0:
+            raise self._tracks[0].failure or libav.empty_audio()
+
+    def close(self) -> None:
+        """Close the file."""
+        for track in self._tracks:
+            track.close()
+
+    def _pieces(self) -> Iterator[Samples]:
+        pieces: Iterable[Samples] = self._tracks[0].pieces()
+        if len(self._tracks) > 1 or self._gains != [1.0]:
+            pieces = tracks.mix([_blocks(track.pieces()) for track in self._tracks], self._gains)
+        for piece in pieces:
+            self.decoded += len(piece)
+            yield piece
+
+    def _decide(self) -> None:
+        """Choose among the tracks, where there are several."""
+        first = self._tracks[0]
+        if self._decided or len(first.others) < 2 or len(self._parts) > 1:
+            return
+        self._decided = True
+        others, beyond = first.others[:MOST_TRACKS], first.others[MOST_TRACKS:]
+        names = [name for _, name, _ in others]
+        with ThreadPoolExecutor(TRACKS_AT_ONCE) as pool:
+            activities = list(pool.map(self._activity, [index for index, _, _ in others]))
+        choice = tracks.choose(activities, [aside for _, _, aside in others])
+        if choice is None:
+            return
+        self.unreadable += [
+            name for name, activity in zip(names, activities, strict=True) if activity is None
+        ]
+        first.close()
+        self._gains = [gain for _, gain in choice.mixed]
+        indices = [others[place][0] for place, _ in choice.mixed]
+        self._tracks = [Track(self._path, self._parts, index, longest=self._longest) for index in indices]
+        self.kept = [names[place] for place, _ in choice.mixed]
+        self.left_out = [names[place] for place in choice.left_out] + [name for _, name, _ in beyond]
+
+    def _activity(self, index: int) -> tracks.Activity | None:
+        track = Track(self._path, self._parts, index, longest=self._longest)
+        try:
+            activity = tracks.activity(_blocks(track.pieces()))
+        finally:
+            track.close()
+        return activity if track.decoded else None
+
+
+def _blocks(pieces: Iterator[Samples], start: int = 0) -> Iterator[Samples]:
+    """Blocks of `BLOCK_SECONDS` or a little more, from the sample `start` on."""
+    pending: list[Samples] = []
+    waiting = skipped = 0
+    for piece in pieces:
+        kept = piece[max(0, start - skipped) :]
+        skipped += len(piece) - len(kept)
+        if len(kept):  # an empty array would keep the memory of the piece
+            pending.append(kept)
+        waiting += len(kept)
+        if waiting >= BLOCK_SECONDS * RATE:
+            yield np.concatenate(pending)
+            pending, waiting = [], 0
+    if waiting:
+        yield np.concatenate(pending)
+
+
+class Track:
+    """One pass over one track of a file, on the file's clock.
+
+    `others` are all tracks of the file that have a decoder, each with its index, its name, and whether it is
+    a commentary or the like (`media.is_aside`).
+    """
+
+    def __init__(
+        self, path: Path, found: list[parts.Part], index: int | None = None, *, longest: float = 0.0
+    ) -> None:
+        """Open a track of a file.
+
+        Args:
+            path: The file.
+            found: The parts in which it is read.
+            index: The index of the track; without it, the one that people mean.
+            longest: A longer recording, in seconds, is an error; 0: no limit.
+
+        Raises:
+            media.MediaError: it cannot be transcribed.
+            OSError: it cannot be read.
+        """
+        self._path, self._index, self._longest = path, index, longest
+        self._bytes = path.stat().st_size
+        self._waiting = deque(found)
+        self._promised = sum(part.missing for part in found)
+        self._chained = len(found) > 1
+        self._byte = 0  # where in the file the last packet was
+        self._before_part = 0  # samples that were decoded before this part
+        self._filled = 0  # samples of silence that stand in for missing sound
+        self._resampler = Resampler()
+        self.failure: libav.MediaError | None = None
+        self.broken_off: float | None = None
+        self.decoded = 0
+        self.damaged = 0
+        if not self._open():
+            raise self.failure or libav.empty_audio()
+
+    def _open(self) -> bool:
+        """Open the next part that can be read; whether there is one."""
+        while self._waiting:
+            try:
+                self._open_part(self._waiting.popleft())
+            except libav.MediaError as error:
+                self._count_damage(error)
+            else:
+                return True
+        return False
+
+    def _open_part(self, part: parts.Part) -> None:
+        container = libav.open_media(self._path, part)
+        try:
+            found = libav.audio_tracks(container)
+            stream = next((track for track in found if track.index == self._index), found[0])
+            libav.check_format(*libav.format_of(stream))
+        except libav.MediaError:
+            container.close()
+            raise
+        self._part, self._container, self._stream = part, container, stream
+        self.others = [
+            (track.index, libav.name_of(container, track), libav.is_aside(track)) for track in found
+        ]
+        self.unreadable = [libav.name_of(container, track) for track in libav.unreadable_tracks(container)]
+        self._untimed = container.format.name in _UNTIMED
+
+    def _count_damage(self, error: libav.MediaError) -> None:
+        """Count a part or a packet that cannot be read, and keep the first reason."""
+        self.damaged += 1
+        self.failure = self.failure or error
+
+    @property
+    def duration(self) -> float | None:
+        """As `Recording.duration`."""
+        named = 0.0 if self._chained else (self._container.duration or 0) / av.time_base
+        share = (self._part.start + self._byte) / self._bytes if self._bytes else 0
+        guessed = self.decoded / RATE / share if share > 0.01 else 0
+        if named > 0 and (not guessed or 1 / IMPLAUSIBLE < guessed / named < IMPLAUSIBLE):
+            return max(named, self.decoded / RATE)
+        return guessed or None
+
+    @property
+    def missing(self) -> float:
+        """As `Recording.missing`."""
+        length = self._stream.duration if self._container.format.name in _EXACT else None
+        if not length or self._stream.time_base is None:
+            return self._promised
+        return max(0.0, float(length * self._stream.time_base) - self.decoded / RATE)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def pieces(self) -> Iterator[Samples]:
+        """The samples, in pieces of any length."""
+        while True:
+            yield from self._pieces_of_part()
+            if not self._waiting:
+                return
+            self._container.close()
+            if not self._open():
+                return
+
+    def _pieces_of_part(self) -> Iterator[Samples]:
+        self._before_part, self._byte = self.decoded, 0
+        resampler = self._resampler = Resampler()
+        damaged = self.damaged
+        for frame, lost in self._frames():
+            if not self._has_valid_format(frame):
+                continue
+            if missing := self._missing(frame, lost, resampler.delay):
+                for piece in resampler.flush():  # what waits there comes before the missing sound
+                    yield self._count(piece)
+                yield from self._silence(missing)
+                if lost and self.damaged == damaged:  # libav skipped the bytes without an error
+                    self.damaged += 1
+                damaged = self.damaged
+            for piece in resampler.feed(frame):
+                yield self._count(piece)
+        for piece in resampler.flush():
+            yield self._count(piece)
+
+    def _has_valid_format(self, frame: AudioFrame) -> bool:
+        """Whether a frame has a format that a recording can have; else it counts as damaged."""
+        try:
+            libav.check_frame(frame)
+        except libav.MediaError as error:
+            self._count_damage(error)
+            return False
+        return True
+
+    def _missing(self, frame: AudioFrame, lost: float, delay: float) -> int:
+        """How many samples are missing before a frame, for which silence may stand in.
+
+        Args:
+            frame: A frame.
+            lost: Seconds that damaged packets before it would have lasted.
+            delay: Seconds of sound that wait in the resampler.
+        """
+        missing, least = int(lost * RATE), 1.0 if lost else GAP_SECONDS * RATE
+        if frame.time is not None and not self._untimed:
+            time = frame.time - self._begins()
+            # The parts of a file follow one another, though each has a clock of its own.
+            missing = int((time - delay) * RATE) - (self.decoded - self._before_part)
+            if time - delay > self._ends():
+                return 0
+        if missing < least or self._filled + missing > MOST_SILENCE * RATE:
+            return 0
+        return missing
+
+    def _silence(self, missing: int) -> Iterator[Samples]:
+        """So many samples of silence, in blocks, as they may be hours."""
+        self._filled += missing
+        while missing > 0:
+            piece = np.zeros(min(missing, BLOCK_SECONDS * RATE), np.float32)
+            missing -= len(piece)
+            yield self._count(piece)
+
+    def _count(self, piece: Samples) -> Samples:
+        self.decoded += len(piece)
+        if self._longest and self.decoded > self._longest * RATE:
+            raise libav.too_long(self._longest)
+        return piece
+
+    def _frames(self) -> Iterator[tuple[AudioFrame, float]]:
+        """Frames, each with the seconds that damaged packets before it would have lasted."""
+        packets = self._placed(libav.packets_of(self._container, self._stream, self._failed))
+        if self._untimed:
+            return untimed_streams.FrameCounter(self._path, self._stream, self._broken_packet).frames(packets)
+        return self._timed_frames(packets)
+
+    def _placed(self, packets: Iterator[libav.Packet]) -> Iterator[libav.Packet]:
+        for packet in packets:
+            self._byte = max(self._byte, packet.pos or 0)
+            yield packet
+
+    def _timed_frames(self, packets: Iterator[libav.Packet]) -> Iterator[tuple[AudioFrame, float]]:
+        lost = 0.0
+        for packet in timestamps.corrected(packets, self._begins(), self._may_be_missing):
+            try:
+                decoded = packet.decode()
+            except MemoryError:
+                raise
+            except av.FFmpegError as error:
+                self._broken_packet(packet, error)
+                lost += float(packet.duration * packet.time_base) if packet.duration else 0.0
+                continue
+            for frame in decoded:
+                yield frame, lost
+                lost = 0.0
+
+    def _begins(self) -> float:
+        return (self._container.start_time or 0) / av.time_base
+
+    def _may_be_missing(self, time: float, jump: float) -> bool:
+        """Whether silence may stand in for a jump of the time stamps by `jump` seconds to `time`."""
+        return time - self._begins() <= self._ends() and self._filled + jump * RATE <= MOST_SILENCE * RATE
+
+    def _ends(self) -> float:
+        """The length that the container names; infinite if it names none, or less than was decoded."""
+        named = (self._container.duration or 0) / av.time_base
+        if named <= 0 or (self.decoded - self._before_part) / RATE + self._resampler.delay > named + 1:
+            return math.inf
+        # libav estimates the length of a live recording from its bytes. Only the stream's length shows that.
+        guessed = "matroska" in self._container.format.name and self._stream.duration is not None
+        return math.inf if guessed else named
+
+    def _broken_packet(self, packet: libav.Packet, error: av.FFmpegError) -> None:
+        self.damaged += 1
+        # Not with `_count_damage`: to find the reason, the file is read.
+        self.failure = self.failure or libav.undecodable(self._stream, packet)
+        log.debug("a packet cannot be decoded: %s", error)
+
+    def _failed(self, error: av.FFmpegError, last: bool) -> None:
+        log.debug("the demuxer failed: %s", error)
+        if last:
+            self.broken_off = self.decoded / RATE + self._resampler.delay
+        else:
+            self.damaged += 1

@@ -1,0 +1,8 @@
+"""``python -m workers.diarization``: see :mod:`workers.diarization.diarize`."""
+
+from __future__ import annotations
+
+from workers.diarization.diarize import main
+
+if __name__ == "__main__":
+    main()

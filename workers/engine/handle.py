@@ -1,0 +1,269 @@
+"""The engine's process as the worker sees it: start it, ask it, hear it, kill it. No torch in here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import Any
+
+from stt.process.child import Child
+from stt.settings import PREFIX, Settings
+from workers import machine
+
+log = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+
+# What the engine needs of the settings. The rest, with the servers' passwords, is not for a process that
+# parses other people's files.
+_SETTINGS = (
+    "data_dir", "model", "device", "compute_type", "threads", "replicas", "batch_size", "beam_size",
+    "model_memory", "span_seconds", "vad", "align", "hf_token", "log_level", "workers",
+    "max_duration_seconds",
+)  # fmt: skip
+_LONGEST_EVENT = 256 * 2**20  # bytes of one line
+_CLOSE_SECONDS = 5.0
+# An engine that works beats every two seconds; loading its libraries, it cannot yet.
+_SILENT_SECONDS, _STARTING_SECONDS = 60.0, 300.0
+# It may beat and yet not get on. The slowest machine does a span in this many times its length.
+_SLOWEST, _STUCK_SECONDS = 20, 1800.0
+_LOOK_SECONDS = 1.0
+# After these it is not asked again: it ends itself, or holds on to the memory that did not suffice.
+_LAST_ERRORS = ("engine_failed", "out_of_memory")
+_WENT_WELL = re.compile(r"\S+ (DEBUG|INFO) ")
+# Without these, glibc hands memory back after each window and faults it in again, which takes nearly half
+# of the encoder's time. The price: memory returns only when the process ends (docs/engine.md).
+_MALLOC = (
+    "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=16777216"
+)
+
+
+class EngineDied(Exception):
+    """The engine's process ended before it answered."""
+
+    def __init__(self, returncode: int | None, stderr_tail: str, *, killed: bool = False) -> None:
+        self.returncode = returncode
+        self.stderr_tail = stderr_tail
+        last = "" if killed or returncode == -signal.SIGKILL else _last_words(stderr_tail)
+        cause = "was stopped" if killed else _cause(returncode)
+        super().__init__(f"The engine {cause}{f': {last}' if last else '.'}")
+
+
+class EngineHung(EngineDied):
+    """The engine's process gave no sign of life or got no further, and was killed."""
+
+    def __init__(self, seconds: float, stderr_tail: str) -> None:
+        super().__init__(None, stderr_tail, killed=True)
+        self.args = (f"The engine got no further for {seconds:.0f} s and was stopped.",)
+
+
+class Engine:
+    """One process that holds models, for one GPU (`gpu`, as CUDA names it) or the CPU."""
+
+    def __init__(self, settings: Settings, *, gpu: str | None = None) -> None:
+        self._settings, self._gpu = settings, gpu
+        self._child: Child | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._starting = asyncio.Lock()
+        self._killed = False
+        self.silent_seconds = _SILENT_SECONDS
+        self.stuck_seconds = max(_STUCK_SECONDS, _SLOWEST * settings.span_seconds)
+        self._heard = self._got_on = time.monotonic()
+        self._said_something = False
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self._child is not None and self._child.running
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id while it runs."""
+        return self._child.process.pid if self._child is not None and self.running else None
+
+    @property
+    def tail(self) -> str:
+        """The last lines of its process."""
+        return "\n".join(self._child.tail) if self._child else ""
+
+    async def start(self) -> None:
+        """Start the process if none runs, or only one that is being killed: its end is not known at once."""
+        async with self._starting:
+            if not self.running or self._killed:
+                await self._forget()
+                await self._spawn()
+
+    async def ask(self, request: dict[str, Any]) -> AsyncGenerator[Event, None]:
+        """Send a request and yield its events, the last one "done" or "error".
+
+        A caller that stops listening before the end gets the process killed: it would go on working, and
+        its next answer would be to the old question.
+
+        Raises:
+            EngineDied: the process ended first.
+        """
+        await self.start()
+        ended = False
+        try:
+            async with aclosing(self._events(request)) as events:
+                async for event in events:
+                    ended = event["type"] == "done" or (
+                        event["type"] == "error" and event["code"] not in _LAST_ERRORS
+                    )
+                    yield event
+                    if event["type"] in ("done", "error"):
+                        return
+        finally:
+            if not ended:
+                await self.kill()
+
+    async def kill(self) -> None:
+        """End the process at once, whatever it does."""
+        if self._child is not None:
+            if self.running:
+                self._killed = True
+                with suppress(ProcessLookupError):
+                    os.killpg(self._child.process.pid, signal.SIGKILL)
+            await self._child.wait()
+
+    async def close(self) -> None:
+        """End the process when it has nothing to do; one that does not end by itself is killed."""
+        async with self._starting:  # whoever asks meanwhile gets a new one
+            if self._writer is not None:
+                self._writer.close()
+            if self._child is not None and self.running:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._child.process.wait(), _CLOSE_SECONDS)
+            await self.kill()
+            await self._forget()
+
+    async def _events(self, request: dict[str, Any]) -> AsyncGenerator[Event, None]:
+        reader, writer, child = self._reader, self._writer, self._child
+        assert reader is not None and writer is not None and child is not None
+        line = b""
+        with suppress(ConnectionError):
+            writer.write(json.dumps(request).encode() + b"\n")
+            await writer.drain()
+            self._heard = self._got_on = time.monotonic()
+            while (line := await self._line(reader, child)).endswith(b"\n"):
+                event = json.loads(line)
+                self._note(event)
+                yield event
+        # Its end of the socket is closed. It ends itself now; if not, it is of no use any more.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(child.process.wait(), _CLOSE_SECONDS)
+        if child.running:
+            await self.kill()
+        code = await child.wait()
+        raise EngineDied(code, "\n".join(child.tail), killed=self._killed)
+
+    async def _line(self, reader: asyncio.StreamReader, child: Child) -> bytes:
+        """The next line; a process that is silent or stuck for too long is killed.
+
+        Raises:
+            EngineHung: it was.
+        """
+        waiting = asyncio.ensure_future(reader.readline())
+        try:
+            # What lies in the buffer is read before silence is judged: it may be we who were slow.
+            while not (await asyncio.wait([waiting], timeout=_LOOK_SECONDS))[0]:
+                if (hung := self._hung()) is not None:
+                    log.error("the engine got no further for %.0f s: killing it", hung)
+                    await self.kill()
+                    raise EngineHung(hung, "\n".join(child.tail))
+            return await waiting
+        finally:
+            waiting.cancel()
+
+    def _hung(self) -> float | None:
+        """For how long nothing came, where that is too long."""
+        now = time.monotonic()
+        silent = self.silent_seconds if self._said_something else _STARTING_SECONDS
+        if now - self._heard > silent:
+            return now - self._heard
+        return now - self._got_on if now - self._got_on > self.stuck_seconds else None
+
+    def _note(self, event: Event) -> None:
+        self._said_something = True
+        self._heard = time.monotonic()
+        if event["type"] != "alive":
+            self._got_on = self._heard
+
+    def _log_line(self, line: str) -> None:
+        self._got_on = time.monotonic()  # a download tells its progress there
+        log.info("engine: %s", line)
+
+    async def _spawn(self) -> None:
+        self._killed = self._said_something = False
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._child = await Child.start(
+                [sys.executable, "-P", "-m", "workers.engine.transcription", str(theirs.fileno())],
+                on_line=self._log_line,
+                env=_environment(self._settings, self._gpu),
+                pass_fds=[theirs.fileno()],
+            )
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LONGEST_EVENT)
+        log.info("engine started (process %d)", self._child.process.pid)
+
+    async def _forget(self) -> None:
+        if self._child is not None:
+            await self._child.wait()
+        if self._writer is not None:
+            self._writer.close()
+            with suppress(ConnectionError):
+                await self._writer.wait_closed()
+        self._child = self._reader = self._writer = None
+
+
+def _environment(settings: Settings, gpu: str | None) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    env |= {PREFIX + name.upper(): str(getattr(settings, name)) for name in _SETTINGS}
+    env[PREFIX + "THREADS"] = env["OMP_NUM_THREADS"] = str(_threads(settings))
+    env["TOKENIZERS_PARALLELISM"] = "false"
+    env["HF_HUB_DISABLE_TELEMETRY"] = env["DO_NOT_TRACK"] = env["ORT_DISABLE_TELEMETRY"] = "1"
+    env["PYANNOTE_METRICS_ENABLED"] = "false"
+    # Threads that wait for each other soon sleep. Where something else computes too, those that spin keep the
+    # one that they wait for from running: a clip of 50 s took 58 s instead of 3 on two busy cores.
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    env.setdefault("GOMP_SPINCOUNT", "30000")
+    if gpu is not None:
+        env["CUDA_VISIBLE_DEVICES"] = gpu
+    if platform.libc_ver()[0] == "glibc" and settings.device != "cuda":
+        env["GLIBC_TUNABLES"] = ":".join(filter(None, [env.get("GLIBC_TUNABLES"), _MALLOC]))
+    return env
+
+
+def _threads(settings: Settings) -> int:
+    if isinstance(settings.threads, int):
+        return settings.threads
+    workers = settings.workers if isinstance(settings.workers, int) else 1
+    return max(1, machine.cores() // workers)
+
+
+def _last_words(stderr_tail: str) -> str:
+    """The last line that may tell why a process ended; its log of what went well does not."""
+    lines = [line for line in stderr_tail.strip().splitlines() if not _WENT_WELL.match(line)]
+    return lines[-1] if lines else ""
+
+
+def _cause(returncode: int | None) -> str:
+    if returncode is None:
+        return "stopped answering"
+    if returncode >= 0:
+        return f"ended with exit code {returncode}"
+    if returncode == -signal.SIGKILL:
+        return "was killed, perhaps because the machine ran out of memory"
+    return f"was ended by {signal.Signals(-returncode).name}"

@@ -1,0 +1,208 @@
+"""Words in their place, and segments that are sentences or clauses. Pure: no model, no audio.
+
+A word's text keeps the space it begins with, so joining all texts gives exactly what the model said, in
+languages with spaces and without.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workers.audio.vad import Speech
+
+# Words begin and end softly: so much earlier and later than what sounds like speech.
+SOFT = 0.1
+SHORTEST = 0.02  # seconds of a word: the model's own resolution
+# A silence so long ends a segment even inside a sentence.
+LONG_PAUSE = 1.5
+# A shorter one does so after a comma.
+CLAUSE_PAUSE = 0.6
+LONGEST_SECONDS = 15.0
+LONGEST_WIDTH = 180  # columns; a Chinese or Japanese character takes two
+# A wide character (Chinese, Japanese, Korean) is a syllable or a word, and counts as so many letters.
+WIDE_LETTERS = 3
+
+_SENTENCE_ENDS = frozenset(".?!…。？！｡؟۔।॥።፧։")  # noqa: RUF001
+_CLAUSE_ENDS = frozenset(",;:、，；：،؛–—")  # noqa: RUF001
+_CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
+_ABBREVIATIONS = frozenset(
+    ("mr", "mrs", "ms", "dr", "prof", "jr", "vs", "e.g", "i.e", "z.b", "d.h", "u.a", "mme", "sra", "dra")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word from `start` to `end` in seconds; `score` is 0 to 1, None where nothing was measured."""
+
+    text: str
+    start: float
+    end: float
+    score: float | None = None
+    logprob: float = 0.0
+
+
+def letters(text: str) -> int:
+    """How much a text says: its characters, of which a wide one counts as `WIDE_LETTERS`."""
+    return sum(
+        WIDE_LETTERS if unicodedata.east_asian_width(character) in "WF" else 1 for character in text.strip()
+    )
+
+
+def whole(words: Sequence[Word]) -> list[Word]:
+    """The words, with bits that are only spaces or nothing joined to a neighbour."""
+    joined: list[Word] = []
+    before = ""
+    for word in words:
+        if word.text.strip():
+            joined.append(replace(word, text=before + word.text))
+            before = ""
+        elif joined:
+            joined[-1] = replace(joined[-1], text=joined[-1].text + word.text)
+        else:
+            before += word.text
+    return joined
+
+
+def place(words: Sequence[Word], speech: Sequence[Speech], start: float, end: float) -> list[Word]:
+    """Times made sound: in speech where there is some, in order, inside `start` to `end`, never empty."""
+    shortest = min(SHORTEST, (end - start) / max(1, len(words)))
+    placed: list[Word] = []
+    clock = start
+    for word in words:
+        first, last = _within(word, speech)
+        first = max(clock, first)
+        clock = max(first + shortest, last)
+        placed.append(replace(word, start=first, end=clock))
+    limit = end
+    for number in reversed(range(len(placed))):
+        last = min(placed[number].end, limit)
+        limit = min(placed[number].start, last - shortest)
+        placed[number] = replace(placed[number], start=limit, end=last)
+    return placed
+
+
+def spread(text: str, logprob: float, speech: Sequence[Speech]) -> list[Word]:
+    """Words of a text that nobody timed: over the speech, each as long as its share of the letters."""
+    total = sum(part.end - part.start for part in speech)
+    letters, words = 0, []
+    for piece in _pieces(text):
+        start = at(letters / len(text) * total, speech)
+        letters += len(piece)
+        words.append(Word(piece, start, at(letters / len(text) * total, speech), None, logprob))
+    return words
+
+
+def at(heard: float, speech: Sequence[Speech]) -> float:
+    """Seconds of the span at which so many of its speech are over; at a seam, the end of the part before."""
+    for part in speech:
+        if heard <= part.end - part.start:
+            return part.start + heard
+        heard -= part.end - part.start
+    return speech[-1].end
+
+
+def segments(words: Sequence[Word], *, with_words: bool = True) -> list[dict[str, Any]]:
+    """Segments in WhisperX's shape from all words of a span; their texts joined are the words' texts."""
+    return [_segment(part, with_words) for sentence in _sentences(words) for part in _short(sentence) if part]
+
+
+def _within(word: Word, speech: Sequence[Speech]) -> tuple[float, float]:
+    """The word's time, less the silence before or after it, which attention gives to words."""
+
+    def shared(part: Speech) -> float:  # below 0: how far away it is. Padding is of neither side of a pause
+        return min(word.end, part.end - part.tail) - max(word.start, part.start + part.lead)
+
+    best = max(speech, key=shared, default=None)
+    if best is None:
+        return word.start, word.end
+    start = max(word.start, best.start + max(0.0, best.lead - SOFT))
+    end = min(word.end, best.end - max(0.0, best.tail - SOFT))
+    return (start, end) if start < end else (word.start, word.end)
+
+
+def _pieces(text: str) -> list[str]:
+    """Words with the space before them; single characters where a script has no spaces."""
+    pieces: list[str] = []
+    for character in text:
+        wide = unicodedata.east_asian_width(character) in "WF" and character.isalpha()
+        if not pieces or wide or (character.isspace() and not pieces[-1].isspace()):
+            pieces.append(character)
+        else:
+            pieces[-1] += character
+    return [word.text for word in whole([Word(piece, 0, 0) for piece in pieces])]
+
+
+def _sentences(words: Sequence[Word]) -> list[list[Word]]:
+    found: list[list[Word]] = [[]]
+    for number, word in enumerate(words):
+        found[-1].append(word)
+        pause = words[number + 1].start - word.end if number + 1 < len(words) else 0.0
+        if (
+            ends_sentence(word.text, words[number + 1 : number + 2])
+            or pause >= LONG_PAUSE
+            or (pause >= CLAUSE_PAUSE and _mark(word.text) in _CLAUSE_ENDS)
+        ):
+            found.append([])
+    return found
+
+
+def ends_sentence(text: str, following: Sequence[Word] = ()) -> bool:
+    """Whether a sentence ends with this word; `following` is the next word, if there is one."""
+    mark = _mark(text)
+    if mark not in _SENTENCE_ENDS:
+        return False
+    if mark != ".":
+        return True
+    bare = text.strip().rstrip(_CLOSERS).rstrip(".").lower()
+    initial = len(bare) == 1 and bare.isalpha()
+    glued = bool(following) and not following[0].text[:1].isspace()  # "3." "5", "www." "example"
+    return not (initial or glued or bare.lstrip("(\"'“«[") in _ABBREVIATIONS)
+
+
+def _mark(text: str) -> str:
+    """The punctuation mark a word ends with, if it is one."""
+    return text.strip().rstrip(_CLOSERS)[-1:]
+
+
+def _short(words: list[Word]) -> list[list[Word]]:
+    """A sentence, or if it is too long its parts: cut at a comma or in a pause, near the middle."""
+    if len(words) < 2 or (
+        words[-1].end - words[0].start <= LONGEST_SECONDS and _width(words) <= LONGEST_WIDTH
+    ):
+        return [words]
+    cut = max(range(1, len(words)), key=lambda number: _fitness(words, number))
+    return _short(words[:cut]) + _short(words[cut:])
+
+
+def _fitness(words: list[Word], cut: int) -> float:
+    """How well a sentence may be cut before the word `cut`."""
+    balance = min(cut, len(words) - cut) / len(words) * 2
+    pause = min(1.0, max(0.0, words[cut].start - words[cut - 1].end))
+    comma = _mark(words[cut - 1].text) in _CLAUSE_ENDS
+    return balance + pause * 2 + comma * 0.7
+
+
+def _width(words: list[Word]) -> int:
+    return sum(
+        2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for word in words
+        for character in word.text
+    )
+
+
+def _segment(words: list[Word], with_words: bool) -> dict[str, Any]:
+    return {
+        "start": round(words[0].start, 3),
+        "end": round(words[-1].end, 3),
+        "text": "".join(word.text for word in words),
+        "avg_logprob": round(sum(word.logprob for word in words) / len(words), 4),
+        "words": [_word(word) for word in words] if with_words else [],
+    }
+
+
+def _word(word: Word) -> dict[str, Any]:
+    timed = {"word": word.text.strip(), "start": round(word.start, 3), "end": round(word.end, 3)}
+    return timed if word.score is None else {**timed, "score": round(word.score, 3)}

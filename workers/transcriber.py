@@ -1,0 +1,83 @@
+"""A transcription worker: one GPU (or the CPU), one job at a time. ``python -m workers.transcriber``"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+
+from arq.worker import func
+from setproctitle import setproctitle
+
+from stt import folders, logs
+from stt.jobs import tickets
+from stt.settings import Settings, load
+from stt.storage import Storage
+from workers import arq_worker
+from workers.attempt import Context, transcribe
+from workers.engine.handle import Engine
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> None:
+    """Take tickets until asked to stop."""
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    engine = Engine(settings, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    async with arq_worker.connections(settings) as (pool, redis):
+        context = Context(
+            settings=settings,
+            pool=pool,
+            redis=redis,
+            storage=Storage(settings.storage_dir),
+            engine=engine,
+            name=name,
+        )
+        worker = arq_worker.arq_worker(
+            redis,
+            functions=[func(transcribe, name=tickets.TRANSCRIBE)],
+            queue_name=tickets.TRANSCRIBE_QUEUE,
+            max_jobs=1,
+            ctx={"context": context},
+            health_check_key=f"stt:worker:{name}",
+        )
+        await engine.start()  # loads its libraries while nobody waits
+        idle = asyncio.create_task(_end_when_idle(context), name="idle")
+        try:
+            await arq_worker.serve(worker, context.shut_down)
+        finally:
+            idle.cancel()
+            await asyncio.gather(idle, return_exceptions=True)
+            await engine.kill()
+
+
+async def _end_when_idle(context: Context) -> None:
+    """End an engine that has had no job for a while: its models, and all memory, go with it."""
+    limit = context.settings.model_idle_seconds
+    while True:
+        idle = 0.0 if context.attempt else time.monotonic() - context.idle_since
+        if idle >= limit and context.attempt is None and context.engine.running:
+            log.info("the engine is idle: ending it")
+            await context.engine.close()
+        await asyncio.sleep(max(limit - idle, 1.0))
+
+
+def main() -> None:
+    settings = load()
+    logs.setup(settings)
+    setproctitle("stt worker")
+    try:
+        folders.prepare_storage(settings)
+        folders.prepare_data(settings)
+    except folders.FolderError as error:
+        sys.exit(f"stt worker: {error}")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()
