@@ -79,9 +79,9 @@ def up() -> None:
 @cli.command()
 def web() -> None:
     """Run the web app alone."""
-    from stt.web import app
+    from stt.web import serve
 
-    app.run(_load_for_role())
+    serve.run(_load_for_role())
 
 
 @cli.command()

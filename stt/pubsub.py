@@ -23,13 +23,10 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from stt.jobs.lifecycle import Job
-
 log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 CHANNEL = "stt:events"
-TERMINAL = {"completed", "failed", "cancelled"}
 RESYNC: Message = {"event": "resync"}
 IDLE: Message = {"event": "idle"}
 # A listener that is this far behind reads the rows again instead.
@@ -37,17 +34,6 @@ _QUEUE_LIMIT = 1000
 _RECONNECT_SECONDS = 0.5
 # A Redis that neither answers nor refuses may hold up nobody for longer.
 _PUBLISH_SECONDS = 2.0
-
-
-def about(event: str, job: Job) -> Message:
-    """The message that says how a job stands."""
-    at = job.updated_at.timestamp()
-    return {"event": event, "job": str(job.id), "at": at, "data": job.public(text=False)}
-
-
-def current(job: Job) -> Message:
-    """The message for the job's status as it stands: its end, or its progress."""
-    return about(str(job.status) if job.ended else "progress", job)
 
 
 async def publish(redis: Redis, message: Message) -> None:

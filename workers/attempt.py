@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 import asyncpg
 from arq import ArqRedis
 
-from stt.jobs import lifecycle, tickets
-from stt.jobs.lifecycle import Job
+from stt.jobs import lifecycle, lookup, results, tickets
+from stt.jobs.messages import current
+from stt.jobs.model import Job
 from stt.outages import UNAVAILABLE
-from stt.pubsub import current, publish
+from stt.pubsub import publish
 from stt.settings import Settings
 from stt.storage import Storage
 from stt.transcript import formats, passages, speakers
@@ -217,13 +218,13 @@ class Attempt:
         own = self.job.file_path
         if not await asyncio.to_thread(self.context.storage.lost, [own]):
             return False
-        waiting = await self._patiently(lambda: lifecycle.waiting_files(self.pool))
+        waiting = await self._patiently(lambda: lookup.waiting_files(self.pool))
         return own in await asyncio.to_thread(self.context.storage.lost, {*waiting.values(), own})
 
     async def _request(self) -> dict[str, Any]:
         """What the engine is asked: a retry begins after the last saved span."""
         job = self.job
-        spans = await self._patiently(lambda: lifecycle.spans(self.pool, job))
+        spans = await self._patiently(lambda: results.spans(self.pool, job))
         self.spans, self.segments = len(spans), sum(len(span["segments"]) for span in spans)
         return {
             "type": "transcribe",
@@ -304,7 +305,7 @@ class Attempt:
         if event["last"] or self._unsaved:
             await self._patiently(self._beat)
         saved = await self._patiently(
-            lambda: lifecycle.save_span(
+            lambda: results.save_span(
                 self.pool,
                 self.job,
                 number=event["number"],
@@ -395,7 +396,7 @@ class Attempt:
     async def _finish(self) -> None:
         """Publish the file, then commit the row: a crash in between leaves a file that no row names."""
         self.job = replace(self.job, stage="finish")
-        spans = await self._patiently(lambda: lifecycle.spans(self.pool, self.job))
+        spans = await self._patiently(lambda: results.spans(self.pool, self.job))
         if len(spans) != self.spans:
             raise TransientError("spans_missing", "Parts of the transcript are missing from the database.")
         segments = [segment for span in spans for segment in span["segments"]]
@@ -448,7 +449,7 @@ class Attempt:
 
     async def _is_committed(self, key: str) -> bool:
         """Whether a commit went through though PostgreSQL went away before it said so."""
-        job = await self._patiently(lambda: lifecycle.get(self.pool, self.job.id))
+        job = await self._patiently(lambda: lookup.get(self.pool, self.job.id))
         if job is None or job.transcription_file_path != key:
             return False
         await self._publish(current(job))

@@ -18,9 +18,10 @@ from arq import ArqRedis
 from setproctitle import setproctitle
 
 from stt import folders, logs
-from stt.jobs import lifecycle, tickets
+from stt.jobs import lifecycle, lookup, tickets
+from stt.jobs.messages import current
 from stt.outages import UNAVAILABLE
-from stt.pubsub import current, publish
+from stt.pubsub import publish
 from stt.settings import Settings, load
 from stt.storage import Storage
 from workers import arq_worker
@@ -44,7 +45,7 @@ async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) 
 
 async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> None:
     """Jobs whose recording is gone will never be done: say so now, not after tries."""
-    files = await lifecycle.waiting_files(pool)
+    files = await lookup.waiting_files(pool)
     lost = set(await asyncio.to_thread(storage.lost, files.values()))
     for job_id in [job_id for job_id, key in files.items() if key in lost]:
         job = await lifecycle.fail_waiting(
@@ -57,7 +58,7 @@ async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> No
 
 async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
     """At least as many tickets as due rows, so that losing all of Redis loses no job; and no heaps."""
-    due = await lifecycle.count_due(pool)
+    due = await lookup.count_due(pool)
     waiting = await tickets.waiting(redis)
     for _ in range(due - len(waiting)):
         await tickets.enqueue(redis)
@@ -82,7 +83,7 @@ class Sweeper:
     async def sweep(self, pool: asyncpg.Pool) -> None:
         # The files first: a row that comes meanwhile then names its file in time.
         files = await asyncio.to_thread(self.storage.files)
-        named = await lifecycle.stored_keys(pool)
+        named = await lookup.stored_keys(pool)
         await asyncio.to_thread(self._remove_old, files, named)
         await asyncio.to_thread(self.storage.remove_empty, self.seconds)
 

@@ -12,8 +12,9 @@ from uuid import UUID
 
 import asyncpg
 
-from stt.jobs import lifecycle
-from stt.pubsub import TERMINAL, Message, current
+from stt.jobs import lookup, model, results
+from stt.jobs.messages import TERMINAL, current
+from stt.pubsub import Message
 
 Messages = AsyncIterator[Message]
 
@@ -51,13 +52,13 @@ class _Teller:
         return self.ended
 
     async def snapshot(self) -> AsyncGenerator[Message, None]:
-        job = await lifecycle.get(self.pool, self.job_id)
+        job = await lookup.get(self.pool, self.job_id)
         if job is None:
             self.ended = True
             yield {"event": "deleted", "job": str(self.job_id), "data": {"id": str(self.job_id)}}
             return
         # Who has heard a part hears the rest as it was told then, by the same numbers.
-        known = lifecycle.recognised if self.last >= 0 else lifecycle.segments
+        known = results.recognised if self.last >= 0 else results.segments
         segments = await known(self.pool, job)
         if self.last >= len(segments):
             self.last = -1  # it was begun anew with other options
@@ -84,7 +85,7 @@ class _Teller:
             yield message
 
     async def _has_ended_unheard(self) -> bool:
-        job = await lifecycle.get(self.pool, self.job_id)
+        job = await lookup.get(self.pool, self.job_id)
         return job is None or job.ended
 
     def _segment(self, segment: dict[str, object]) -> Message:
@@ -103,13 +104,13 @@ async def of_all(
 
     Told at least once: what happened around `since` may come again.
     """
-    seen = await lifecycle.server_time(pool)
+    seen = await lookup.server_time(pool)
     told = _active(pool) if since is None else _changed(pool, since)
     async for message in told:
         yield message
     async for message in messages:
         if message["event"] in ("resync", "idle"):
-            since, seen = seen, await lifecycle.server_time(pool)
+            since, seen = seen, await lookup.server_time(pool)
             async for item in _changed(pool, since):
                 yield item
         elif message["event"] == "segments":
@@ -121,24 +122,22 @@ async def of_all(
 
 
 async def _active(pool: asyncpg.Pool) -> AsyncGenerator[Message, None]:
-    for job in await lifecycle.active(pool):
+    for job in await lookup.active(pool):
         yield current(job)
 
 
 async def _changed(pool: asyncpg.Pool, since: dt.datetime) -> AsyncGenerator[Message, None]:
     since -= _OVERLAP
-    async for job in lifecycle.changed_since(pool, since):
+    async for job in lookup.changed_since(pool, since):
         for segment in await _segments_since(pool, job, since):
             yield _segment(str(job.id), segment)
         yield current(job)
 
 
-async def _segments_since(
-    pool: asyncpg.Pool, job: lifecycle.Job, since: dt.datetime
-) -> list[dict[str, object]]:
+async def _segments_since(pool: asyncpg.Pool, job: model.Job, since: dt.datetime) -> list[dict[str, object]]:
     segments: list[dict[str, object]] = []
     number = 0
-    for span in await lifecycle.spans(pool, job):
+    for span in await results.spans(pool, job):
         for segment in span["segments"]:
             if span["created_at"] >= since:
                 segments.append({"id": number, **segment})

@@ -2,147 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import datetime as dt
 import random
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
 from stt.db import queries
+from stt.jobs.lookup import _all, _some
+from stt.jobs.model import Connection, Job, NewJob
 from stt.jobs.options import JobOptions
 from stt.transcript import speakers
-from stt.web.problems import Problem
-
-# Every query takes either.
-Connection = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy
 
 _RETRY_FIRST, _RETRY_MAX = 5.0, 300.0
-_PAGE = 500
 
 # The warning in the row by which a later try knows that memory did not suffice.
 LESS_MEMORY = "less_memory"
 FILE_GONE = "file_gone"
 FILE_GONE_MESSAGE = "The recording is no longer in the storage: somebody removed it, or a disk lost it."
-
-
-class Status(StrEnum):
-    """Where a job is in its life."""
-
-    PENDING = "pending"  # waits for a worker, or for its next try
-    PROCESSING = "processing"  # a worker holds a lease on it
-    COMPLETED = "completed"  # its transcript is stored
-    FAILED = "failed"  # given up, with a reason
-    CANCELLED = "cancelled"  # stopped as asked
-
-    @property
-    def ended(self) -> bool:
-        return self in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A row of `jobs`. Times carry a zone; durations are seconds, sizes bytes."""
-
-    id: UUID
-    owner: str
-    original_filename: str
-    file_path: str
-    file_type: str
-    file_size: int
-    duration_seconds: float | None
-    status: Status
-    priority: str
-    model: str
-    task: str
-    requested_language: str | None
-    language: str | None
-    options: dict[str, Any]
-    options_hash: str
-    transcription_text: str | None
-    transcription_file_path: str | None
-    stage: str | None
-    progress: float
-    eta_seconds: float | None
-    attempt: int
-    claim: int
-    worker: str | None
-    claimed_at: dt.datetime | None
-    lease_expires_at: dt.datetime | None
-    not_before: dt.datetime
-    cancel_requested: bool
-    warnings: list[dict[str, Any]]
-    error_code: str | None
-    error_message: str | None
-    created_at: dt.datetime
-    updated_at: dt.datetime
-    started_at: dt.datetime | None
-    completed_at: dt.datetime | None
-    error_log: str | None
-    queue_position: int | None = None
-    estimated_start_at: dt.datetime | None = None
-
-    @classmethod
-    def of(cls, row: asyncpg.Record | None) -> Self | None:
-        if row is None:
-            return None
-        return cls(**{**row, "status": Status(row["status"])})
-
-    @property
-    def ended(self) -> bool:
-        return self.status.ended
-
-    @property
-    def has_transcript(self) -> bool:
-        """Whether it was ever completed."""
-        return self.transcription_file_path is not None
-
-    @property
-    def retry_at(self) -> dt.datetime | None:
-        """When a job that failed for a passing reason is tried again."""
-        waiting = self.status is Status.PENDING and self.error_code is not None
-        return self.not_before if waiting else None
-
-    def public(self, *, text: bool = True) -> dict[str, Any]:
-        """The job as interface.md shows it; without its text in lists and events."""
-        row = asdict(self)
-        row.update(retry_at=self.retry_at)
-        shown = PUBLIC if text else PUBLIC - {"transcription_text"}
-        return {name: _plain(value) for name, value in row.items() if name in shown}
-
-
-PUBLIC = {field.name for field in fields(Job)} - {
-    "file_path", "transcription_file_path", "requested_language", "options_hash", "claim", "worker",
-    "claimed_at", "lease_expires_at", "not_before", "cancel_requested", "error_log",
-} | {"retry_at"}  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dt.datetime):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A recording whose bytes are stored and which waits for its row."""
-
-    id: UUID
-    original_filename: str
-    file_path: str
-    file_type: str
-    file_size: int
-    duration_seconds: float | None
-    options: JobOptions
-    owner: str = "local"
 
 
 async def create(pool: Connection, new: NewJob) -> Job:
@@ -170,138 +47,6 @@ def _asked(options: JobOptions) -> dict[str, Any]:
         "options": options.extras,
         "options_hash": options.hash,
     }
-
-
-async def get(pool: Connection, job_id: UUID) -> Job | None:
-    return Job.of(await queries.get_job(pool, id=job_id))
-
-
-async def with_place(pool: Connection, job: Job) -> Job:
-    """The job with its place in the queue, 1 being next, and when it will start, where that can be told."""
-    if job.status is not Status.PENDING:
-        return job
-    position = await queries.queue_position(pool, id=job.id)
-    start = position and await queries.estimated_start(pool, position=position)
-    return replace(job, queue_position=position, estimated_start_at=start)
-
-
-async def list_page(
-    pool: Connection,
-    *,
-    status: Status | None = None,
-    q: str | None = None,
-    limit: int = 50,
-    cursor: str | None = None,
-) -> tuple[list[Job], str | None]:
-    """A page of jobs, newest first, and the cursor of the next page if there is one.
-
-    Raises:
-        Problem: 422, the cursor is none of ours.
-    """
-    before_created, before_id = _read_cursor(cursor)
-    found = await _all(
-        queries.list_jobs(
-            pool,
-            status=status,
-            q=q,
-            limit=limit + 1,
-            before_created=before_created,
-            before_id=before_id,
-        )
-    )
-    page = found[:limit]
-    return page, _cursor(page[-1]) if len(found) > limit else None
-
-
-def _cursor(job: Job) -> str:
-    return base64.urlsafe_b64encode(f"{job.created_at.isoformat()}|{job.id}".encode()).decode()
-
-
-def _read_cursor(cursor: str | None) -> tuple[dt.datetime | None, UUID | None]:
-    if not cursor:
-        return None, None
-    try:
-        created, _, job_id = base64.urlsafe_b64decode(cursor).decode().partition("|")
-        # asyncpg takes years from 1 to 9999 in UTC, whatever the zone: no real cursor comes near.
-        when = dt.datetime.fromisoformat(created).astimezone(dt.UTC)
-        return when, UUID(job_id)
-    except (binascii.Error, ValueError, OverflowError):
-        raise Problem(
-            422, "bad_cursor", "Bad cursor", "cursor: take it from next_cursor of the page before"
-        ) from None
-
-
-async def changed_since(pool: Connection, since: dt.datetime) -> AsyncGenerator[Job, None]:
-    """Every job that has changed since then, oldest change first."""
-    after = UUID(int=0)
-    while page := await _all(queries.jobs_changed_since(pool, since=since, after=after, limit=_PAGE)):
-        for job in page:
-            yield job
-        since, after = page[-1].updated_at, page[-1].id
-
-
-async def active(pool: Connection) -> list[Job]:
-    """Jobs that wait or run, oldest first."""
-    return await _all(queries.active_jobs(pool))
-
-
-async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
-    """What is known of the text so far: the transcript of a finished job, else its spans in order.
-
-    A job that was done before and came to nothing this time has the text that it had.
-
-    Returns:
-        WhisperX segments, each with its number in the recording as ``id``.
-    """
-    if not (job.ended and job.has_transcript):
-        return await recognised(pool, job)
-    row = await latest_transcript(pool, job)
-    return _numbered(row["segments"] if row else [])
-
-
-async def recognised(pool: Connection, job: Job) -> list[dict[str, Any]]:
-    """The segments as they were told while they were recognised: speakers may since have parted some."""
-    return _numbered([segment for span in await spans(pool, job) for segment in span["segments"]])
-
-
-def _numbered(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"id": number, **segment} for number, segment in enumerate(found)]
-
-
-async def latest_transcript(pool: Connection, job: Job) -> asyncpg.Record | None:
-    """The newest version of the finished transcript: `version, language, model, segments, author`.
-
-    A job that is done again keeps its old one until there is a new one.
-    """
-    row: asyncpg.Record | None = await queries.latest_transcript(pool, id=job.id)
-    return row
-
-
-async def spans(pool: Connection, job: Job) -> list[asyncpg.Record]:
-    """The spans already recognised for these options, in order.
-
-    Each has `number, start, end, segments, last, unsure`; with one that is the last, they are all there.
-    """
-    rows = [row async for row in queries.get_spans(pool, id=job.id, options_hash=job.options_hash)]
-    return _unbroken(rows)
-
-
-async def peaks(pool: Connection, job: Job) -> list[tuple[float, bytes]]:
-    """The wave form of what was decoded, in pieces: the second each begins at, and its peaks.
-
-    Of all spans, for whatever options they were made: the recording is the same.
-    """
-    return [(row["start"], row["peaks"]) async for row in queries.get_peaks(pool, id=job.id)]
-
-
-def _unbroken(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
-    return [row for number, row in enumerate(rows) if row["number"] == number]
-
-
-async def server_time(pool: Connection) -> dt.datetime:
-    """Now, by PostgreSQL's clock."""
-    now: dt.datetime = await queries.server_time(pool)
-    return now
 
 
 # What a worker does. None or False: the claim is no longer ours, and nothing was written.
@@ -340,37 +85,6 @@ async def heartbeat(
         warnings=warnings,
     )
     return Job.of(row)
-
-
-async def save_span(
-    pool: Connection,
-    job: Job,
-    *,
-    number: int,
-    start: float,
-    end: float,
-    segments: list[dict[str, Any]],
-    last: bool = False,
-    peaks: bytes | None = None,
-    unsure: bool | None = None,
-) -> bool:
-    """Keep a finished span; `last` is the one that the recording ends with.
-
-    `unsure`: whether its engine was unsure of most of it, for that of a later try; None where nobody spoke.
-    """
-    row = await queries.save_span(
-        pool,
-        id=job.id,
-        claim=job.claim,
-        number=number,
-        start=start,
-        end=end,
-        segments=segments,
-        last=last,
-        peaks=peaks,
-        unsure=unsure,
-    )
-    return row is not None
 
 
 async def complete(
@@ -527,29 +241,6 @@ async def _release(connection: Connection, job: Job, max_attempts: int) -> Job |
     )
 
 
-async def waiting_files(pool: Connection) -> dict[UUID, str]:
-    """The storage keys of the recordings that workers will open."""
-    return {row["id"]: row["key"] async for row in queries.waiting_files(pool)}
-
-
 async def fail_waiting(pool: Connection, job_id: UUID, *, code: str, message: str) -> Job | None:
     """Give a waiting job up that no worker could do; None where it waits no more."""
     return Job.of(await queries.fail_waiting(pool, id=job_id, code=code, message=message))
-
-
-async def count_due(pool: Connection) -> int:
-    return int(await queries.count_due(pool))
-
-
-async def stored_keys(pool: Connection) -> set[str]:
-    return {row["key"] async for row in queries.stored_keys(pool)}
-
-
-async def _all(rows: Any) -> list[Job]:
-    return [_some(row) async for row in rows]
-
-
-def _some(row: asyncpg.Record) -> Job:
-    job = Job.of(row)
-    assert job is not None
-    return job

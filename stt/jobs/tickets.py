@@ -20,7 +20,7 @@ from arq.connections import RedisSettings
 from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from redis.exceptions import RedisError
 
-from stt.jobs.lifecycle import Job
+from stt.jobs.model import Job
 
 log = logging.getLogger(__name__)
 

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from collections.abc import AsyncIterator
 
 import aiohttp_jinja2
 import jinja2
 from aiohttp import web
-from setproctitle import setproctitle
 
-from stt import db, folders
+from stt import db
 from stt.jobs import tickets
 from stt.paths import TEMPLATES
 from stt.pubsub import Hub
 from stt.settings import Settings
 from stt.storage import Storage
 from stt.web import guard, problems, upload
-from stt.web.api import download, events, jobs
-from stt.web.connections import Runner
+from stt.web.api import download, events, health, jobs, media
 from stt.web.context import HUB, POOL, REDIS, RUNNING, SETTINGS, STORAGE
-from stt.web.pages import home
+from stt.web.pages import home, recording, render
 
 log = logging.getLogger(__name__)
-
-# What running requests get to finish once the app is asked to stop; `stt up` waits less long for it.
-_SHUTDOWN_SECONDS = 25
-_CLOSE_SECONDS = 0.5
 
 
 def create_app(settings: Settings) -> web.Application:
     """The whole app; nothing is shared but through its keys."""
     app = web.Application(
-        middlewares=[_note_running, problems.middleware(home.render_error), guard.middleware(settings)]
+        middlewares=[_note_running, problems.middleware(render.render_error), guard.middleware(settings)]
     )
     app[RUNNING] = set()
     app[SETTINGS] = settings
@@ -55,24 +47,24 @@ def routes() -> list[web.AbstractRouteDef]:
         web.get("/stream", home.list_stream),
         web.post("/upload", upload.upload_form),
         web.get("/jobs", home.job_list),
-        web.get("/jobs/{id}", home.job),
-        web.get("/jobs/{id}/stream", home.job_stream),
-        web.post("/jobs/{id}/cancel", home.cancel),
-        web.post("/jobs/{id}/delete", home.delete),
-        web.post("/jobs/{id}/retry", home.retry),
+        web.get("/jobs/{id}", recording.job),
+        web.get("/jobs/{id}/stream", recording.job_stream),
+        web.post("/jobs/{id}/cancel", recording.cancel),
+        web.post("/jobs/{id}/delete", recording.delete),
+        web.post("/jobs/{id}/retry", recording.retry),
         web.post("/api/jobs/upload", upload.upload),
         web.get("/api/jobs", jobs.list_jobs),
         web.get("/api/jobs/{id}", jobs.get_job),
         web.delete("/api/jobs/{id}", jobs.delete_job),
         web.get("/api/jobs/{id}/download", download.download),
-        web.get("/api/jobs/{id}/peaks", jobs.get_peaks),
+        web.get("/api/jobs/{id}/peaks", media.get_peaks),
         web.post("/api/jobs/{id}/cancel", jobs.cancel_job),
         web.post("/api/jobs/{id}/retry", jobs.retry_job),
         web.get("/api/jobs/{id}/events", events.of_job),
         web.get("/api/events", events.of_all),
-        web.get("/health/live", jobs.live),
-        web.get("/health/ready", jobs.ready),
-        web.get("/static/{name:.+}", home.static),
+        web.get("/health/live", health.live),
+        web.get("/health/ready", health.ready),
+        web.get("/static/{name:.+}", render.static),
     ]
 
 
@@ -84,8 +76,8 @@ def _set_up_templates(app: web.Application) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(home.FILTERS)
-    environment.globals.update(home.GLOBALS, max_attempts=app[SETTINGS].max_attempts)
+    environment.filters.update(render.FILTERS)
+    environment.globals.update(render.GLOBALS, max_attempts=app[SETTINGS].max_attempts)
 
 
 async def _database(app: web.Application) -> AsyncIterator[None]:
@@ -121,53 +113,3 @@ async def _note_running(request: web.Request, handler: problems.Handler) -> web.
     finally:
         running.discard(ended)
         ended.set_result(None)
-
-
-async def _finish_requests(app: web.Application) -> None:
-    """Let running requests end. aiohttp would, too, but not hear the rest of an upload any more."""
-    await _end_streams(app)
-    if app[RUNNING]:
-        await asyncio.wait([*app[RUNNING]], timeout=_SHUTDOWN_SECONDS)
-
-
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    Raises:
-        FolderError: the folder of the recordings cannot be used.
-    """
-    setproctitle("stt web")
-    folders.prepare_storage(settings)
-    asyncio.run(_serve(settings))
-
-
-async def _serve(settings: Settings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    app = create_app(settings)
-    runner = Runner(app, settings, shutdown_timeout=_CLOSE_SECONDS)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, settings.host, settings.port)
-        await site.start()
-        _announce(_url(settings, runner))
-        await stop.wait()
-        await site.stop()
-        await _finish_requests(app)
-    finally:
-        await runner.cleanup()
-
-
-def _url(settings: Settings, runner: web.AppRunner) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{runner.addresses[0][1]}"
-
-
-def _announce(url: str) -> None:
-    """Tell whoever started us, on the pipe it handed down, that we listen."""
-    log.info("listening on %s", url)
-    if descriptor := os.environ.pop("STT_READY_FD", ""):
-        with os.fdopen(int(descriptor), "w") as pipe:
-            pipe.write(url + "\n")

@@ -7,8 +7,8 @@ from uuid import UUID
 from aiohttp import web
 
 from stt import texts
-from stt.jobs import lifecycle
-from stt.jobs.lifecycle import Job, Status
+from stt.jobs import lookup
+from stt.jobs.model import Job, Status
 from stt.web.context import POOL
 from stt.web.problems import Problem, not_found
 
@@ -25,7 +25,7 @@ def job_id(request: web.Request) -> UUID:
 
 
 async def job_or_404(request: web.Request) -> Job:
-    job = await lifecycle.get(request.app[POOL], job_id(request))
+    job = await lookup.get(request.app[POOL], job_id(request))
     if job is None:
         raise not_found()
     return job

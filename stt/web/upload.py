@@ -10,10 +10,11 @@ from uuid import uuid4
 from aiohttp import web
 
 from stt.jobs import lifecycle, options, tickets
-from stt.jobs.lifecycle import Job, NewJob
+from stt.jobs.messages import about
+from stt.jobs.model import Job, NewJob
 from stt.media import telephone
 from stt.media.probe import Media, probe
-from stt.pubsub import about, publish
+from stt.pubsub import publish
 from stt.storage import RESERVE, Incoming
 from stt.web import bodies, filenames
 from stt.web.context import POOL, REDIS, SETTINGS, STORAGE

@@ -15,8 +15,8 @@ import pytest
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt.jobs import lifecycle, tickets
-from stt.jobs.lifecycle import Job
+from stt.jobs import lifecycle, lookup, results, tickets
+from stt.jobs.model import Job
 from stt.storage import Storage
 from stt.web.context import REDIS, STORAGE
 from tests.services.test_jobs import again, claim, complete, new
@@ -131,7 +131,7 @@ async def test_delete_removes_row_and_files(client: TestClient, pool: asyncpg.Po
     async with client.delete(f"/api/jobs/{job.id}") as response:
         assert response.status == 204
     assert [path for path in storage.root.rglob("*") if path.is_file()] == []
-    assert await lifecycle.get(pool, job.id) is None
+    assert await lookup.get(pool, job.id) is None
 
 
 async def test_health_says_what_failed(client: TestClient) -> None:
@@ -155,7 +155,7 @@ async def test_a_job_whose_files_cannot_be_removed_is_deleted_all_the_same(
     monkeypatch.setattr(Storage, "delete_job", fail)
     async with client.delete(f"/api/jobs/{job.id}") as response:
         assert response.status == 204
-    assert await lifecycle.get(pool, job.id) is None
+    assert await lookup.get(pool, job.id) is None
 
 
 async def test_a_download_of_what_is_deleted_meanwhile_is_404(
@@ -220,16 +220,16 @@ async def test_a_failed_job_is_retried_and_keeps_what_it_had(
     await new(pool, language="de", initial_prompt="Namen")
     job = await claim(pool)
     assert job
-    await lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
+    await results.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
     await lifecycle.fail(pool, job, code="x", message="It failed.")
     again_ = await retry(client, job)
     assert (again_["status"], again_["attempt"], again_["error_code"]) == ("pending", 0, None)
     assert again_["options"] == {"initial_prompt": "Namen"}
     assert len(await tickets.waiting(redis)) == 1
-    assert len(await lifecycle.spans(pool, await again(pool, job))) == 1
+    assert len(await results.spans(pool, await again(pool, job))) == 1
     assert await lifecycle.request_cancel(pool, job.id)
     await retry(client, job, language="fr")
-    assert await lifecycle.spans(pool, await again(pool, job)) == []
+    assert await results.spans(pool, await again(pool, job)) == []
 
 
 async def test_a_completed_job_done_again_keeps_its_transcript_until_there_is_a_new_one(
@@ -238,14 +238,14 @@ async def test_a_completed_job_done_again_keeps_its_transcript_until_there_is_a_
     await new(pool)
     job = await claim(pool)
     assert job
-    await lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "old"}])
+    await results.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "old"}])
     await complete(pool, job, "old")
     await retry(client, job, priority="high")
     async with client.get(f"/api/jobs/{job.id}/download?format=txt") as response:
         assert await response.text() == "old\n"
     second = await claim(pool)
     assert second
-    assert await lifecycle.spans(pool, second) == []
+    assert await results.spans(pool, second) == []
     await complete(pool, second, "new")
     async with client.get(f"/api/jobs/{job.id}/download?format=txt") as response:
         assert await response.text() == "new\n"

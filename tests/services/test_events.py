@@ -14,9 +14,10 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt.jobs import lifecycle
-from stt.jobs.lifecycle import Job
-from stt.pubsub import RESYNC, Listener, current, publish
+from stt.jobs import lifecycle, results
+from stt.jobs.messages import current
+from stt.jobs.model import Job
+from stt.pubsub import RESYNC, Listener, publish
 from stt.web.context import HUB
 from tests.services.test_jobs import again, beat, claim, complete, new
 
@@ -70,16 +71,16 @@ def names(events: list[Event]) -> list[str]:
 
 async def say(pool: asyncpg.Pool, redis: ArqRedis | None, job: Job, number: int, *texts: str) -> None:
     """What a worker does with a finished span; without Redis its message is lost."""
-    first = sum(len(span["segments"]) for span in await lifecycle.spans(pool, job))
+    first = sum(len(span["segments"]) for span in await results.spans(pool, job))
     segments = [{"start": 0.0, "end": 1.0, "text": text} for text in texts]
-    assert await lifecycle.save_span(pool, job, number=number, start=0, end=1, segments=segments)
+    assert await results.save_span(pool, job, number=number, start=0, end=1, segments=segments)
     if redis:
         message = {"event": "segments", "job": str(job.id), "first": first, "segments": segments}
         await publish(redis, message)
 
 
 async def finish(pool: asyncpg.Pool, redis: ArqRedis, job: Job) -> None:
-    segments = [segment for span in await lifecycle.spans(pool, job) for segment in span["segments"]]
+    segments = [segment for span in await results.spans(pool, job) for segment in span["segments"]]
     done = await lifecycle.complete(
         pool, job, text="x", segments=segments, file_path="results/x", language="en",
         duration_seconds=1.0, warnings=[],

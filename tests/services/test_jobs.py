@@ -11,8 +11,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from stt.jobs import lifecycle, options
-from stt.jobs.lifecycle import Job, NewJob, Status
+from stt.jobs import lifecycle, lookup, options, results
+from stt.jobs.model import Job, NewJob, Status
 from stt.settings import load
 
 SETTINGS = load({}, Path("/nonexistent"))
@@ -60,9 +60,9 @@ async def expire(pool: asyncpg.Pool, job: Job) -> None:
 
 
 async def again(pool: asyncpg.Pool, job: Job) -> Job:
-    found = await lifecycle.get(pool, job.id)
+    found = await lookup.get(pool, job.id)
     assert found
-    return await lifecycle.with_place(pool, found)
+    return await lookup.with_place(pool, found)
 
 
 async def test_a_job_is_claimed_once(pool: asyncpg.Pool) -> None:
@@ -90,7 +90,7 @@ async def test_an_old_claim_writes_nothing(pool: asyncpg.Pool) -> None:
     now = await claim(pool)
     assert now
     assert await beat(pool, old) is None
-    assert not await lifecycle.save_span(pool, old, number=0, start=0, end=1, segments=[])
+    assert not await results.save_span(pool, old, number=0, start=0, end=1, segments=[])
     assert await complete(pool, old) is None
     assert await lifecycle.fail(pool, old, code="x", message="x") is None
     assert await lifecycle.retry_later(pool, old, delay=0, code="x", message="x") is None
@@ -175,7 +175,7 @@ async def test_a_completed_job_has_its_text_and_version_1(pool: asyncpg.Pool) ->
     done = await complete(pool, job)
     assert done
     assert (done.status, done.progress, done.transcription_text) == (Status.COMPLETED, 1.0, "hello")
-    assert await lifecycle.segments(pool, done) == [{"id": 0, "start": 0.0, "end": 1.0, "text": "hello"}]
+    assert await results.segments(pool, done) == [{"id": 0, "start": 0.0, "end": 1.0, "text": "hello"}]
     assert await pool.fetchval("select version from transcripts where job_id = $1", job.id) == 1
 
 
@@ -275,7 +275,7 @@ async def test_pages_of_the_list_hold_every_job_once_newest_first(pool: asyncpg.
     made = [(await new(pool)).id for _ in range(7)]
     seen, cursor = [], None
     while True:
-        page, cursor = await lifecycle.list_page(pool, limit=3, cursor=cursor)
+        page, cursor = await lookup.list_page(pool, limit=3, cursor=cursor)
         seen += [job.id for job in page]
         if cursor is None:
             break
@@ -288,9 +288,7 @@ async def done(pool: asyncpg.Pool, *warnings: str, **asked: Any) -> Job:
     await new(pool, **asked)
     job = await claim(pool)
     assert job
-    assert await lifecycle.save_span(
-        pool, job, number=0, start=0, end=1, segments=[{"text": "old"}], last=True
-    )
+    assert await results.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "old"}], last=True)
     ended = await lifecycle.complete(
         pool, job, text="old", segments=[{"text": "old"}], file_path="results/x", language="en",
         duration_seconds=1.0, warnings=[{"code": code, "message": "It was so."} for code in warnings],
@@ -323,7 +321,7 @@ async def test_a_completed_job_keeps_its_spans_where_only_its_speakers_are_to_be
 ) -> None:
     job = await done(pool, "damaged_audio", *warnings, **before)
     restarted = await restart(pool, job, **after)
-    [span] = await lifecycle.spans(pool, restarted)
+    [span] = await results.spans(pool, restarted)
     assert span["last"]
     assert restarted.language == "en"
     assert [warning["code"] for warning in restarted.warnings] == ["damaged_audio"]
@@ -344,7 +342,7 @@ async def test_a_completed_job_of_which_nothing_is_missing_is_recognised_anew(
     pool: asyncpg.Pool, warnings: list[str], before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     restarted = await restart(pool, await done(pool, *warnings, **before), **after)
-    assert await lifecycle.spans(pool, restarted) == []
+    assert await results.spans(pool, restarted) == []
     assert restarted.language == restarted.requested_language
     assert restarted.warnings == []
 
@@ -356,7 +354,7 @@ async def test_a_job_that_came_to_nothing_keeps_its_spans_while_its_options_are_
     await new(pool)
     job = await claim(pool)
     assert job
-    assert await lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
+    assert await results.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
     if end is Status.FAILED:
         await lifecycle.fail(pool, job, code="x", message="x")
     else:
@@ -364,9 +362,9 @@ async def test_a_job_that_came_to_nothing_keeps_its_spans_while_its_options_are_
         await lifecycle.cancelled_as_asked(pool, job)
     assert (await again(pool, job)).status is end
     kept = await restart(pool, job, diarize=True)
-    assert len(await lifecycle.spans(pool, kept)) == 1
+    assert len(await results.spans(pool, kept)) == 1
     await lifecycle.request_cancel(pool, job.id)
-    assert await lifecycle.spans(pool, await restart(pool, job, language="de")) == []
+    assert await results.spans(pool, await restart(pool, job, language="de")) == []
 
 
 async def test_options_that_a_job_has_left_since_are_begun_anew_as_their_language_is_forgotten(
@@ -375,7 +373,7 @@ async def test_options_that_a_job_has_left_since_are_begun_anew_as_their_languag
     job = await done(pool)
     await restart(pool, job, language="de")
     await lifecycle.request_cancel(pool, job.id)
-    assert await lifecycle.spans(pool, await restart(pool, job)) == []
+    assert await results.spans(pool, await restart(pool, job)) == []
 
 
 async def test_a_cancelled_job_whose_spans_are_all_known_keeps_what_there_was_to_warn_of(
@@ -399,18 +397,18 @@ async def test_deleting_a_job_removes_all_that_hangs_on_it(pool: asyncpg.Pool) -
     await new(pool)
     job = await claim(pool)
     assert job
-    await lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
+    await results.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
     await complete(pool, job)
     assert await lifecycle.delete(pool, job.id) == job.file_path
     for table in ("jobs", "spans", "transcripts"):
         assert await pool.fetchval(f"select count(*) from {table}") == 0
-    assert not await lifecycle.save_span(pool, job, number=1, start=1, end=2, segments=[])
+    assert not await results.save_span(pool, job, number=1, start=1, end=2, segments=[])
 
 
 async def test_text_with_a_nul_is_stored(pool: asyncpg.Pool) -> None:
     await new(pool)
     job = await claim(pool)
     assert job
-    assert await lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a\x00b"}])
-    [span] = await lifecycle.spans(pool, job)
+    assert await results.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a\x00b"}])
+    [span] = await results.spans(pool, job)
     assert span["segments"] == [{"text": "ab"}]

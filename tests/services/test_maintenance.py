@@ -9,7 +9,7 @@ import asyncpg
 from arq import ArqRedis
 
 from stt.jobs import lifecycle, tickets
-from stt.jobs.lifecycle import Status
+from stt.jobs.model import Status
 from stt.settings import Settings
 from stt.storage import Storage
 from tests.services.test_jobs import again, claim, expire, new

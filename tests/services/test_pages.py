@@ -16,8 +16,9 @@ from aiohttp import ClientResponse, FormData
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt.jobs import lifecycle
-from stt.pubsub import RESYNC, about
+from stt.jobs import lifecycle, lookup, model
+from stt.jobs.messages import about
+from stt.pubsub import RESYNC
 from stt.web.api import jobs
 from stt.web.context import HUB
 from stt.web.pages import home, wording
@@ -257,10 +258,10 @@ async def test_deleting_without_a_script_asks_first(client: TestClient, actor: A
     asked = await post(client, f"/jobs/{job.id}/delete")
     assert asked.status == 200
     assert "Delete this recording?" in await asked.text()
-    assert await lifecycle.get(actor.pool, job.id)
+    assert await lookup.get(actor.pool, job.id)
     async with client.post(f"/jobs/{job.id}/delete", data={"sure": "yes"}, allow_redirects=False) as response:
         assert (response.status, response.headers["Location"]) == (303, "/")
-    assert await lifecycle.get(actor.pool, job.id) is None
+    assert await lookup.get(actor.pool, job.id) is None
 
 
 async def test_cancelling_without_a_script_leads_back_to_the_recording(
@@ -399,8 +400,8 @@ async def test_a_new_job_is_not_put_on_top_of_a_list_that_has_it(client: TestCli
         assert "afterbegin" not in fragment
 
 
-async def _again(actor: Actor, job: lifecycle.Job) -> lifecycle.Job:
-    found = await lifecycle.get(actor.pool, job.id)
+async def _again(actor: Actor, job: model.Job) -> model.Job:
+    found = await lookup.get(actor.pool, job.id)
     assert found
     return found
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
 
-from stt.jobs import lifecycle
-from stt.jobs.lifecycle import Job
+from stt.jobs import lifecycle, results
+from stt.jobs.model import Job
 from stt.transcript import waveform
 from tests.services.test_api import problem
 from tests.services.test_jobs import claim, complete, new
@@ -67,7 +67,7 @@ def test_fewer_points_hide_no_peak(points: int) -> None:
 
 async def saved(pool: asyncpg.Pool, job: Job, *pieces: bytes) -> None:
     for number, piece in enumerate(pieces):
-        assert await lifecycle.save_span(
+        assert await results.save_span(
             pool, job, number=number, start=number, end=number + 1, segments=[], peaks=piece
         )
 
@@ -101,7 +101,7 @@ async def test_a_retry_keeps_the_peaks_of_what_was_decoded(client: TestClient, p
     job = await claim(pool)
     assert job
     assert (await get(client, job))["peaks"] == [1] * 10
-    assert await lifecycle.save_span(pool, job, number=1, start=1, end=2, segments=[], peaks=b"\x02" * 10)
+    assert await results.save_span(pool, job, number=1, start=1, end=2, segments=[], peaks=b"\x02" * 10)
     assert (await get(client, job))["peaks"] == [1] * 10 + [2] * 10
 
 
@@ -112,7 +112,7 @@ async def test_without_peaks_it_is_409(client: TestClient, pool: asyncpg.Pool) -
     answer = await problem(client, "GET", f"/api/jobs/{job.id}/peaks")
     assert (answer["status"], answer["code"], answer["job_status"]) == (409, "no_peaks", "processing")
     # What an earlier version saved has none.
-    assert await lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[])
+    assert await results.save_span(pool, job, number=0, start=0, end=1, segments=[])
     assert await complete(pool, job)
     answer = await problem(client, "GET", f"/api/jobs/{job.id}/peaks")
     assert (answer["status"], answer["job_status"]) == (409, "completed")

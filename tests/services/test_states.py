@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 )
 
 from stt import db
-from stt.jobs import lifecycle, options
-from stt.jobs.lifecycle import Job, Status
+from stt.jobs import lifecycle, lookup, options, results
+from stt.jobs.model import Job, Status
 from tests.services.test_jobs import SETTINGS, beat, claim, complete, expire, new
 
 ALLOWED = {
@@ -134,7 +134,7 @@ class Jobs(RuleBasedStateMachine):
         pool = self.pool
         return [
             lambda: beat(pool, job, 0.5),
-            lambda: lifecycle.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}]),
+            lambda: results.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}]),
             lambda: complete(pool, job),
             lambda: fail_as_workers_do(pool, job),
             lambda: lifecycle.fail(pool, job, code="x", message="x"),
@@ -184,7 +184,7 @@ async def as_holder(job: Job, act: Callable[[], Awaitable[Any]]) -> None:
 
 
 async def expire_if_leased(pool: asyncpg.Pool, job: Job) -> None:
-    found = await lifecycle.get(pool, job.id)
+    found = await lookup.get(pool, job.id)
     if found and found.status is Status.PROCESSING:
         # The status may change before the update: then its check refuses, as it should.
         with contextlib.suppress(asyncpg.CheckViolationError):

@@ -8,10 +8,11 @@ from uuid import uuid4
 import asyncpg
 from arq import ArqRedis
 
-from stt.jobs import lifecycle
-from stt.jobs.lifecycle import Job, NewJob
+from stt.jobs import lifecycle, results
+from stt.jobs.messages import about, current
+from stt.jobs.model import Job, NewJob
 from stt.jobs.options import JobOptions
-from stt.pubsub import about, current, publish
+from stt.pubsub import publish
 
 Segment = dict[str, Any]
 
@@ -67,15 +68,15 @@ class Actor:
 
     async def say(self, job: Job, number: int, *segments: Segment, told: bool = True) -> None:
         """A finished span."""
-        first = len(await lifecycle.segments(self.pool, job))
+        first = len(await results.segments(self.pool, job))
         said = list(segments)
-        assert await lifecycle.save_span(self.pool, job, number=number, start=0, end=1, segments=said)
+        assert await results.save_span(self.pool, job, number=number, start=0, end=1, segments=said)
         if told:
             message = {"event": "segments", "job": str(job.id), "first": first, "segments": said}
             await publish(self.redis, message)
 
     async def complete(self, job: Job, language: str | None = "en", *, told: bool = True) -> Job:
-        spans = await lifecycle.spans(self.pool, job)
+        spans = await results.spans(self.pool, job)
         segments = [segment for span in spans for segment in span["segments"]]
         done = await lifecycle.complete(
             self.pool,

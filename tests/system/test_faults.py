@@ -31,8 +31,8 @@ from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
 from stt import db
-from stt.jobs import lifecycle, options, tickets
-from stt.jobs.lifecycle import Job, NewJob, Status
+from stt.jobs import lifecycle, lookup, options, results, tickets
+from stt.jobs.model import Job, NewJob, Status
 from stt.ops.embedded.servers import Postgres, Server, Valkey
 from stt.pubsub import CHANNEL
 from stt.settings import Settings, load
@@ -283,7 +283,7 @@ async def test_a_long_recording_whose_worker_is_killed_runs_elsewhere_in_time_an
         job = await begun(pool, redis, storage, long_recording, model)
         first, second = await in_order(pool, job, one, other)
         await until(lambda: is_at(pool, job, 0.8))
-        killed_at = await lifecycle.server_time(pool)
+        killed_at = await lookup.server_time(pool)
         first.process.kill()
         assert await first.ended() == -signal.SIGKILL
         left = await again(pool, job)
@@ -311,7 +311,7 @@ async def test_an_engine_that_goes_on_is_told_how_sure_the_one_before_it_was(
     assert job
     for number, unsure in enumerate((True, None, False, True)):
         where = {"number": number, "start": number, "end": number + 1}
-        assert await lifecycle.save_span(pool, job, **where, segments=[], unsure=unsure)
+        assert await results.save_span(pool, job, **where, segments=[], unsure=unsure)
     request = await Attempt(context, job)._request()
     assert request["resume"]["unsure"] == [False, True]
 
@@ -529,7 +529,7 @@ async def test_the_web_app_and_maintenance_outlive_their_servers(
         assert (await answer(session, "/health/ready"))[0] == 503
         async with session.post("/api/jobs/upload", data=form(SHORT, language="en")) as response:
             assert response.status == 201  # the row is what counts; maintenance makes a ticket for it
-            made = await lifecycle.get(pool, UUID((await response.json())["id"]))
+            made = await lookup.get(pool, UUID((await response.json())["id"]))
         await own[1].start()
         await until(lambda: is_ready(session))
         assert made
@@ -735,7 +735,7 @@ async def test_only_the_speakers_are_told_apart_where_only_they_are_missing(
         assert (again_.transcription_text, again_.language) == (done.transcription_text, "en")
         assert again_.duration_seconds == done.duration_seconds
         assert await pool.fetch("select * from spans where job_id = $1 order by number", job.id) == kept
-        newest = await lifecycle.latest_transcript(pool, again_)
+        newest = await results.latest_transcript(pool, again_)
         assert newest
         assert newest["version"] == version
         assert {segment["speaker"] for segment in newest["segments"]} >= {"SPEAKER_00"}

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from stt.jobs import lifecycle
-from stt.jobs.lifecycle import Job, Status
+from stt.jobs import results
+from stt.jobs.model import Job, Status
 from stt.transcript import formats
 from stt.web.context import POOL
 from stt.web.params import job_or_404
@@ -25,7 +25,7 @@ async def download(request: web.Request) -> web.Response:
         raise Problem(422, "bad_format", "Unknown format", f"format: must be one of {known}")
     highlight = _highlight(request, name)
     job = await job_or_404(request)
-    found = await lifecycle.latest_transcript(request.app[POOL], job)
+    found = await results.latest_transcript(request.app[POOL], job)
     if found is None:
         raise no_transcript(await job_or_404(request))  # it may have been deleted meanwhile
     transcript = formats.document(

@@ -9,9 +9,10 @@ from uuid import UUID
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from stt.jobs import feed, lifecycle
-from stt.jobs.lifecycle import Job
-from stt.pubsub import TERMINAL, Message
+from stt.jobs import feed, lookup
+from stt.jobs.messages import TERMINAL
+from stt.jobs.model import Job
+from stt.pubsub import Message
 from stt.web.context import HUB, POOL
 from stt.web.params import job_or_404
 from stt.web.problems import Problem
@@ -50,7 +51,7 @@ async def _id(request: web.Request, message: Message) -> str | None:
     if message["event"] == "segment":
         return str(message["id"])
     if message["event"] in TERMINAL:
-        job = await lifecycle.get(request.app[POOL], UUID(message["job"]))
+        job = await lookup.get(request.app[POOL], UUID(message["job"]))
         return end_id(job) if job else None
     return None
 

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from aiohttp import web
 
-from stt.jobs import lifecycle, options, tickets
-from stt.jobs.lifecycle import Job
-from stt.pubsub import current, publish
-from stt.transcript import waveform
+from stt.jobs import lifecycle, lookup, options, tickets
+from stt.jobs.messages import current
+from stt.jobs.model import Job
+from stt.pubsub import publish
 from stt.web import bodies, params
 from stt.web.context import HUB, POOL, REDIS, SETTINGS, STORAGE
 from stt.web.params import job_or_404
@@ -26,7 +26,7 @@ _STOP_SECONDS = 10
 
 async def list_jobs(request: web.Request) -> web.Response:
     """`GET /api/jobs?status=&q=&limit=&cursor=`: newest first."""
-    page, next_cursor = await lifecycle.list_page(
+    page, next_cursor = await lookup.list_page(
         request.app[POOL],
         status=params.status(request),
         q=params.search(request),
@@ -37,29 +37,8 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 async def get_job(request: web.Request) -> web.Response:
-    job = await lifecycle.with_place(request.app[POOL], await job_or_404(request))
+    job = await lookup.with_place(request.app[POOL], await job_or_404(request))
     return web.json_response(job.public())
-
-
-async def get_peaks(request: web.Request) -> web.Response:
-    """`GET /api/jobs/{id}/peaks?points=`: the wave form of what is decoded so far; 409 where nothing is."""
-    points = params.points(request)
-    job = await job_or_404(request)
-    whole = waveform.joined(await lifecycle.peaks(request.app[POOL], job))
-    if not whole:
-        raise _no_peaks(job)
-    shown = whole if points is None else waveform.fewer(whole, points)
-    per_second = waveform.PER_SECOND * len(shown) / len(whole)
-    return web.json_response({"per_second": per_second, "peaks": list(shown)})
-
-
-def _no_peaks(job: Job) -> Problem:
-    detail = "Nothing of the recording was decoded yet; ask again when its first text is there."
-    if job.ended:
-        detail = (
-            "The recording was decoded by an earlier version, or never: retry the job with the same options."
-        )
-    return Problem(409, "no_peaks", "No wave form yet", detail, job_status=str(job.status))
 
 
 async def cancel_job(request: web.Request) -> web.Response:
@@ -87,7 +66,7 @@ async def cancel(app: web.Application, job_id: UUID) -> Job:
     """
     job = await lifecycle.request_cancel(app[POOL], job_id)
     if job is None:
-        found = await lifecycle.get(app[POOL], job_id)
+        found = await lookup.get(app[POOL], job_id)
         if found is None:
             raise not_found()
         raise Problem(409, "already_ended", "Already ended", f"The job is {found.status}: nothing to cancel.")
@@ -101,7 +80,7 @@ async def retry(app: web.Application, job_id: UUID, fields: dict[str, Any]) -> J
     Raises:
         Problem: 404 no such job, 409 it has not ended, 422 a bad option.
     """
-    job = await lifecycle.get(app[POOL], job_id)
+    job = await lookup.get(app[POOL], job_id)
     if job is None:
         raise not_found()
     asked = options.parse({**options.of_job(job), **fields}, app[SETTINGS])
@@ -145,29 +124,3 @@ async def _stop(app: web.Application, job_id: UUID) -> None:
         except TimeoutError:
             # A dead worker: it will find its row gone, and every write of its needs the row.
             log.warning("deleted while its worker did not answer", extra={"job": str(job_id)})
-
-
-async def live(_: web.Request) -> web.Response:
-    """`GET /health/live`: this process answers."""
-    return web.json_response({"status": "ok"})
-
-
-async def ready(request: web.Request) -> web.Response:
-    """`GET /health/ready`: a file can be taken; 503 with what failed otherwise."""
-    checks = {
-        "database": lifecycle.server_time(request.app[POOL]),
-        "redis": request.app[REDIS].ping(),
-        "storage": asyncio.to_thread(request.app[STORAGE].check),
-    }
-    results = await asyncio.gather(
-        *(asyncio.wait_for(check, 5) for check in checks.values()), return_exceptions=True
-    )
-    failed = {
-        name: f"{type(result).__name__}: {result}"
-        for name, result in zip(checks, results, strict=True)
-        if isinstance(result, BaseException)
-    }
-    status = {name: failed.get(name, "ok") for name in checks}
-    return web.json_response(
-        {"status": "failed" if failed else "ok", "checks": status}, status=503 if failed else 200
-    )

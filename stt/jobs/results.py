@@ -1,0 +1,95 @@
+"""What was recognised of a recording: spans, segments, transcripts, the waveform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+
+from stt.db import queries
+from stt.jobs.model import Connection, Job
+
+
+async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
+    """What is known of the text so far: the transcript of a finished job, else its spans in order.
+
+    A job that was done before and came to nothing this time has the text that it had.
+
+    Returns:
+        WhisperX segments, each with its number in the recording as ``id``.
+    """
+    if not (job.ended and job.has_transcript):
+        return await recognised(pool, job)
+    row = await latest_transcript(pool, job)
+    return _numbered(row["segments"] if row else [])
+
+
+async def recognised(pool: Connection, job: Job) -> list[dict[str, Any]]:
+    """The segments as they were told while they were recognised: speakers may since have parted some."""
+    return _numbered([segment for span in await spans(pool, job) for segment in span["segments"]])
+
+
+def _numbered(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"id": number, **segment} for number, segment in enumerate(found)]
+
+
+async def latest_transcript(pool: Connection, job: Job) -> asyncpg.Record | None:
+    """The newest version of the finished transcript: `version, language, model, segments, author`.
+
+    A job that is done again keeps its old one until there is a new one.
+    """
+    row: asyncpg.Record | None = await queries.latest_transcript(pool, id=job.id)
+    return row
+
+
+async def spans(pool: Connection, job: Job) -> list[asyncpg.Record]:
+    """The spans already recognised for these options, in order.
+
+    Each has `number, start, end, segments, last, unsure`; with one that is the last, they are all there.
+    """
+    rows = [row async for row in queries.get_spans(pool, id=job.id, options_hash=job.options_hash)]
+    return _unbroken(rows)
+
+
+async def peaks(pool: Connection, job: Job) -> list[tuple[float, bytes]]:
+    """The wave form of what was decoded, in pieces: the second each begins at, and its peaks.
+
+    Of all spans, for whatever options they were made: the recording is the same.
+    """
+    return [(row["start"], row["peaks"]) async for row in queries.get_peaks(pool, id=job.id)]
+
+
+def _unbroken(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
+    return [row for number, row in enumerate(rows) if row["number"] == number]
+
+
+async def save_span(
+    pool: Connection,
+    job: Job,
+    *,
+    number: int,
+    start: float,
+    end: float,
+    segments: list[dict[str, Any]],
+    last: bool = False,
+    peaks: bytes | None = None,
+    unsure: bool | None = None,
+) -> bool:
+    """Keep a finished span; `last` is the one that the recording ends with.
+
+    `unsure`: whether its engine was unsure of most of it, for that of a later try; None where nobody spoke.
+    """
+    row = await queries.save_span(
+        pool,
+        id=job.id,
+        claim=job.claim,
+        number=number,
+        start=start,
+        end=end,
+        segments=segments,
+        last=last,
+        peaks=peaks,
+        unsure=unsure,
+    )
+    return row is not None

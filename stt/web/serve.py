@@ -1,0 +1,70 @@
+"""Runs the web app until it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+from aiohttp import web
+from setproctitle import setproctitle
+
+from stt import folders
+from stt.settings import Settings
+from stt.web.app import _end_streams, create_app, log
+from stt.web.connections import Runner
+from stt.web.context import RUNNING
+
+# What running requests get to finish once the app is asked to stop; `stt up` waits less long for it.
+_SHUTDOWN_SECONDS = 25
+_CLOSE_SECONDS = 0.5
+
+
+async def _finish_requests(app: web.Application) -> None:
+    """Let running requests end. aiohttp would, too, but not hear the rest of an upload any more."""
+    await _end_streams(app)
+    if app[RUNNING]:
+        await asyncio.wait([*app[RUNNING]], timeout=_SHUTDOWN_SECONDS)
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        FolderError: the folder of the recordings cannot be used.
+    """
+    setproctitle("stt web")
+    folders.prepare_storage(settings)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = create_app(settings)
+    runner = Runner(app, settings, shutdown_timeout=_CLOSE_SECONDS)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port)
+        await site.start()
+        _announce(_url(settings, runner))
+        await stop.wait()
+        await site.stop()
+        await _finish_requests(app)
+    finally:
+        await runner.cleanup()
+
+
+def _url(settings: Settings, runner: web.AppRunner) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{runner.addresses[0][1]}"
+
+
+def _announce(url: str) -> None:
+    """Tell whoever started us, on the pipe it handed down, that we listen."""
+    log.info("listening on %s", url)
+    if descriptor := os.environ.pop("STT_READY_FD", ""):
+        with os.fdopen(int(descriptor), "w") as pipe:
+            pipe.write(url + "\n")
