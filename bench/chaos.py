@@ -36,7 +36,9 @@ import psutil
 
 from stt import db
 from stt.jobs import tickets
-from stt.ops.embedded.servers import Postgres, Server, Valkey
+from stt.ops.embedded.postgres import Postgres
+from stt.ops.embedded.server import Server
+from stt.ops.embedded.valkey import Valkey
 from stt.process.child import Child
 from stt.storage import Storage
 from workers import maintenance

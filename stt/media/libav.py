@@ -9,7 +9,6 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import av
 
@@ -17,31 +16,37 @@ import av
 import av.subtitles.codeccontext
 import av.subtitles.stream
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
-from av.container import Container, InputContainer
-from av.packet import Packet as AnyPacket
+from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from stt.media import unreadable
+from stt.media.errors import (
+    MediaError,
+    Packet,
+    _explained,
+    _path,
+    _shown,
+    _tag,
+    empty_audio,
+    encrypted,
+    tag,
+    too_long,
+    undecodable,
+    unsupported_codec,
+)
+from stt.media.frames import (
+    IMPLAUSIBLE,
+    MOST_HELD_SECONDS,
+    RATE,
+    check_format,
+    check_frame,
+    format_of,
+    make_resampler,
+    resample,
+)
 from stt.media.parts import Part, View, parts
-
-Packet: TypeAlias = "AnyPacket[AudioStream]"
-
-RATE = 16_000  # of the samples that are recognised
-PIECE = RATE // 4  # samples that are resampled at once
-# Limits of what a header may say. libav counts the bytes of a DSD recording: DSD512 has 3 MHz. libswresample
-# takes up to 64 channels. `MOST_VALUES` is for all channels of one frame, before and after resampling; the
-# largest frame of real codecs has 2^22.
-LEAST_RATE, MOST_RATE = 1_000, 3_072_000
-MOST_CHANNELS = 64
-MOST_VALUES = 2**24
-# A resampler holds a fraction of a second. If it holds more, it has lost sound for want of memory: it raises
-# no error then.
-MOST_HELD_SECONDS = 1.0
-# A container's length is ignored if the length calculated from its bytes is so many times longer or shorter.
-IMPLAUSIBLE = 3.0
 
 # Demuxers of files that hold sound themselves. Playlists (hls, dash), lists of files (concat, imf), devices,
 # network protocols and pictures are left out on purpose: a file named talk.mp3 may be any of them, and
@@ -67,22 +72,9 @@ _SIDE_TRACKS = Disposition.comment | Disposition.visual_impaired | Disposition.k
 _SPATIAL_TAGS = {"apac"}
 # Errors of a demuxer after which reading is tried again: in a row, and in all.
 _ERRORS_IN_A_ROW, _MOST_ERRORS = 10, 1000
-_LONGEST_TAG = 60  # characters of a track's title that are shown
 # Parts of a file that are opened to add up its length; beyond, it is guessed from their bytes.
 _PARTS_MEASURED = 50
 _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
-
-
-class MediaError(Exception):
-    """A file that cannot be transcribed, now or ever; the text says why and what to do.
-
-    `code` is one of `not_media`, `no_audio_track`, `empty_audio`, `encrypted`, `unsupported_codec`,
-    `too_long`, `too_much_memory`, `too_slow`.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def open_media(path: str | os.PathLike[str], part: Part | None = None) -> InputContainer:
@@ -164,12 +156,6 @@ def name_of(container: InputContainer, track: AudioStream) -> str:
     return f"audio track {number}" + (f" ({', '.join(details)})" if details else "")
 
 
-def _shown(text: str) -> str:
-    """A tag of a file as it may stand in a sentence or in the log: one short line of printable characters."""
-    line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
-    return line if len(line) <= _LONGEST_TAG else f"{line[:_LONGEST_TAG]}…"
-
-
 def inspect(
     path: str | os.PathLike[str], packets: int | None = None, longest: float = 0.0
 ) -> tuple[str, float | None]:
@@ -215,86 +201,6 @@ def check_length(longest: float, seconds: float, by_bytes: float) -> None:
     """
     if longest and longest < seconds < by_bytes * IMPLAUSIBLE:
         raise too_long(longest, seconds)
-
-
-def format_of(track: AudioStream | AudioFrame) -> tuple[int, int]:
-    """Rate and number of channels of a frame, or of a track by its header, where 0 is unknown."""
-    if isinstance(track, AudioFrame):
-        return track.sample_rate, track.layout.nb_channels
-    codec = track.codec_context
-    return codec.sample_rate or 0, codec.channels or 0
-
-
-def check_format(rate: int, channels: int) -> None:
-    """Refuse a rate or a number of channels that no recording has, before memory is allocated; 0 is unknown.
-
-    Raises:
-        MediaError: `unsupported_codec`.
-    """
-    if rate and not LEAST_RATE <= rate <= MOST_RATE:
-        raise MediaError(
-            "unsupported_codec",
-            f"By its header this file has {rate:,} samples a second, which no recording has: the file is "
-            "damaged. Please export it again, with 8,000 to 192,000 samples a second.",
-        )
-    if channels > MOST_CHANNELS:
-        raise MediaError(
-            "unsupported_codec",
-            f"By its header this file has {channels:,} channels; no more than {MOST_CHANNELS} can be read. "
-            "Please export it again with fewer channels.",
-        )
-
-
-def check_frame(frame: AudioFrame) -> None:
-    """Refuse a frame that would take far more memory than those of a recording.
-
-    Raises:
-        MediaError: `unsupported_codec`.
-    """
-    rate, channels = format_of(frame)
-    if rate <= 0 or channels <= 0:
-        raise MediaError(
-            "unsupported_codec",
-            "The sound in this file does not say how many samples a second or channels it has: the file is "
-            "damaged. Please export it again as MP3, M4A, FLAC or WAV.",
-        )
-    check_format(rate, channels)
-    values = frame.samples * channels
-    if max(values, values * RATE // rate) > MOST_VALUES:
-        raise MediaError(
-            "unsupported_codec",
-            f"The sound in this file comes in blocks of {frame.samples:,} samples, which is more than can be "
-            "read: the file is damaged. Please export it again as MP3, M4A, FLAC or WAV.",
-        )
-
-
-def make_resampler(frame: AudioFrame) -> AudioResampler:
-    """A resampler from the format of this frame to `RATE`, in pieces of `PIECE` samples; the channels stay.
-
-    Raises:
-        MediaError: `unsupported_codec`, no recording has this format.
-    """
-    check_frame(frame)
-    return AudioResampler("flt", frame.layout, RATE, frame_size=PIECE)
-
-
-def resample(resampler: AudioResampler, frame: AudioFrame | None) -> list[AudioFrame]:
-    """The frames that are ready after this one; the rest if it is None.
-
-    Raises:
-        MediaError: `unsupported_codec`, libav cannot resample this format.
-    """
-    try:
-        return resampler.resample(frame)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        channels = f"{frame.layout.nb_channels} channels" if frame else "channels"
-        raise MediaError(
-            "unsupported_codec",
-            f"The {channels} of sound in this file cannot be mixed into one. "
-            "Please export it again as mono or stereo.",
-        ) from None
 
 
 def _inspect_part(path: str | os.PathLike[str], part: Part, packets: int | None) -> tuple[str, float]:
@@ -369,10 +275,6 @@ def packets_of(
         yield packet
 
 
-def _path(container: Container) -> str:
-    return container.name.removeprefix("file:")
-
-
 def _is_protected(container: InputContainer, track: AudioStream) -> bool:
     return "enc_key_id" in track.metadata or unreadable.is_protected(_path(container), tag(track))
 
@@ -384,11 +286,6 @@ def _not_media(path: str | os.PathLike[str]) -> MediaError:
         "This is not an audio or video file, or it is damaged beyond reading. "
         "Please check that it plays on your computer and send it again.",
     )
-
-
-def _explained(path: str | os.PathLike[str], code: str, sentence: str) -> MediaError:
-    """The error whose reason the file's bytes show (`stt.media.unreadable`), else the given one."""
-    return MediaError(*(unreadable.reason(path) or (code, sentence)))
 
 
 def _is_to_blame(path: str | os.PathLike[str], error: av.FFmpegError) -> bool:
@@ -409,88 +306,6 @@ def _is_readable(path: str | os.PathLike[str]) -> bool:
     except OSError:
         return False
     return True
-
-
-def tag(stream: AudioStream) -> str:
-    """The container's four-letter name of a stream's codec, such as `mp4a`; empty if it has none."""
-    try:
-        return stream.codec_context.codec_tag.strip("\x00") if stream.codec_context else ""
-    except UnicodeDecodeError:  # a WAV has a number there, such as 255 for AAC
-        return ""
-
-
-def _tag(stream: AudioStream) -> str:
-    """As `tag`, also for a stream without a decoder."""
-    return tag(stream) or str(stream.metadata.get("codec_tag", ""))
-
-
-def empty_audio() -> MediaError:
-    """The error of a file in which there is no sample of sound."""
-    return MediaError(
-        "empty_audio",
-        "The file has an audio track, but no sound can be read from it. "
-        "Please check that it plays on your computer and send it again.",
-    )
-
-
-def encrypted() -> MediaError:
-    """The error of a file that is protected by DRM."""
-    return MediaError(*unreadable.COPY_PROTECTED)
-
-
-def too_long(longest: float, seconds: float | None = None) -> MediaError:
-    """The error of a recording that is longer than this server takes; `seconds` where that is known."""
-    length = f"is {_hours(seconds)} long; " if seconds else "is longer than this server takes: "
-    return MediaError(
-        "too_long",
-        f"The recording {length}at most {_hours(longest)} are taken (STT_MAX_DURATION_SECONDS). "
-        "Please send it in parts.",
-    )
-
-
-def too_much_memory() -> MediaError:
-    """The error of a file that takes more memory to decode than any recording does."""
-    return MediaError(
-        "too_much_memory",
-        "Reading the sound of this file takes far more memory than that of a recording: it is damaged. "
-        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
-    )
-
-
-def too_slow() -> MediaError:
-    """The error of a file that takes longer to decode than to play."""
-    return MediaError(
-        "too_slow",
-        "Reading the sound of this file takes longer than playing it: it is damaged. "
-        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
-    )
-
-
-def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
-    """Why this packet, and with it all the sound, cannot be decoded."""
-    if packet.has_sidedata("encryption_info") or packet.has_sidedata("encryption_init_info"):
-        return encrypted()
-    return unsupported_codec(stream)
-
-
-def unsupported_codec(stream: AudioStream) -> MediaError:
-    """The error of a file whose sound libav cannot decode."""
-    codec = stream.codec_context
-    return _explained(
-        _path(stream.container),
-        "unsupported_codec",
-        "The sound in this file is in a format that cannot be decoded"
-        f"{f' ({codec.name})' if codec else ''}. "
-        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
-    )
-
-
-def _hours(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:g} s"
-    minutes = round(seconds / 60)
-    parts = [f"{minutes // 60} h" if minutes >= 60 else "", f"{minutes % 60} min" if minutes % 60 else ""]
-    return " ".join(part for part in parts if part)
 
 
 def _chosen(container: InputContainer, tracks: list[AudioStream]) -> AudioStream:

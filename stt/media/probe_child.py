@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from stt import resources
-from stt.media import libav
+from stt.media import errors, libav
 from stt.process import sandbox
 
 _CPU_SECONDS = 20  # opening and decoding the first second of the largest real file takes a fraction
@@ -33,20 +33,20 @@ def _main(path: Path, longest: float) -> None:
         answer = _look(path, longest)
     except MemoryError:
         # Too little memory of the machine may pass (503). A file that takes too much never will.
-        answer = _refusal(libav.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"status": 503}
+        answer = _refusal(errors.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"status": 503}
     print(json.dumps(answer | {"given_up": sorted(given_up)}))  # noqa: T201  this is the answer
 
 
 def _look(path: Path, longest: float) -> Answer:
     try:
         kind, duration = libav.inspect(path, packets=_PACKETS, longest=longest)
-    except libav.MediaError as error:
+    except errors.MediaError as error:
         return _refusal(error)
     # The fields of stt.media.probe.Media, whose module imports the web application.
     return {"file_type": kind, "duration_seconds": duration}
 
 
-def _refusal(error: libav.MediaError) -> Answer:
+def _refusal(error: errors.MediaError) -> Answer:
     return {"status": _STATUS.get(error.code, 415), "code": error.code, "message": str(error)}
 
 

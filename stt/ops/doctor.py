@@ -21,7 +21,9 @@ from rich.console import Console
 from stt import folders
 from stt.folders import FolderError
 from stt.ops import gpus
-from stt.ops.embedded.servers import Postgres, Servers, ServersError
+from stt.ops.embedded.postgres import Postgres
+from stt.ops.embedded.server import ServersError
+from stt.ops.embedded.servers import Servers
 from stt.ops.lock import holder
 from stt.settings import WHISPER_SIZES, Settings
 

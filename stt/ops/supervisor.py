@@ -20,7 +20,8 @@ from setproctitle import setproctitle
 
 from stt import db, folders
 from stt.ops import gpus
-from stt.ops.embedded.servers import Servers, ServersError
+from stt.ops.embedded.server import ServersError
+from stt.ops.embedded.servers import Servers
 from stt.ops.lock import Held, Lock, hold
 from stt.process.child import Child
 from stt.settings import Settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 
@@ -11,9 +12,12 @@ from setproctitle import setproctitle
 
 from stt import folders
 from stt.settings import Settings
-from stt.web.app import _end_streams, create_app, log
+from stt.web.app import _end_streams, create_app
 from stt.web.connections import Runner
 from stt.web.context import RUNNING
+
+log = logging.getLogger(__name__)
+
 
 # What running requests get to finish once the app is asked to stop; `stt up` waits less long for it.
 _SHUTDOWN_SECONDS = 25

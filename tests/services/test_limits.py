@@ -19,7 +19,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from stt import resources
-from stt.media import libav, probe
+from stt.media import errors, frames, libav, probe
 from stt.process import sandbox
 from stt.storage import Storage
 from stt.web.problems import Problem
@@ -140,7 +140,7 @@ def test_sane_formats_stay_readable(channels: int, tmp_path: Path) -> None:
 def test_dsd_of_the_highest_rate_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.dsf"
     path.write_bytes(hostile.dsf(2_822_400, 1))
-    assert libav.format_of(libav.audio_stream(libav.open_media(path))) == (2_822_400, 1)
+    assert frames.format_of(libav.audio_stream(libav.open_media(path))) == (2_822_400, 1)
     Recording(path).close()
 
 
@@ -158,7 +158,7 @@ def test_a_frame_of_a_mad_format_in_the_middle_is_one_damaged_part(tmp_path: Pat
 def test_a_recording_of_sixty_five_channels_is_refused_by_its_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(hostile.wav(16_000, 65))
-    with pytest.raises(libav.MediaError, match="65 channels; no more than 64"):
+    with pytest.raises(errors.MediaError, match="65 channels; no more than 64"):
         Recording(path)
 
 
@@ -207,7 +207,7 @@ def test_a_length_that_the_bytes_cannot_hold_is_not_believed(tmp_path: Path) -> 
     path = flac_that_says(100 * 3600, tmp_path)
     assert libav.inspect(path, longest=86_400)[0] == "audio"
     assert sum(map(len, Recording(path, 86_400).blocks())) == 10 * RATE
-    with pytest.raises(libav.MediaError) as caught:
+    with pytest.raises(errors.MediaError) as caught:
         libav.inspect(flac_that_says(12, tmp_path), longest=11)
     assert caught.value.code == "too_long"
 
@@ -216,7 +216,7 @@ def test_where_no_header_tells_the_length_decoding_ends_at_the_limit(tmp_path: P
     path = encode(tmp_path / "live.webm", [tone(60)], "libopus", live="1")
     assert libav.inspect(path, longest=20) == ("audio", None)
     for recording in (Recording(path, 20), handle.Recording(path, 20)):
-        with pytest.raises(libav.MediaError, match="at most 20 s") as caught:
+        with pytest.raises(errors.MediaError, match="at most 20 s") as caught:
             list(recording.blocks())
         assert caught.value.code == "too_long"
         recording.close()
@@ -290,7 +290,7 @@ def test_a_file_that_takes_more_than_the_ceiling_is_to_blame(
     monkeypatch: pytest.MonkeyPatch, hungry: Path, tmp_path: Path
 ) -> None:
     start_with(monkeypatch, CEILING)
-    with pytest.raises(libav.MediaError) as caught:
+    with pytest.raises(errors.MediaError) as caught:
         decode(hungry)
     assert caught.value.code == "too_much_memory"
     assert decode(write_wav(tmp_path / "tone.wav", tone(30))) == 30 * RATE
@@ -309,7 +309,7 @@ def test_a_machine_without_memory_is_not_the_fault_of_the_file(
     [
         (signal.SIGKILL, handle.DecoderDied, "killed"),  # by the kernel, where memory ran out
         (signal.SIGSEGV, handle.DecoderDied, "SIGSEGV"),
-        (signal.SIGXCPU, libav.MediaError, "longer than playing"),
+        (signal.SIGXCPU, errors.MediaError, "longer than playing"),
     ],
 )
 def test_how_the_process_ended_is_said(
@@ -330,7 +330,7 @@ def test_a_file_that_takes_far_longer_to_decode_than_to_play_is_given_up(
     path = tmp_path / "slow.flac"
     path.write_bytes(hostile.flac(16_000, 1, block=16, frames=1500, own=[65_535, 65_533]))
     start_with(monkeypatch, "decoder_child.SPARE_SECONDS = 1")
-    with pytest.raises(libav.MediaError) as caught:
+    with pytest.raises(errors.MediaError) as caught:
         decode(path)
     assert caught.value.code == "too_slow"
 

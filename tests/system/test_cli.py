@@ -17,7 +17,8 @@ from rich.progress import Progress
 
 from stt import __version__
 from stt.cli import cli
-from stt.client.transcribe import Client, Event, FileRun, Target, events
+from stt.client.http import Client, Event, events
+from stt.client.transcribe import FileRun, Target
 from stt.jobs.options import JobOptions
 from tests.conftest import SAMPLES
 from tests.support.up import Up, environment, private_folder, stt, up

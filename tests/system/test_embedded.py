@@ -17,8 +17,11 @@ import psutil
 import pytest
 import redis.asyncio
 
+from stt.ops.embedded import folders
 from stt.ops.embedded import servers as embedded
-from stt.ops.embedded.servers import ServersError
+from stt.ops.embedded.postgres import SYSTEM_USER
+from stt.ops.embedded.server import ServersError
+from stt.ops.embedded.valkey import Valkey
 from stt.ops.lock import Held
 from stt.settings import Settings, load
 from tests.support.up import environment, gone, private_folder
@@ -242,7 +245,7 @@ async def test_a_socket_folder_that_a_stranger_made_first_is_refused(tmp_path: P
     squatted.mkdir()
     squatted.chmod(0o777)
     with pytest.raises(ServersError, match="open to other users"):
-        embedded._make_private(squatted, None)
+        folders._make_private(squatted, None)
 
 
 @ROOT_ONLY
@@ -260,7 +263,7 @@ async def test_root_runs_postgres_as_its_own_user_and_opens_parents_for_passage_
             and process.name() == "postgres"
         ]  # fmt: skip
         assert postgres.uids().real != 0
-        assert postgres.username() == embedded.SYSTEM_USER
+        assert postgres.username() == SYSTEM_USER
     assert stat.S_IMODE(parent.stat().st_mode) == 0o701
     assert stat.S_IMODE((parent / "data").stat().st_mode) == 0o710
     assert stat.S_IMODE((parent / "data" / "postgres").stat().st_mode) == 0o700
@@ -276,7 +279,7 @@ async def test_a_signal_to_the_terminals_group_does_not_reach_them(tmp_path: Pat
 
 
 async def test_a_server_that_ended_tells_how(tmp_path: Path) -> None:
-    valkey = embedded.Valkey(tmp_path / "valkey")
+    valkey = Valkey(tmp_path / "valkey")
     await valkey.start()
     assert valkey.child is not None
     valkey.child.process.send_signal(signal.SIGKILL)

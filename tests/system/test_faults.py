@@ -33,7 +33,9 @@ from arq import ArqRedis
 from stt import db
 from stt.jobs import lifecycle, lookup, options, results, tickets
 from stt.jobs.model import Job, NewJob, Status
-from stt.ops.embedded.servers import Postgres, Server, Valkey
+from stt.ops.embedded.postgres import Postgres
+from stt.ops.embedded.server import Server
+from stt.ops.embedded.valkey import Valkey
 from stt.pubsub import CHANNEL
 from stt.settings import Settings, load
 from stt.storage import Storage

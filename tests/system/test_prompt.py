@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from workers.engine import models
-from workers.engine.recognise import PROMPT_TOKENS, Asked, Recogniser
+from workers.engine.hypothesis import Asked
+from workers.engine.recognise import PROMPT_TOKENS, Recogniser
 
 pytestmark = pytest.mark.skipif(
     not models._parts(models.BUNDLES["base"]), reason="the packages of the model base are not installed"

@@ -14,7 +14,7 @@ from workers.audio import spans, vad
 from workers.audio.decode import RATE, Recording, Samples
 from workers.audio.vad_pyannote import PARAMS, Pyannote
 from workers.engine.handle import Engine
-from workers.engine.recognise import PyannoteVad
+from workers.engine.whisperx_vad import PyannoteVad
 
 pytestmark = needs_audio
 

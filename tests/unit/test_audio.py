@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stt.media import libav
+from stt.media import errors, libav
 from workers.audio import spans, vad
 from workers.audio.decode import BLOCK_SECONDS, RATE, Recording
 from workers.audio.resampler import Resampler
@@ -202,7 +202,7 @@ class Failing:
     def __init__(self, container: av.container.InputContainer, packets: int) -> None:
         self._container, self._packets = container, packets
 
-    def demux(self, stream: av.AudioStream) -> Iterator[libav.Packet]:
+    def demux(self, stream: av.AudioStream) -> Iterator[errors.Packet]:
         packets, self._packets = self._packets, 0
         yield from itertools.islice(self._container.demux(stream), packets)
         raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
@@ -271,7 +271,7 @@ def test_encrypted_sound_is_named_as_such(tmp_path: Path) -> None:
         tmp_path / "drm.mp4", [tone(2)], encryption_scheme="cenc-aes-ctr",
         encryption_key="00112233445566778899aabbccddeeff", encryption_kid="00" * 16,
     )  # fmt: skip
-    with pytest.raises(libav.MediaError) as caught:
+    with pytest.raises(errors.MediaError) as caught:
         decode(path)
     assert caught.value.code == "encrypted"
 
@@ -292,7 +292,7 @@ def test_files_that_point_to_others_are_not_media(tmp_path: Path, name: str) -> 
     secret = write_wav(tmp_path / "secret.wav", tone(2))
     pointer = tmp_path / name
     pointer.write_text(POINTERS[name].format(secret.name))
-    with pytest.raises(libav.MediaError) as caught:
+    with pytest.raises(errors.MediaError) as caught:
         libav.open_media(pointer)
     assert caught.value.code == "not_media"
 
@@ -336,7 +336,7 @@ def test_a_quicktime_reference_to_another_file_is_not_followed(tmp_path: Path) -
     with av.open(str(own), options={"enable_drefs": "1"}) as followed:  # so the file is what it claims
         heard = np.concatenate([frame.to_ndarray()[0] for frame in followed.decode(audio=0)])
     assert hertz(heard.astype(np.float32)) == pytest.approx(700, abs=2)
-    with pytest.raises(libav.MediaError):
+    with pytest.raises(errors.MediaError):
         decode(own)
 
 
@@ -361,7 +361,7 @@ def test_an_address_is_never_opened() -> None:
     ],
 )
 def test_what_cannot_be_heard_says_why(name: str, code: str) -> None:
-    with pytest.raises(libav.MediaError) as caught:
+    with pytest.raises(errors.MediaError) as caught:
         decode(AUDIO / "containers" / "broken" / name)
     assert caught.value.code == code
 

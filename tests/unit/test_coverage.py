@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from workers.audio.decode import RATE, Samples
 from workers.audio.vad import Speech
 from workers.engine import coverage, gap_filling
-from workers.engine.recognise import Heard
+from workers.engine.hypothesis import Heard
 from workers.engine.windows import Window
 from workers.engine.words import Word
 

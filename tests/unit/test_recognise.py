@@ -20,9 +20,11 @@ from workers import machine
 from workers.audio.decode import Samples
 from workers.audio.spans import Span
 from workers.audio.vad import Speech
-from workers.engine import transcription, whisperx_asr, words
+from workers.engine import prefetch, runtime, transcription, whisperx_asr, words
+from workers.engine.align import Aligner
 from workers.engine.costs import Book
-from workers.engine.recognise import Attempt, Heard, Recogniser, frames_for
+from workers.engine.hypothesis import Attempt, Heard
+from workers.engine.recognise import Recogniser, frames_for
 from workers.engine.windows import LONGEST, Window, batches, pack
 
 SILENCE = np.zeros(16_000 * 120, np.float32)
@@ -296,7 +298,7 @@ class Crammed:
         return [Heard(window, f" {window.start:.0f}", -0.1, unsure=self.unsure) for window in windows]
 
 
-def crammed(fits: int, **resume: Any) -> tuple[transcription.Job, transcription.Engine, Crammed]:
+def crammed(fits: int, **resume: Any) -> tuple[transcription.Job, runtime.Engine, Crammed]:
     engine = SimpleNamespace(
         batch=8, settings=Settings(), device="cpu", lanes=ThreadPoolExecutor(1), load_seconds=0.0,
         compute_type="int8",
@@ -305,9 +307,9 @@ def crammed(fits: int, **resume: Any) -> tuple[transcription.Job, transcription.
     )  # fmt: skip
     events: list[dict[str, Any]] = []
     job = transcription.Job(
-        cast(transcription.Engine, engine), {"path": "x", "model": "base", "resume": resume}, events.append
+        cast(runtime.Engine, engine), {"path": "x", "model": "base", "resume": resume}, events.append
     )
-    return job, cast(transcription.Engine, engine), Crammed(fits)
+    return job, cast(runtime.Engine, engine), Crammed(fits)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
@@ -421,7 +423,7 @@ def test_an_alignment_hears_no_pauses_and_its_times_are_those_of_the_recording(
     monkeypatch.setitem(sys.modules, "whisperx.alignment", alignment)
     monkeypatch.setattr(sys.modules["whisperx"], "alignment", alignment, raising=False)
     window = Window(2, 80, [Speech(2, 12), Speech(70, 80)])
-    timed = transcription.Aligner("cpu", Path(), 1).align((None, {}), " yes no", SILENCE, window, -0.1)
+    timed = Aligner("cpu", Path(), 1).align((None, {}), " yes no", SILENCE, window, -0.1)
     assert timed is not None
     assert [(word.start, word.end) for word in timed] == [(3, 4), (75, 76)]
 
@@ -464,7 +466,7 @@ def test_models_that_were_not_used_for_longest_make_room(
         (tmp_path / name / "model.bin").write_bytes(bytes(100))
     loads: list[str] = []
     monkeypatch.setattr(Recogniser, "load", lambda folder, *_, **__: loads.append(folder.name) or folder.name)
-    engine = transcription.Engine(Settings(data_dir=tmp_path, device="cpu", model_memory=200))
+    engine = runtime.Engine(Settings(data_dir=tmp_path, device="cpu", model_memory=200))
     for name in ("a", "b", "a", "c", "a", "b"):
         assert engine.recogniser(str(tmp_path / name)) == name
     assert loads == ["a", "b", "c", "b"]
@@ -484,7 +486,7 @@ def test_a_short_recording_is_heard_with_all_threads_where_memory_allows_a_secon
     (tmp_path / "model.bin").write_bytes(bytes(100))
     monkeypatch.setattr(Recogniser, "load", lambda *_, replicas, threads, **__: (replicas, threads))
     monkeypatch.setattr(transcription, "_gpu_memory", lambda: 2**34)
-    engine = transcription.Engine(
+    engine = runtime.Engine(
         Settings(data_dir=tmp_path, device=device, threads=6, replicas=4, model_memory=memory)
     )
     engine.recogniser(str(tmp_path))
@@ -534,12 +536,12 @@ def test_an_error_of_the_reader_is_raised_and_its_thread_ends() -> None:
         raise ValueError("damaged")
 
     with pytest.raises(ValueError, match="damaged"):
-        list(transcription._ahead(spans()))
+        list(prefetch._ahead(spans()))
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 def test_who_stops_listening_stops_the_reader() -> None:
-    pieces = transcription._ahead(cast(Any, iter(range(1000))))
+    pieces = prefetch._ahead(cast(Any, iter(range(1000))))
     assert next(pieces) == 0
     cast(Any, pieces).close()
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
@@ -570,7 +572,7 @@ def test_a_gpu_is_judged_by_its_own_memory(monkeypatch: pytest.MonkeyPatch, tmp_
     import torch  # noqa: PLC0415  seconds that the other tests need not wait
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6 * 2**30, 8 * 2**30))
-    engine = transcription.Engine(Settings(device="cuda", data_dir=tmp_path))
+    engine = runtime.Engine(Settings(device="cuda", data_dir=tmp_path))
     assert engine.compute_type == "int8_float16"
     assert engine.plan.model_bytes == 3 * 2**30
 

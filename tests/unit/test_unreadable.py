@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from stt.media import libav, telephone, unreadable
+from stt.media import errors, libav, telephone, unreadable
 
 RATE = 16_000
 AAC = {"m4a": "mp4", "mp4": "mp4", "mov": "mov", "3gp": "3gp"}
@@ -41,7 +41,7 @@ def noise(length: int) -> bytes:
 
 
 def refused(path: Path) -> tuple[str, str]:
-    with pytest.raises(libav.MediaError) as caught:
+    with pytest.raises(errors.MediaError) as caught:
         libav.inspect(path, 500)
     return caught.value.code, str(caught.value)
 

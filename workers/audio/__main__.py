@@ -25,7 +25,7 @@ import numpy as np
 from setproctitle import setproctitle
 
 from stt import resources
-from stt.media import libav
+from stt.media import errors, libav
 from stt.process import launch, sandbox
 from workers.audio.decode import RATE, Recording, Samples
 from workers.audio.resampler import Resampler
@@ -66,7 +66,7 @@ def _serve(line: str, out: BinaryIO, parent: int) -> NoReturn:
         ceiling = resources.decoding_ceiling()
         try:
             _answer(json.loads(line), out, ceiling)
-        except libav.MediaError as error:
+        except errors.MediaError as error:
             _send(out, {"error": "media", "code": error.code, "message": str(error)})
         except MemoryError:
             _send(out, _no_memory(ceiling))
@@ -130,7 +130,7 @@ def _no_memory(ceiling: int) -> Message:
     """The answer to a MemoryError: the file's fault if the process was at its limit, else the machine's."""
     if not sandbox.is_own_limit(ceiling):
         return {"error": "memory"}
-    error = libav.too_much_memory()
+    error = errors.too_much_memory()
     return {"error": "media", "code": error.code, "message": str(error)}
 
 

@@ -17,13 +17,13 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 
-from stt.media import libav, parts
+from stt.media import errors, frames, libav, parts
 from workers.audio import sound, timestamps, tracks, untimed_streams
 from workers.audio.resampler import Resampler
 
 log = logging.getLogger(__name__)
 
-RATE, IMPLAUSIBLE = libav.RATE, libav.IMPLAUSIBLE
+RATE, IMPLAUSIBLE = frames.RATE, frames.IMPLAUSIBLE
 Samples: TypeAlias = sound.Samples
 BLOCK_SECONDS = 10
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
@@ -104,7 +104,7 @@ class Recording:
         self._decide()
         yield from _blocks(self._pieces(), start)
         if self.decoded == 0:
-            raise self._tracks[0].failure or libav.empty_audio()
+            raise self._tracks[0].failure or errors.empty_audio()
 
     def close(self) -> None:
         """Close the file."""
@@ -199,19 +199,19 @@ class Track:
         self._before_part = 0  # samples that were decoded before this part
         self._filled = 0  # samples of silence that stand in for missing sound
         self._resampler = Resampler()
-        self.failure: libav.MediaError | None = None
+        self.failure: errors.MediaError | None = None
         self.broken_off: float | None = None
         self.decoded = 0
         self.damaged = 0
         if not self._open():
-            raise self.failure or libav.empty_audio()
+            raise self.failure or errors.empty_audio()
 
     def _open(self) -> bool:
         """Open the next part that can be read; whether there is one."""
         while self._waiting:
             try:
                 self._open_part(self._waiting.popleft())
-            except libav.MediaError as error:
+            except errors.MediaError as error:
                 self._count_damage(error)
             else:
                 return True
@@ -222,8 +222,8 @@ class Track:
         try:
             found = libav.audio_tracks(container)
             stream = next((track for track in found if track.index == self._index), found[0])
-            libav.check_format(*libav.format_of(stream))
-        except libav.MediaError:
+            frames.check_format(*frames.format_of(stream))
+        except errors.MediaError:
             container.close()
             raise
         self._part, self._container, self._stream = part, container, stream
@@ -233,7 +233,7 @@ class Track:
         self.unreadable = [libav.name_of(container, track) for track in libav.unreadable_tracks(container)]
         self._untimed = container.format.name in _UNTIMED
 
-    def _count_damage(self, error: libav.MediaError) -> None:
+    def _count_damage(self, error: errors.MediaError) -> None:
         """Count a part or a packet that cannot be read, and keep the first reason."""
         self.damaged += 1
         self.failure = self.failure or error
@@ -292,8 +292,8 @@ class Track:
     def _has_valid_format(self, frame: AudioFrame) -> bool:
         """Whether a frame has a format that a recording can have; else it counts as damaged."""
         try:
-            libav.check_frame(frame)
-        except libav.MediaError as error:
+            frames.check_frame(frame)
+        except errors.MediaError as error:
             self._count_damage(error)
             return False
         return True
@@ -328,7 +328,7 @@ class Track:
     def _count(self, piece: Samples) -> Samples:
         self.decoded += len(piece)
         if self._longest and self.decoded > self._longest * RATE:
-            raise libav.too_long(self._longest)
+            raise errors.too_long(self._longest)
         return piece
 
     def _frames(self) -> Iterator[tuple[AudioFrame, float]]:
@@ -338,12 +338,12 @@ class Track:
             return untimed_streams.FrameCounter(self._path, self._stream, self._broken_packet).frames(packets)
         return self._timed_frames(packets)
 
-    def _placed(self, packets: Iterator[libav.Packet]) -> Iterator[libav.Packet]:
+    def _placed(self, packets: Iterator[errors.Packet]) -> Iterator[errors.Packet]:
         for packet in packets:
             self._byte = max(self._byte, packet.pos or 0)
             yield packet
 
-    def _timed_frames(self, packets: Iterator[libav.Packet]) -> Iterator[tuple[AudioFrame, float]]:
+    def _timed_frames(self, packets: Iterator[errors.Packet]) -> Iterator[tuple[AudioFrame, float]]:
         lost = 0.0
         for packet in timestamps.corrected(packets, self._begins(), self._may_be_missing):
             try:
@@ -374,10 +374,10 @@ class Track:
         guessed = "matroska" in self._container.format.name and self._stream.duration is not None
         return math.inf if guessed else named
 
-    def _broken_packet(self, packet: libav.Packet, error: av.FFmpegError) -> None:
+    def _broken_packet(self, packet: errors.Packet, error: av.FFmpegError) -> None:
         self.damaged += 1
         # Not with `_count_damage`: to find the reason, the file is read.
-        self.failure = self.failure or libav.undecodable(self._stream, packet)
+        self.failure = self.failure or errors.undecodable(self._stream, packet)
         log.debug("a packet cannot be decoded: %s", error)
 
     def _failed(self, error: av.FFmpegError, last: bool) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from stt.media import libav
+from stt.media import errors
 from stt.process import launch
 from workers.audio.decode import Samples
 
@@ -122,7 +122,7 @@ class Recording:
     def _death(self) -> Exception:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
-            return libav.too_slow()
+            return errors.too_slow()
         if code == -signal.SIGKILL:
             return DecoderDied(
                 "Reading the recording failed: the process that decodes it was killed, perhaps because the "
@@ -170,7 +170,7 @@ def _environment() -> dict[str, str]:
 
 def _error(message: dict[str, Any]) -> Exception:
     if message["error"] == "media":
-        return libav.MediaError(message["code"], message["message"])
+        return errors.MediaError(message["code"], message["message"])
     if message["error"] == "memory":
         return MemoryError("the machine has too little memory for decoding")
     return OSError(message["errno"], message["strerror"])

@@ -10,7 +10,7 @@ from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 
-from stt.media import libav
+from stt.media import frames
 from workers.audio.mixer import Mixer
 from workers.audio.sound import RATE, Samples
 
@@ -37,7 +37,7 @@ class Resampler:
         source = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
         if source != self._source:
             yield from self.flush()
-            self._resampler = libav.make_resampler(frame)
+            self._resampler = frames.make_resampler(frame)
             self._gathered = AudioFifo()
             names = [channel.name for channel in frame.layout.channels]
             if names != self._names:  # else the mixer keeps what it measured
@@ -48,16 +48,16 @@ class Resampler:
         frame.pts = None  # else the filter would correct jumps of the time stamps by itself
         assert self._resampler is not None
         self._gathered.write(frame)
-        if self._gathered.samples * RATE >= libav.PIECE * frame.sample_rate:
-            yield from self._mixed(libav.resample(self._resampler, self._gathered.read()))
+        if self._gathered.samples * RATE >= frames.PIECE * frame.sample_rate:
+            yield from self._mixed(frames.resample(self._resampler, self._gathered.read()))
             self._check_loss()
 
     def flush(self) -> Iterator[Samples]:
         """The remaining samples, which wait for the filter or in it."""
         if self._resampler is not None:
             if rest := self._gathered.read():
-                yield from self._mixed(libav.resample(self._resampler, rest))
-            yield from self._mixed(libav.resample(self._resampler, None))
+                yield from self._mixed(frames.resample(self._resampler, rest))
+            yield from self._mixed(frames.resample(self._resampler, None))
             self._check_loss()
             yield from self._given(self._mixer.flush())
         self._resampler = self._source = None
@@ -69,11 +69,11 @@ class Resampler:
         return self._held
 
     def _check_loss(self) -> None:
-        if self._inside > libav.MOST_HELD_SECONDS:
+        if self._inside > frames.MOST_HELD_SECONDS:
             raise MemoryError("the resampler lost sound")
 
-    def _mixed(self, frames: list[AudioFrame]) -> Iterator[Samples]:
-        for frame in frames:
+    def _mixed(self, resampled: list[AudioFrame]) -> Iterator[Samples]:
+        for frame in resampled:
             self._inside -= frame.samples / RATE
             Resampler.made += frame.samples
             # The format is packed, as PyAV crashes on a ninth plane.

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from stt.media.libav import Packet
+from stt.media.errors import Packet
 
 # A smaller jump is left as it is: the count of the samples shows whether sound is missing.
 JUMP_SECONDS = 5.0

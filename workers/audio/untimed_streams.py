@@ -15,9 +15,9 @@ import av
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 
-from stt.media import libav
+from stt.media import errors
 
-OnBrokenPacket = Callable[[libav.Packet, av.FFmpegError], None]
+OnBrokenPacket = Callable[[errors.Packet, av.FFmpegError], None]
 
 _RECENT = 100  # packets from whose size the bytes of a second are calculated
 _ADTS_HEADER = 7
@@ -40,13 +40,13 @@ class FrameCounter:
         self._misses = 0
         self._lost = 0  # bytes since the last frame
 
-    def frames(self, packets: Iterator[libav.Packet]) -> Iterator[tuple[AudioFrame, float]]:
+    def frames(self, packets: Iterator[errors.Packet]) -> Iterator[tuple[AudioFrame, float]]:
         """Frames, each with the seconds of sound that are lost before it."""
         with self._path.open("rb") as file:
             for packet in packets:
                 yield from self._decoded(packet, file)
 
-    def _decoded(self, packet: libav.Packet, file: BinaryIO) -> Iterator[tuple[AudioFrame, float]]:
+    def _decoded(self, packet: errors.Packet, file: BinaryIO) -> Iterator[tuple[AudioFrame, float]]:
         try:
             frames = packet.decode()
         except MemoryError:

@@ -16,7 +16,7 @@ from workers.audio.decode import Samples
 from workers.audio.vad import Speech
 from workers.engine import coverage
 from workers.engine.coverage import Gap
-from workers.engine.recognise import Heard
+from workers.engine.hypothesis import Heard
 from workers.engine.weak_speech import joined
 from workers.engine.windows import Window, pack
 from workers.engine.words import Word, ends_sentence, letters, spread

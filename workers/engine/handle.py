@@ -210,7 +210,7 @@ class Engine:
         ours, theirs = socket.socketpair()
         with theirs:
             self._child = await Child.start(
-                [sys.executable, "-P", "-m", "workers.engine.transcription", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "workers.engine", str(theirs.fileno())],
                 on_line=self._log_line,
                 env=_environment(self._settings, self._gpu),
                 pass_fds=[theirs.fileno()],

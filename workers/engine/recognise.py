@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,13 @@ import numpy as np
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import merge_punctuations
 
-from workers.audio import vad, vad_pyannote
 from workers.audio.decode import RATE, Samples
 from workers.engine import coverage, words
+from workers.engine.hypothesis import UNSURE, Asked, Attempt, Heard, UnsupportedLanguage
 from workers.engine.language import Passage, passages, slices
 from workers.engine.whisperx_asr import asr
-from workers.engine.windows import Window, pack
+from workers.engine.whisperx_vad import SileroVad, SpeechVad
+from workers.engine.windows import Window
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +33,6 @@ QUIET_FRAMES = 200
 # Whisper's prompt may fill half of its context; a longer one would be refused.
 PROMPT_TOKENS = 220
 
-# Whisper's own rules. "Nobody speaks here" needs both of the first two.
-NO_SPEECH = 0.6
-LOGPROB_FLOOR = -1.0
-REPETITIVE = 2.4  # length of a text over its compressed length
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 SAMPLES_EACH = 5
 BEAM = 5
@@ -49,83 +44,6 @@ LADDER: tuple[dict[str, Any], ...] = (
         for each in TEMPERATURES
     ),
 )
-# Below this a wider beam finds better words. Of clear English hardly a window lies below it (docs/engine.md).
-UNSURE = -0.2
-# A hypothesis for a weak window, in which perhaps nobody speaks, is dropped below this log probability.
-WEAK_LOGPROB = -0.8
-# More letters a second than anybody says; fewer than anybody who speaks for so many seconds.
-FASTEST = 40.0
-SLOWEST, SLOWEST_SECONDS = 2.5, 6.0
-# The same few words again and again. Verses and "no, no, no" repeat too, but not so often.
-_LOOP = re.compile(r"(\b.{2,60}?)(?:[\s,.!?-]*\1){5,}", re.DOTALL | re.IGNORECASE)
-
-
-@dataclass(slots=True)
-class Heard:
-    """What was recognised in a window; `timed` is None where words were not timed."""
-
-    window: Window
-    text: str
-    logprob: float
-    tokens: list[int] = field(default_factory=list)
-    timed: list[words.Word] | None = None
-    unsure: bool = False  # it looked right, but the model had others nearly as likely to choose from
-    passages: list[Passage] = field(default_factory=list)  # those in another language
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request says about recognition."""
-
-    language: str | None
-    task: str
-    prompt: str | None
-    hotwords: str | None
-    suppress_numerals: bool
-    multilingual: bool
-    timed: bool  # whether words get times
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One decoding of one window."""
-
-    tokens: list[int]
-    text: str
-    logprob: float
-    no_speech: float
-
-    @property
-    def silent(self) -> bool:
-        """Nobody speaks, by Whisper's own rule."""
-        return self.no_speech > NO_SPEECH and self.logprob < LOGPROB_FLOOR
-
-    @property
-    def repetitive(self) -> bool:
-        """Whether it says the same again and again, as the model does when it has lost its way."""
-        raw = self.text.strip().encode()
-        if len(raw) > 40 and len(raw) / len(zlib.compress(raw)) > REPETITIVE:
-            return True
-        return _LOOP.search(self.text) is not None
-
-    def doubtful(self, window: Window) -> bool:
-        """Whether it looks wrong for this window, so that it is worth another look."""
-        if self.silent:
-            return False
-        rate = words.letters(self.text) / max(window.spoken, 0.5)
-        missing = window.voiced > SLOWEST_SECONDS and words.letters(self.text) < SLOWEST * window.voiced
-        return self.logprob < LOGPROB_FLOOR or self.repetitive or missing or rate > FASTEST
-
-    def unsure(self, window: Window) -> bool:
-        """Whether it looks right, but the model had others nearly as likely to choose from."""
-        return self.logprob < UNSURE and not self.silent and not self.doubtful(window)
-
-    def hypothesis(self, window: Window) -> Heard:
-        """The hypothesis; without text if nobody speaks, or if the text of a weak window is unlikely."""
-        unlikely = self.logprob < WEAK_LOGPROB or self.doubtful(window)
-        if self.silent or (window.weak and unlikely):
-            return Heard(window, "", self.logprob)
-        return Heard(window, self.text, self.logprob, self.tokens)
 
 
 def frames_for(windows: Sequence[Window]) -> int:
@@ -137,56 +55,6 @@ def frames_for(windows: Sequence[Window]) -> int:
 def _cut(encoded: ctranslate2.StorageView, places: list[int]) -> ctranslate2.StorageView:
     """Some windows' part of the encoder's output, which must be in the CPU's memory."""
     return ctranslate2.StorageView.from_array(np.asarray(encoded)[places])
-
-
-class UnsupportedLanguage(Exception):
-    """The model does not know the language that was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Speech in the shape WhisperX gives it."""
-
-    start: float
-    end: float
-    speaker: str = "UNKNOWN"
-
-
-class SpeechVad(asr.Vad):  # type: ignore[misc,name-defined]
-    """WhisperX's interface to voice activity, with what `listen` makes."""
-
-    def __init__(self, listen: Callable[[], vad.Hears]) -> None:
-        self.listen = listen
-        super().__init__(listen().params.onset)
-
-    def __call__(self, audio: dict[str, Any], **_: Any) -> list[Piece]:
-        samples, listener = np.asarray(audio["waveform"], np.float32), self.listen()
-        found = vad.probabilities(samples, listener)
-        speech = vad.speech(found, len(samples) / RATE, listener.params)
-        return [Piece(part.start, part.end) for part in speech]
-
-    @staticmethod
-    def preprocess_audio(audio: Samples) -> Samples:
-        """Samples are taken as they are."""
-        return audio
-
-    def windows(self, speech: Sequence[vad.Speech], samples: Samples, longest: float) -> list[Window]:
-        """Windows over the speech of a span; none takes more than `longest` seconds of it."""
-        return pack(speech, samples, longest)
-
-
-class SileroVad(SpeechVad):
-    """With the Silero model that needs no download."""
-
-    def __init__(self) -> None:
-        super().__init__(vad.Listener)
-
-
-class PyannoteVad(SpeechVad):
-    """With pyannote's model, which comes with WhisperX; loaded when it first hears something."""
-
-    def __init__(self, device: str, threads: int) -> None:
-        super().__init__(vad_pyannote.Pyannote(device, threads))
 
 
 class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]

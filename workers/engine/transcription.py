@@ -1,77 +1,44 @@
-"""Inside the engine's process, with WhisperX, and torch where it is needed: recording in, segments out.
-
-``python -m workers.engine.transcription FD`` reads requests from the socket FD and writes events to it, one
-JSON object a line. The parent kills it whenever it likes, so nothing here has to be undone.
-"""
+"""Transcribes one recording: decoding, voice activity, recognition, word times and speakers, span by span."""
 
 from __future__ import annotations
 
 import base64
-import errno
-import json
 import logging
-import os
-import queue
 import resource
-import socket
-import sys
-import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ctranslate2
-import numpy as np
-from setproctitle import setproctitle
 
-from stt import logs, settings
-from stt.media.libav import MediaError
 from stt.settings import Settings
 from stt.transcript import passages, speakers
-from workers import machine
-from workers.audio import handle, spans, vad
+from workers.audio import spans, vad
 from workers.audio.decode import RATE, Samples
-from workers.audio.handle import DecoderDied, Recording
+from workers.audio.handle import Recording
 from workers.diarization.handle import Speakers, SpeakersFailed
-from workers.engine import costs, coverage, gap_filling, models, weak_speech, words
-from workers.engine.models import ModelUnavailable
+from workers.engine import costs, coverage, gap_filling, weak_speech, words
+from workers.engine.align import AlignModel
+from workers.engine.hypothesis import UNSURE, Asked, Heard
+from workers.engine.prefetch import _ahead
 from workers.engine.progress import Meter
-from workers.engine.recognise import (
-    UNSURE,
-    Asked,
-    Heard,
-    PyannoteVad,
-    Recogniser,
-    SileroVad,
-    UnsupportedLanguage,
-    frames_for,
-)
+from workers.engine.recognise import Recogniser, frames_for
+from workers.engine.runtime import Engine, _out_of_memory
 from workers.engine.windows import LONGEST, LONGEST_WITH_PAUSES, Window, batches
 
-log = logging.getLogger("workers.engine.transcription")  # it runs as __main__
+log = logging.getLogger(__name__)
 
-# What a try that follows one without enough memory computes with, where it may be less exact.
-SMALLER = {
-    "float32": "int8", "float16": "int8_float16", "bfloat16": "int8_bfloat16", "int16": "int8",
-    "default": "int8",
-}  # fmt: skip
-BEAT_SECONDS = 2.0
-HUB_SECONDS = 5.0  # for an answer of the model hub
 VOTES = 3  # windows that tell the language
-STOP_SECONDS = 0.2  # how soon a reader notices that nobody wants its spans any more
 
-T = TypeVar("T")
 Event = dict[str, Any]
 Send = Callable[[Event], None]
 # A file that holds less sound than it promises, by so much, has been cut off.
 MISSING_SECONDS, MISSING_SHARE = 5.0, 0.01
-AlignModel = tuple[Any, dict[str, Any]]  # WhisperX's: the model and its metadata
 
 
 @dataclass(slots=True)
@@ -104,146 +71,6 @@ class Work:
         """What tells, once its lanes are done, whether most was unsure; it holds on to no samples."""
         futures = [future for _, future in self.batches]
         return lambda: _mostly(one.unsure for future in futures for one in future.result())
-
-
-class Aligner:
-    """WhisperX's wav2vec2 alignment, by language; what could not be loaded is tried again after a while."""
-
-    RETRY_SECONDS = 600.0
-
-    def __init__(self, device: str, folder: Path, threads: int) -> None:
-        self._device, self._folder, self._threads = device, folder, threads
-        self._latest: tuple[str, AlignModel] | None = None
-        self._failed: dict[str, float] = {}
-
-    def model_for(self, language: str) -> AlignModel | None:
-        """What aligns words of this language, loaded and tried; None where it cannot be had.
-
-        Whoever has it keeps it: meanwhile the next span may be in another language.
-        """
-        if self._latest is not None and language == self._latest[0]:
-            return self._latest[1]
-        if time.monotonic() - self._failed.get(language, -self.RETRY_SECONDS) < self.RETRY_SECONDS:
-            return None
-        try:
-            self._latest = None  # two at once only while words wait to be timed by the one before
-            model = self._load(language)
-            # It needs a sentence splitter too, which is fetched at first use.
-            self.align(model, "a", np.zeros(RATE, np.float32), Window(0, 1, [vad.Speech(0, 1)]), 0.0)
-        except Exception as error:  # noqa: BLE001  whatever it is, words are timed in another way
-            log.warning("no wav2vec2 alignment for %s: %s", language, error)
-            self._failed[language] = time.monotonic()
-            return None
-        self._latest = language, model
-        return model
-
-    def _load(self, language: str) -> AlignModel:
-        # Seconds and hundreds of megabytes that only those who want it should spend.
-        import torch  # noqa: PLC0415
-        import whisperx.alignment  # noqa: PLC0415
-
-        torch.set_num_threads(self._threads)
-        name = whisperx.alignment.DEFAULT_ALIGN_MODELS_HF.get(language)
-        if name and not _on_hub(name):
-            # transformers would try again and again for minutes.
-            return whisperx.alignment.load_align_model(  # type: ignore[no-any-return]
-                language, self._device, model_dir=str(self._folder), model_cache_only=True
-            )
-        return whisperx.alignment.load_align_model(  # type: ignore[no-any-return]
-            language, self._device, model_dir=str(self._folder)
-        )
-
-    def align(
-        self, model: AlignModel, text: str, samples: Samples, window: Window, logprob: float
-    ) -> list[words.Word] | None:
-        """Words with times; None where they do not come out as they went in."""
-        import whisperx.alignment  # noqa: PLC0415
-
-        heard = window.cut(samples)
-        segment = {"start": 0.0, "end": len(heard) / RATE, "text": text}
-        aligned = whisperx.alignment.align([segment], *model, heard, self._device, print_progress=False)
-        found = [word for part in aligned["segments"] for word in part["words"]]
-        pieces = words.spread(text, logprob, window.speech)
-        if [piece.text.strip() for piece in pieces] != [word["word"].strip() for word in found]:
-            return None
-        return [
-            replace(
-                piece, start=words.at(word["start"], window.speech), end=words.at(word["end"], window.speech),
-                score=word["score"],
-            )
-            if "start" in word else piece
-            for piece, word in zip(pieces, found, strict=True)
-        ]  # fmt: skip
-
-
-class Engine:
-    """What stays loaded between jobs."""
-
-    def __init__(self, chosen: Settings) -> None:
-        self.settings = chosen
-        self.device = _device(chosen)
-        free = _gpu_memory() if self.device == "cuda" else machine.free_memory()
-        self.compute_type = machine.compute_type(chosen, self.device, free)
-        self.threads = threads = chosen.threads if isinstance(chosen.threads, int) else machine.cores()
-        self.plan = machine.plan(chosen, self.device, threads, free)
-        self.batch = self.plan.batch
-        self.lanes = ThreadPoolExecutor(self.plan.lanes, "lane")
-        self.aligner = Aligner(self.device, chosen.data_dir / "models" / "align", threads)
-        self.vad = PyannoteVad(self.device, threads) if chosen.vad == "pyannote" else SileroVad()
-        self.costs = costs.Book(chosen.data_dir / "costs.json")
-        self.load_seconds = 0.0  # that loading models took so far
-        self._loaded: OrderedDict[tuple[Path, str, bool], tuple[int, Recogniser]] = OrderedDict()
-        ctranslate2.set_random_seed(0)
-        log.info("%s, %s: %s", self.device, self.compute_type, self.plan)
-
-    def compute_type_for(self, *, less_memory: bool) -> str:
-        """What to compute with."""
-        return SMALLER.get(self.compute_type, self.compute_type) if less_memory else self.compute_type
-
-    def recogniser(self, name: str, *, less_memory: bool = False, windows: int | None = None) -> Recogniser:
-        """The model `name`, loaded if it is not there; those that were not used for longest make room.
-
-        For a recording of so few `windows` that half of the replicas or more would have nothing to do, it is
-        a copy of a single replica with all threads, where there is memory for both.
-
-        Raises:
-            ModelUnavailable: it cannot be had.
-        """
-        folder = models.find(name, self.settings)
-        compute_type = self.compute_type_for(less_memory=less_memory)
-        size = (folder / models.MODEL_FILE).stat().st_size * (2 if compute_type == "float32" else 1)
-        wanted = folder, compute_type, self._alone(folder, compute_type, size, windows)
-        if wanted not in self._loaded:
-            self._make_room(size)
-            replicas, threads = (1, self.threads) if wanted[-1] else (self.plan.replicas, self.plan.threads)
-            begun = time.monotonic()
-            made = Recogniser.load(
-                folder, self.device, compute_type,
-                threads=threads, replicas=replicas, beam=self.settings.beam_size, vad_model=self.vad,
-            )  # fmt: skip
-            seconds = time.monotonic() - begun
-            self.load_seconds += seconds
-            log.info(
-                "model %s loaded in %.1f s (%s, %s, %d replicas of %d threads)",
-                name, seconds, self.device, compute_type, replicas, threads,
-            )  # fmt: skip
-            self._loaded[wanted] = size, made
-        self._loaded.move_to_end(wanted)
-        return self._loaded[wanted][1]
-
-    def _alone(self, folder: Path, compute_type: str, size: int, windows: int | None) -> bool:
-        """Whether a copy of one replica is worth it, and there or loaded without making room."""
-        if self.device != "cpu" or windows is None or 2 * windows > self.plan.replicas:
-            return False
-        return (folder, compute_type, True) in self._loaded or self._fits(size)
-
-    def _fits(self, size: int) -> bool:
-        return sum(held for held, _ in self._loaded.values()) + size <= self.plan.model_bytes
-
-    def _make_room(self, size: int) -> None:
-        while self._loaded and not self._fits(size):
-            (folder, *_), _ = self._loaded.popitem(last=False)
-            log.info("the model %s makes room for another", folder.name)
 
 
 class Job:
@@ -660,121 +487,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
 
 
-class Wire:
-    """The socket to the worker: requests in, events out, and a beat while there is work."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._in = connection.makefile("r", encoding="utf-8")
-        self._out = connection.makefile("w", encoding="utf-8")
-        self._lock = threading.Lock()
-        self._busy = threading.Event()
-        threading.Thread(target=self._beat, daemon=True).start()
-
-    def requests(self) -> Iterator[dict[str, Any]]:
-        """Requests until the worker closes its end."""
-        for line in self._in:
-            self._busy.set()
-            yield json.loads(line)
-            self._busy.clear()
-
-    def send(self, event: Event) -> None:
-        """Send an event."""
-        line = json.dumps(event, ensure_ascii=False) + "\n"
-        with self._lock:
-            self._out.write(line)
-            self._out.flush()
-
-    def _beat(self) -> None:
-        while True:
-            self._busy.wait()
-            time.sleep(BEAT_SECONDS)
-            if self._busy.is_set():
-                self.send({"type": "alive"})
-
-
-def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
-    """Do what a request asks; its end is a "done" or an "error" event."""
-    try:
-        Job(engine, request, send).run()
-    except MediaError as error:
-        send(_error("permanent", error.code, str(error)))
-    except UnsupportedLanguage as error:
-        send(_error("permanent", "unsupported_language", str(error)))
-    except ModelUnavailable as error:
-        send(_error("transient", "model_unavailable", str(error)))
-    except DecoderDied as error:
-        send(_error("transient", "decoder_died", str(error)))
-    except (OSError, RuntimeError, MemoryError) as error:
-        if isinstance(error, OSError) and not _out_of_memory(error):
-            log.exception("the recording cannot be read")
-            message = f"The recording cannot be read: {error.strerror}."
-            send(_error("transient", "storage_unreachable", message))
-            return
-        if not _out_of_memory(error):
-            raise
-        log.exception("out of memory")
-        told = _error(
-            "transient", "out_of_memory",
-            "The machine has too little memory for this model. Please choose a smaller one, or "
-            "set STT_COMPUTE_TYPE=int8.",
-        )  # fmt: skip
-        smaller = engine.compute_type in SMALLER and not request.get("less_memory")
-        send(told | {"less_memory": smaller})  # whether another try with less may help
-
-
-def main() -> None:
-    """Serve requests until the worker closes its end of the socket."""
-    handle.prepare()
-    setproctitle("stt engine")
-    chosen = settings.load(dotenv=Path(os.devnull))  # the worker has read it already
-    logs.setup(chosen)
-    logging.getLogger("whisperx").setLevel(logging.WARNING)
-    wire = Wire(socket.socket(fileno=int(sys.argv[1])))
-    engine = Engine(chosen)
-    for request in wire.requests():
-        try:
-            answer(engine, request, wire.send)
-        except Exception:
-            # What is not foreseen may have left the models in any state: a new process has a clean one.
-            log.exception("the engine failed")
-            wire.send(_error("transient", "engine_failed", "The engine failed. Its log says why."))
-            raise
-        handle.prepare()
-
-
-def _ahead(made: Iterator[T]) -> Iterator[T]:
-    """What `made` makes, in a thread of its own that is one piece ahead; its error is raised here."""
-    ready: queue.Queue[T | BaseException | None] = queue.Queue(1)
-    stop = threading.Event()
-
-    def put(piece: T | BaseException | None) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                ready.put(piece, timeout=STOP_SECONDS)
-                return
-
-    def make() -> None:
-        try:
-            for piece in made:
-                put(piece)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # noqa: BLE001  it is raised in the other thread
-            put(error)
-
-    maker = threading.Thread(target=make, name="ahead", daemon=True)
-    maker.start()
-    try:
-        while (piece := ready.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-    finally:
-        stop.set()
-        maker.join()  # it reads the file, which may then be closed
-
-
 def _mostly(those: Iterable[bool]) -> bool:
     """Whether more than half of them are."""
     values = list(those)
@@ -784,31 +496,6 @@ def _mostly(those: Iterable[bool]) -> bool:
 def _peak_memory() -> float:
     """The most memory this process ever had, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _error(kind: str, code: str, message: str) -> Event:
-    return {"type": "error", "kind": kind, "code": code, "message": message}
-
-
-def _on_hub(name: str) -> bool:
-    """Whether the model hub answers, and has this repository."""
-    import huggingface_hub  # noqa: PLC0415
-
-    try:
-        huggingface_hub.model_info(name, timeout=HUB_SECONDS)
-    except Exception as error:  # noqa: BLE001  whatever it is, the hub is of no use now
-        log.info("the model hub does not give %s: %s", name, error)
-        return False
-    return True
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, OSError):  # of a process that could not be started
-        return error.errno == errno.ENOMEM
-    text = str(error).lower()
-    # CUDA, cuBLAS, MKL, C++; a thread needs memory for its stack.
-    said = ("out of memory", "alloc_failed", "failed to allocate", "bad_alloc", "can't start new thread")
-    return isinstance(error, MemoryError) or any(words in text for words in said)
 
 
 def _speakers(request: dict[str, Any], engine: Engine) -> Speakers | None:
@@ -830,21 +517,3 @@ def _asked(request: dict[str, Any], chosen: Settings) -> Asked:
         multilingual=bool(options.get("multilingual")),
         timed=options.get("word_timestamps", True) is not False and chosen.align != "off",
     )
-
-
-def _device(chosen: Settings) -> str:
-    if chosen.device != "auto":
-        return chosen.device
-    return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
-
-
-def _gpu_memory() -> int:
-    """Bytes that are free on the GPU."""
-    import torch  # noqa: PLC0415  with a GPU it is loaded anyway
-
-    free: int = torch.cuda.mem_get_info()[0]
-    return free
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +19,10 @@ from stt.paths import STATIC
 from stt.transcript.languages import LANGUAGES
 from stt.web.context import SETTINGS
 from stt.web.pages import wording
-from stt.web.pages.home import log
 from stt.web.sse import RECONNECT_MS
+
+log = logging.getLogger(__name__)
+
 
 Fragment = Markup
 View = dict[str, Any]

@@ -1,0 +1,106 @@
+"""Formats of decoded frames: which are plausible, and their resampling."""
+
+from __future__ import annotations
+
+import av
+import av.subtitles.codeccontext
+import av.subtitles.stream
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+
+from stt.media.errors import MediaError
+
+RATE = 16_000  # of the samples that are recognised
+PIECE = RATE // 4  # samples that are resampled at once
+# Limits of what a header may say. libav counts the bytes of a DSD recording: DSD512 has 3 MHz. libswresample
+# takes up to 64 channels. `MOST_VALUES` is for all channels of one frame, before and after resampling; the
+# largest frame of real codecs has 2^22.
+LEAST_RATE, MOST_RATE = 1_000, 3_072_000
+MOST_CHANNELS = 64
+MOST_VALUES = 2**24
+# A resampler holds a fraction of a second. If it holds more, it has lost sound for want of memory: it raises
+# no error then.
+MOST_HELD_SECONDS = 1.0
+# A container's length is ignored if the length calculated from its bytes is so many times longer or shorter.
+IMPLAUSIBLE = 3.0
+
+
+def format_of(track: AudioStream | AudioFrame) -> tuple[int, int]:
+    """Rate and number of channels of a frame, or of a track by its header, where 0 is unknown."""
+    if isinstance(track, AudioFrame):
+        return track.sample_rate, track.layout.nb_channels
+    codec = track.codec_context
+    return codec.sample_rate or 0, codec.channels or 0
+
+
+def check_format(rate: int, channels: int) -> None:
+    """Refuse a rate or a number of channels that no recording has, before memory is allocated; 0 is unknown.
+
+    Raises:
+        MediaError: `unsupported_codec`.
+    """
+    if rate and not LEAST_RATE <= rate <= MOST_RATE:
+        raise MediaError(
+            "unsupported_codec",
+            f"By its header this file has {rate:,} samples a second, which no recording has: the file is "
+            "damaged. Please export it again, with 8,000 to 192,000 samples a second.",
+        )
+    if channels > MOST_CHANNELS:
+        raise MediaError(
+            "unsupported_codec",
+            f"By its header this file has {channels:,} channels; no more than {MOST_CHANNELS} can be read. "
+            "Please export it again with fewer channels.",
+        )
+
+
+def check_frame(frame: AudioFrame) -> None:
+    """Refuse a frame that would take far more memory than those of a recording.
+
+    Raises:
+        MediaError: `unsupported_codec`.
+    """
+    rate, channels = format_of(frame)
+    if rate <= 0 or channels <= 0:
+        raise MediaError(
+            "unsupported_codec",
+            "The sound in this file does not say how many samples a second or channels it has: the file is "
+            "damaged. Please export it again as MP3, M4A, FLAC or WAV.",
+        )
+    check_format(rate, channels)
+    values = frame.samples * channels
+    if max(values, values * RATE // rate) > MOST_VALUES:
+        raise MediaError(
+            "unsupported_codec",
+            f"The sound in this file comes in blocks of {frame.samples:,} samples, which is more than can be "
+            "read: the file is damaged. Please export it again as MP3, M4A, FLAC or WAV.",
+        )
+
+
+def make_resampler(frame: AudioFrame) -> AudioResampler:
+    """A resampler from the format of this frame to `RATE`, in pieces of `PIECE` samples; the channels stay.
+
+    Raises:
+        MediaError: `unsupported_codec`, no recording has this format.
+    """
+    check_frame(frame)
+    return AudioResampler("flt", frame.layout, RATE, frame_size=PIECE)
+
+
+def resample(resampler: AudioResampler, frame: AudioFrame | None) -> list[AudioFrame]:
+    """The frames that are ready after this one; the rest if it is None.
+
+    Raises:
+        MediaError: `unsupported_codec`, libav cannot resample this format.
+    """
+    try:
+        return resampler.resample(frame)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        channels = f"{frame.layout.nb_channels} channels" if frame else "channels"
+        raise MediaError(
+            "unsupported_codec",
+            f"The {channels} of sound in this file cannot be mixed into one. "
+            "Please export it again as mono or stereo.",
+        ) from None

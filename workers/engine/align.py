@@ -1,0 +1,104 @@
+"""Times of words by WhisperX's wav2vec2 alignment."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workers.audio import vad
+from workers.audio.decode import RATE, Samples
+from workers.engine import words
+from workers.engine.windows import Window
+
+log = logging.getLogger(__name__)
+
+
+HUB_SECONDS = 5.0  # for an answer of the model hub
+AlignModel = tuple[Any, dict[str, Any]]  # WhisperX's: the model and its metadata
+
+
+class Aligner:
+    """WhisperX's wav2vec2 alignment, by language; what could not be loaded is tried again after a while."""
+
+    RETRY_SECONDS = 600.0
+
+    def __init__(self, device: str, folder: Path, threads: int) -> None:
+        self._device, self._folder, self._threads = device, folder, threads
+        self._latest: tuple[str, AlignModel] | None = None
+        self._failed: dict[str, float] = {}
+
+    def model_for(self, language: str) -> AlignModel | None:
+        """What aligns words of this language, loaded and tried; None where it cannot be had.
+
+        Whoever has it keeps it: meanwhile the next span may be in another language.
+        """
+        if self._latest is not None and language == self._latest[0]:
+            return self._latest[1]
+        if time.monotonic() - self._failed.get(language, -self.RETRY_SECONDS) < self.RETRY_SECONDS:
+            return None
+        try:
+            self._latest = None  # two at once only while words wait to be timed by the one before
+            model = self._load(language)
+            # It needs a sentence splitter too, which is fetched at first use.
+            self.align(model, "a", np.zeros(RATE, np.float32), Window(0, 1, [vad.Speech(0, 1)]), 0.0)
+        except Exception as error:  # noqa: BLE001  whatever it is, words are timed in another way
+            log.warning("no wav2vec2 alignment for %s: %s", language, error)
+            self._failed[language] = time.monotonic()
+            return None
+        self._latest = language, model
+        return model
+
+    def _load(self, language: str) -> AlignModel:
+        # Seconds and hundreds of megabytes that only those who want it should spend.
+        import torch  # noqa: PLC0415
+        import whisperx.alignment  # noqa: PLC0415
+
+        torch.set_num_threads(self._threads)
+        name = whisperx.alignment.DEFAULT_ALIGN_MODELS_HF.get(language)
+        if name and not _on_hub(name):
+            # transformers would try again and again for minutes.
+            return whisperx.alignment.load_align_model(  # type: ignore[no-any-return]
+                language, self._device, model_dir=str(self._folder), model_cache_only=True
+            )
+        return whisperx.alignment.load_align_model(  # type: ignore[no-any-return]
+            language, self._device, model_dir=str(self._folder)
+        )
+
+    def align(
+        self, model: AlignModel, text: str, samples: Samples, window: Window, logprob: float
+    ) -> list[words.Word] | None:
+        """Words with times; None where they do not come out as they went in."""
+        import whisperx.alignment  # noqa: PLC0415
+
+        heard = window.cut(samples)
+        segment = {"start": 0.0, "end": len(heard) / RATE, "text": text}
+        aligned = whisperx.alignment.align([segment], *model, heard, self._device, print_progress=False)
+        found = [word for part in aligned["segments"] for word in part["words"]]
+        pieces = words.spread(text, logprob, window.speech)
+        if [piece.text.strip() for piece in pieces] != [word["word"].strip() for word in found]:
+            return None
+        return [
+            replace(
+                piece, start=words.at(word["start"], window.speech), end=words.at(word["end"], window.speech),
+                score=word["score"],
+            )
+            if "start" in word else piece
+            for piece, word in zip(pieces, found, strict=True)
+        ]  # fmt: skip
+
+
+def _on_hub(name: str) -> bool:
+    """Whether the model hub answers, and has this repository."""
+    import huggingface_hub  # noqa: PLC0415
+
+    try:
+        huggingface_hub.model_info(name, timeout=HUB_SECONDS)
+    except Exception as error:  # noqa: BLE001  whatever it is, the hub is of no use now
+        log.info("the model hub does not give %s: %s", name, error)
+        return False
+    return True
