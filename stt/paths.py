@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# A wheel has them inside the package (pyproject.toml: force-include), a source tree beside it.
+# A wheel has them inside the package (hatch_build.py), a source tree beside it.
 _PACKAGE = Path(__file__).resolve().parent
-_ASSETS = _PACKAGE / "assets" if (_PACKAGE / "assets").is_dir() else _PACKAGE.parents[0]
+_ASSETS = _PACKAGE / "assets" if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
 
 SQL = _ASSETS / "sql"
 TEMPLATES = _ASSETS / "templates"

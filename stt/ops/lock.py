@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stt.folders import DATA_DIR, FolderError, explained
 
-FILE_NAME = "stt.ops.lock"
+FILE_NAME = "stt.lock"
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,10 @@ class Up:
 
 
 @asynccontextmanager
-async def up(data_dir: Path, **settings: str) -> AsyncIterator[Up]:
+async def up(data_dir: Path, python: str = sys.executable, **settings: str) -> AsyncIterator[Up]:
     """`stt up` on any free port, ready; killed at the end, if it still runs."""
     process = await subprocess.create_subprocess_exec(
-        sys.executable, "-m", "stt", "up",
+        python, "-m", "stt", "up",
         env=environment(data_dir, **settings), cwd=data_dir.parent,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, limit=2**20,
     )  # fmt: skip

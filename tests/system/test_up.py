@@ -77,7 +77,7 @@ async def test_ready_means_that_every_part_runs_and_the_app_answers(running: Up)
 
 async def test_the_data_folder_is_private_and_says_who_holds_it(running: Up) -> None:
     assert stat.S_IMODE(running.data_dir.stat().st_mode) & 0o067 == 0
-    lock = json.loads((running.data_dir / "stt.ops.lock").read_text())
+    lock = json.loads((running.data_dir / "stt.lock").read_text())
     assert lock["pid"] == running.process.pid
     assert lock["url"] == running.url
 
