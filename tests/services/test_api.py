@@ -167,7 +167,7 @@ async def test_a_download_of_what_is_deleted_meanwhile_is_404(
         await lifecycle.request_cancel(pool, job.id)
         assert await lifecycle.delete(pool, job.id)
 
-    monkeypatch.setattr(lifecycle, "latest_transcript", deleted)
+    monkeypatch.setattr(results, "latest_transcript", deleted)
     async with client.get(f"/api/jobs/{job.id}/download") as response:
         assert response.status == 404
 
@@ -181,7 +181,7 @@ async def test_a_request_while_the_database_is_away_is_503_with_retry_after(
     async def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(lifecycle, "get", refuse)
+    monkeypatch.setattr(lookup, "get", refuse)
     async with client.get(f"/api/jobs/{job.id}") as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "5")
 
@@ -201,7 +201,7 @@ async def test_a_fault_of_ours_is_500_without_a_stack_trace(
     async def break_(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(lifecycle, "get", break_)
+    monkeypatch.setattr(lookup, "get", break_)
     async with client.get(f"/api/jobs/{job.id}") as response:
         assert response.status == 500
         assert "secret" not in await response.text()
