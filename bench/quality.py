@@ -38,7 +38,7 @@ from engine import AUDIO, LETTERS, Row, errors, normalisers, recordings
 
 from stt import settings
 from workers.audio import decode, spans
-from workers.audio.decode import RATE
+from workers.audio.sound import RATE, Samples
 from workers.engine.handle import Engine
 
 Turn = tuple[float, float, str]  # start, end, speaker
@@ -152,7 +152,7 @@ def pieces(file: Row) -> list[Piece]:
 
 
 def distances(
-    known: list[Piece], heard: list[dict[str, Any]], samples: decode.Samples
+    known: list[Piece], heard: list[dict[str, Any]], samples: Samples
 ) -> tuple[list[float], list[float], list[float], list[float]]:
     """Of the first words, of the last ones (late is positive); 1 for a word outside its piece; pieces.
 
@@ -179,7 +179,7 @@ def _plain(word: str) -> str:
     return "".join(letter for letter in word.casefold() if letter.isalnum())
 
 
-def _sound(samples: decode.Samples, start: float, end: float) -> tuple[float, float]:
+def _sound(samples: Samples, start: float, end: float) -> tuple[float, float]:
     """When the first sound of a piece begins and its last one ends."""
     piece = samples[int(start * RATE) : int(end * RATE)]
     frames = piece[: len(piece) // FRAME * FRAME].reshape(-1, FRAME)
@@ -192,7 +192,7 @@ def _sound(samples: decode.Samples, start: float, end: float) -> tuple[float, fl
     return start + lasting[0] * FRAME / RATE, start + (lasting[-1] + FRAMES) * FRAME / RATE
 
 
-def _samples(path: Path) -> decode.Samples:
+def _samples(path: Path) -> Samples:
     recording = decode.Recording(path)
     try:
         return np.concatenate(list(recording.blocks()))
@@ -319,7 +319,7 @@ def by_pyannote(path: Path, scratch: Path) -> list[Turn] | None:
 
     if not (token := settings.load().hf_token):
         return None
-    asked = diarize.Asked(str(path), "cpu", os.cpu_count() or 1, str(scratch), token)
+    asked = diarize.DiarizationRequest(str(path), "cpu", os.cpu_count() or 1, str(scratch), token)
     return [_turn(one) for one in diarize.by_pyannote(asked, lambda event: None)]
 
 
@@ -329,7 +329,7 @@ def an_hour(folder: Path, path: Path) -> tuple[Path, list[Turn]]:
     The reader of the English stories is the conversation's "ben": the means of their vectors are as alike
     as those of one voice (0.98; no others are more than 0.62).
     """
-    said: list[tuple[str, decode.Samples]] = []
+    said: list[tuple[str, Samples]] = []
     conversation = folder / "multispeaker" / "constructed_3spk.opus"
     samples = _samples(conversation)
     for start, end, speaker in _rttm(conversation.with_suffix(".rttm")):
@@ -347,7 +347,7 @@ def an_hour(folder: Path, path: Path) -> tuple[Path, list[Turn]]:
     return path, turns
 
 
-def _pieces(path: Path, seconds: float) -> Iterator[decode.Samples]:
+def _pieces(path: Path, seconds: float) -> Iterator[Samples]:
     """Of a recording of one voice, what is said between two pauses."""
     recording = decode.Recording(path)
     try:
@@ -377,7 +377,7 @@ async def nothing(ear: Ear, folder: Path, scratch: Path) -> None:
     print(f"{'all':32} {total:4}")
 
 
-def music() -> dict[str, decode.Samples]:
+def music() -> dict[str, Samples]:
     """A chord that lasts, and chords that are struck one after the other; 20 s of each."""
     time = np.arange(20 * RATE) / RATE
     since = time % 1.0  # a chord is struck each second and fades
@@ -386,13 +386,13 @@ def music() -> dict[str, decode.Samples]:
     return {"chord": _chord(220.0, time), "chords_struck": struck.astype(np.float32)}
 
 
-def _chord(root: Any, time: Any) -> decode.Samples:
+def _chord(root: Any, time: Any) -> Samples:
     tones = [root * third * over for third in (1, 1.26, 1.5) for over in (1, 2, 3, 4)]
-    made: decode.Samples = sum(np.sin(2 * np.pi * tone * time) / (n % 4 + 1) for n, tone in enumerate(tones))
+    made: Samples = sum(np.sin(2 * np.pi * tone * time) / (n % 4 + 1) for n, tone in enumerate(tones))
     return (0.05 * made).astype(np.float32)
 
 
-def _write(path: Path, samples: decode.Samples) -> None:
+def _write(path: Path, samples: Samples) -> None:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

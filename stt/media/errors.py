@@ -30,13 +30,13 @@ class MediaError(Exception):
         self.code = code
 
 
-def _shown(text: str) -> str:
+def printable(text: str) -> str:
     """A tag of a file as it may stand in a sentence or in the log: one short line of printable characters."""
     line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
     return line if len(line) <= _LONGEST_TAG else f"{line[:_LONGEST_TAG]}…"
 
 
-def tag(stream: AudioStream) -> str:
+def codec_tag(stream: AudioStream) -> str:
     """The container's four-letter name of a stream's codec, such as `mp4a`; empty if it has none."""
     try:
         return stream.codec_context.codec_tag.strip("\x00") if stream.codec_context else ""
@@ -44,9 +44,9 @@ def tag(stream: AudioStream) -> str:
         return ""
 
 
-def _tag(stream: AudioStream) -> str:
-    """As `tag`, also for a stream without a decoder."""
-    return tag(stream) or str(stream.metadata.get("codec_tag", ""))
+def listed_codec_tag(stream: AudioStream) -> str:
+    """As `codec_tag`, also for a stream without a decoder."""
+    return codec_tag(stream) or str(stream.metadata.get("codec_tag", ""))
 
 
 def empty_audio() -> MediaError:
@@ -101,8 +101,8 @@ def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
 def unsupported_codec(stream: AudioStream) -> MediaError:
     """The error of a file whose sound libav cannot decode."""
     codec = stream.codec_context
-    return _explained(
-        _path(stream.container),
+    return explained(
+        path_of(stream.container),
         "unsupported_codec",
         "The sound in this file is in a format that cannot be decoded"
         f"{f' ({codec.name})' if codec else ''}. "
@@ -118,10 +118,10 @@ def _hours(seconds: float) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _path(container: Container) -> str:
+def path_of(container: Container) -> str:
     return container.name.removeprefix("file:")
 
 
-def _explained(path: str | os.PathLike[str], code: str, sentence: str) -> MediaError:
+def explained(path: str | os.PathLike[str], code: str, sentence: str) -> MediaError:
     """The error whose reason the file's bytes show (`stt.media.unreadable`), else the given one."""
     return MediaError(*(unreadable.reason(path) or (code, sentence)))

@@ -25,13 +25,13 @@ from stt.media import unreadable
 from stt.media.errors import (
     MediaError,
     Packet,
-    _explained,
-    _path,
-    _shown,
-    _tag,
+    codec_tag,
     empty_audio,
     encrypted,
-    tag,
+    explained,
+    listed_codec_tag,
+    path_of,
+    printable,
     too_long,
     undecodable,
     unsupported_codec,
@@ -119,7 +119,7 @@ def audio_tracks(container: InputContainer) -> list[AudioStream]:
     if not found:
         if not container.streams and container.format.name == "flac":
             raise empty_audio()  # its only track is told by the first frame
-        raise _explained(_path(container), "no_audio_track", "There is no sound in this file. "
+        raise explained(path_of(container), "no_audio_track", "There is no sound in this file. "
             "Please export it again with its audio track.")  # fmt: skip
     readable = [track for track in found if track.codec_context is not None]
     if not readable:
@@ -143,14 +143,14 @@ def unreadable_tracks(container: InputContainer) -> list[AudioStream]:
         track
         for track in found
         if (track.codec_context is None or _is_protected(container, track))
-        and _tag(track) not in _SPATIAL_TAGS
+        and listed_codec_tag(track) not in _SPATIAL_TAGS
     ]
 
 
 def name_of(container: InputContainer, track: AudioStream) -> str:
     """A track's name for people, such as `audio track 2 (eng, "Commentary")`."""
     number = [one.index for one in container.streams.audio].index(track.index) + 1
-    language, title = (_shown(track.metadata.get(key, "")) for key in ("language", "title"))
+    language, title = (printable(track.metadata.get(key, "")) for key in ("language", "title"))
     details = [language] if language not in ("", "und") else []
     details += [f'"{title}"'] if title else []
     return f"audio track {number}" + (f" ({', '.join(details)})" if details else "")
@@ -260,7 +260,7 @@ def packets_of(
         try:
             packet = next(demuxed, None)
         except av.FFmpegError as error:
-            if not _is_to_blame(_path(container), error):
+            if not _is_to_blame(path_of(container), error):
                 raise
             in_a_row, in_all = in_a_row + 1, in_all + 1
             last = in_a_row > _ERRORS_IN_A_ROW or in_all > _MOST_ERRORS
@@ -276,11 +276,11 @@ def packets_of(
 
 
 def _is_protected(container: InputContainer, track: AudioStream) -> bool:
-    return "enc_key_id" in track.metadata or unreadable.is_protected(_path(container), tag(track))
+    return "enc_key_id" in track.metadata or unreadable.is_protected(path_of(container), codec_tag(track))
 
 
 def _not_media(path: str | os.PathLike[str]) -> MediaError:
-    return _explained(
+    return explained(
         path,
         "not_media",
         "This is not an audio or video file, or it is damaged beyond reading. "
@@ -352,7 +352,7 @@ def _decode_beginning(container: InputContainer, stream: AudioStream, packets: i
     if decoded - resampled > MOST_HELD_SECONDS:
         raise MemoryError("the resampler lost sound")
     if not resampled:
-        reason = unreadable.reason(_path(container))
+        reason = unreadable.reason(path_of(container))
         raise MediaError(*reason) if reason else failure
     return size / decoded
 

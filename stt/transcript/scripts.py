@@ -7,7 +7,7 @@ import unicodedata
 SENTENCE_ENDS = tuple(".!?…。！？｡؟۔।॥።፧։")  # noqa: RUF001  of several scripts
 CLAUSE_ENDS = tuple(",;:、，；：،؛–—")  # noqa: RUF001
 _SMALL_KANA = "ぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶｧｨｩｪｫｬｭｮｯ"  # part of the kana before
-_CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
+CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
 
 
 def unspaced(char: str) -> bool:
@@ -70,8 +70,8 @@ def may_break(left: str, right: str) -> bool:
 
 
 def ends_sentence(text: str) -> bool:
-    return text.rstrip().rstrip(_CLOSERS).endswith(SENTENCE_ENDS)
+    return text.rstrip().rstrip(CLOSERS).endswith(SENTENCE_ENDS)
 
 
 def ends_clause(text: str) -> bool:
-    return text.rstrip().rstrip(_CLOSERS).endswith(CLAUSE_ENDS)
+    return text.rstrip().rstrip(CLOSERS).endswith(CLAUSE_ENDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-PER_SECOND = 10  # as the engine makes them
+PER_SECOND = 10  # peaks; the engine makes as many
 
 
 def joined(pieces: Iterable[tuple[float, bytes]]) -> bytearray:

@@ -28,7 +28,8 @@ from tests.services.test_upload import form, send, stored
 from tests.support import hostile
 from tests.unit.test_audio import encode, tone, write_wav
 from workers.audio import handle
-from workers.audio.decode import RATE, Recording
+from workers.audio.decode import Recording
+from workers.audio.sound import RATE
 
 HOSTILE = (
     "hostile_flac_1hz.flac", "hostile_wav_1GHz.wav", "hostile_wav_65_channels.wav", "hostile_flac_hours.flac",
@@ -52,17 +53,17 @@ JUDGE = """
 import json, resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
-from stt import media
-from workers.audio import Recording
+from stt.media import errors, libav
+from workers.audio.decode import Recording
 
 def outcome(look):
     try:
         return str(look())
-    except media.MediaError as error:
+    except errors.MediaError as error:
         return error.code
 
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    probed = outcome(lambda: media.inspect(path, packets=500)[0])
+    probed = outcome(lambda: libav.inspect(path, packets=500)[0])
     decoded = outcome(lambda: sum(map(len, Recording(path, 3600).blocks())))
     # Not ru_maxrss, which begins with that of the process that started this one.
     status = Path("/proc/self/status").read_text()
@@ -215,7 +216,7 @@ def test_a_length_that_the_bytes_cannot_hold_is_not_believed(tmp_path: Path) -> 
 def test_where_no_header_tells_the_length_decoding_ends_at_the_limit(tmp_path: Path) -> None:
     path = encode(tmp_path / "live.webm", [tone(60)], "libopus", live="1")
     assert libav.inspect(path, longest=20) == ("audio", None)
-    for recording in (Recording(path, 20), handle.Recording(path, 20)):
+    for recording in (Recording(path, 20), handle.SandboxedRecording(path, 20)):
         with pytest.raises(errors.MediaError, match="at most 20 s") as caught:
             list(recording.blocks())
         assert caught.value.code == "too_long"
@@ -230,7 +231,7 @@ def test_the_process_gives_what_decoding_here_gives(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).normal(0, 0.1, 25 * RATE).astype(np.float32)
     path = encode(tmp_path / "noise.m4a", [noise])
     for start in (0, 12_345):
-        here, there = Recording(path), handle.Recording(path)
+        here, there = Recording(path), handle.SandboxedRecording(path)
         np.testing.assert_array_equal(
             np.concatenate(list(there.blocks(start))), np.concatenate(list(here.blocks(start)))
         )
@@ -242,7 +243,7 @@ def test_the_process_gives_what_decoding_here_gives(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_an_error_of_the_file() -> None:
     with pytest.raises(FileNotFoundError):
-        handle.Recording(Path("/nonexistent"))
+        handle.SandboxedRecording(Path("/nonexistent"))
 
 
 @pytest.fixture(autouse=True)
@@ -257,8 +258,11 @@ def _no_spare_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def start_with(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
     """Every decoder runs these lines first."""
-    code = f"from workers import decoder_child\nfrom stt import media, resources, sandbox\n{lines}\n"
-    program = [sys.executable, "-c", code + "decoder_child.main()"]
+    code = (
+        "from workers.audio import __main__ as child\nfrom stt import resources\n"
+        f"from stt.media import errors\nfrom stt.process import sandbox\n{lines}\n"
+    )
+    program = [sys.executable, "-c", code + "child.main()"]
     start = partial(
         subprocess.Popen, program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
         env=handle._environment(),
@@ -276,7 +280,7 @@ def hungry(tmp_path: Path) -> Path:
 
 
 def decode(path: Path) -> int:
-    recording = handle.Recording(path)
+    recording = handle.SandboxedRecording(path)
     try:
         return sum(map(len, recording.blocks()))
     finally:
@@ -315,7 +319,7 @@ def test_a_machine_without_memory_is_not_the_fault_of_the_file(
 def test_how_the_process_ended_is_said(
     number: signal.Signals, error: type[Exception], words: str, tmp_path: Path
 ) -> None:
-    recording = handle.Recording(write_wav(tmp_path / "tone.wav", tone(60)))
+    recording = handle.SandboxedRecording(write_wav(tmp_path / "tone.wav", tone(60)))
     os.kill(recording._process.pid, number)
     recording._process.wait()  # then the next request finds no reader
     with pytest.raises(error, match=words):
@@ -329,7 +333,7 @@ def test_a_file_that_takes_far_longer_to_decode_than_to_play_is_given_up(
     """Each of its frames of 16 samples has another rate, so each takes a resampler of its own."""
     path = tmp_path / "slow.flac"
     path.write_bytes(hostile.flac(16_000, 1, block=16, frames=1500, own=[65_535, 65_533]))
-    start_with(monkeypatch, "decoder_child.SPARE_SECONDS = 1")
+    start_with(monkeypatch, "child.SPARE_SECONDS = 1")
     with pytest.raises(errors.MediaError) as caught:
         decode(path)
     assert caught.value.code == "too_slow"
@@ -361,7 +365,7 @@ def attack(*_, **__):
 """
 
 
-LOOK = "from stt import media, probe_child\n"
+LOOK = "from stt.media import libav, probe_child\n"
 
 
 def attacked(run: str, tmp_path: Path, tone: Path) -> dict[str, str]:
@@ -381,7 +385,7 @@ def attacked(run: str, tmp_path: Path, tone: Path) -> dict[str, str]:
 def kept(name: str) -> set[str]:
     """What one of the kernel's means refuses here."""
     done = subprocess.run(
-        [sys.executable, "-c", f"from stt import sandbox; print(*sandbox.{name}())"],
+        [sys.executable, "-c", f"from stt.process import sandbox; print(*sandbox.{name}())"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return set(done.stdout.split())
@@ -394,7 +398,7 @@ def test_without_a_sandbox_the_attack_succeeds(tmp_path: Path, tone: Path) -> No
 def test_the_probe_reaches_no_listener_and_no_other_file(tmp_path: Path, tone: Path) -> None:
     if kept("enter") != {sandbox.FILES, sandbox.NETWORK}:
         pytest.skip("this kernel has no Landlock that knows TCP")
-    run = f"{LOOK}media.inspect = attack\nprobe_child._main(Path(sys.argv[1]), 0)"
+    run = f"{LOOK}libav.inspect = attack\nprobe_child._main(Path(sys.argv[1]), 0)"
     assert set(attacked(run, tmp_path, tone).values()) <= {"PermissionError"}
 
 
@@ -402,7 +406,7 @@ def test_the_decoder_reaches_no_listener_and_no_other_file(tmp_path: Path, tone:
     if kept("enter") != {sandbox.FILES, sandbox.NETWORK}:
         pytest.skip("this kernel has no Landlock that knows TCP")
     run = (
-        "from workers import decoder_child as child\nchild.Recording = attack\n"
+        "from workers.audio import __main__ as child\nchild.Recording = attack\n"
         "child._answer({'path': sys.argv[1], 'longest': 0}, None, 2**31)"
     )
     with pytest.raises(subprocess.CalledProcessError) as caught:  # what it is given is no recording
@@ -423,7 +427,7 @@ def test_each_of_the_kernels_means_refuses_what_it_says(
 ) -> None:
     if kept(name) != keeps:
         pytest.skip(f"this kernel cannot {name}")
-    found = attacked(f"from stt import sandbox\nsandbox.{name}()\nattack()", tmp_path, tone)
+    found = attacked(f"from stt.process import sandbox\nsandbox.{name}()\nattack()", tmp_path, tone)
     assert {what for what, how in found.items() if how == "PermissionError"} == refused
 
 
@@ -435,7 +439,8 @@ async def test_a_kernel_without_a_sandbox_is_logged_once_and_fails_no_upload(
     async def without(*program: str, **more: Any) -> asyncio.subprocess.Process:
         at = program.index("-m")
         code = (
-            "import sys; from pathlib import Path; from stt import probe_child, sandbox\n"
+            "import sys; from pathlib import Path; from stt.media import probe_child; "
+            "from stt.process import sandbox\n"
             "sandbox.enter = lambda *_: set()\nprobe_child._main(Path(sys.argv[1]), float(sys.argv[2]))"
         )
         return await start(*program[:at], "-c", code, *program[at + 2 :], **more)
@@ -460,7 +465,8 @@ async def test_only_a_file_that_takes_more_than_the_probe_may_is_refused_for_goo
     async def small(*program: str, **more: Any) -> asyncio.subprocess.Process:
         at = program.index("-m")
         lines = (
-            "import sys; from pathlib import Path; from stt import probe_child, resources, sandbox\n"
+            "import sys; from pathlib import Path; from stt import resources; "
+            "from stt.media import probe_child; from stt.process import sandbox\n"
             f"resources.decoding_ceiling = lambda: 200 * 2**20\nsandbox.is_own_limit = lambda _: {own}\n"
             "probe_child._main(Path(sys.argv[1]), float(sys.argv[2]))"
         )
@@ -528,7 +534,7 @@ def test_a_recording_that_was_read_leaves_its_decoder_to_the_next(tmp_path: Path
     [process] = handle._spares
     assert decode(path) == 3 * RATE
     assert handle._spares == [process]
-    unread = handle.Recording(path)
+    unread = handle.SandboxedRecording(path)
     unread.close()
     assert process.returncode is not None
     assert decode(path) == 3 * RATE

@@ -18,7 +18,8 @@ from tests.services.test_api import problem
 from tests.services.test_jobs import claim, complete, new
 from tests.system.test_journey import ended, english, upload
 from workers.audio import peaks as made
-from workers.audio.decode import RATE, Recording
+from workers.audio.decode import Recording
+from workers.audio.sound import RATE
 
 
 def test_the_engine_and_the_web_side_mean_the_same() -> None:
@@ -28,25 +29,26 @@ def test_the_engine_and_the_web_side_mean_the_same() -> None:
 def test_a_peak_is_the_loudest_moment_of_its_tenth_of_a_second() -> None:
     samples = np.zeros(RATE, np.float32)
     samples[1700], samples[3199], samples[3200], samples[8000] = 0.5, -0.25, -1.0, 1.7
-    found = list(made.of(samples, 0))
+    found = list(made.peaks_of(samples, 0))
     assert found == [0, 128, 255, 0, 0, 255, 0, 0, 0, 0]
 
 
 def test_damaged_samples_are_no_failure() -> None:
     samples = np.array([np.nan] * 1600 + [np.inf] * 1600 + [0.1] * 1600, np.float32)
-    assert len(made.of(samples, 0)) == 3
+    assert len(made.peaks_of(samples, 0)) == 3
 
 
 def test_spans_cut_anywhere_give_the_peaks_of_the_whole() -> None:
     samples = np.random.default_rng(1).uniform(-1, 1, RATE * 20).astype(np.float32) ** 9
-    whole = made.of(samples, 0)
+    whole = made.peaks_of(samples, 0)
     assert len(whole) == 200
     cuts = [0, 512, 1600, 1600 + 512, 99 * 512, 250 * 512, 251 * 512, 500 * 512, len(samples)]
-    pieces = [(a / RATE, made.of(samples[a:b], a)) for a, b in itertools.pairwise(cuts)]
+    pieces = [(a / RATE, made.peaks_of(samples[a:b], a)) for a, b in itertools.pairwise(cuts)]
     assert waveform.joined(pieces) == whole
     # Of two tries with other spans, in any order.
     others = [
-        (a / RATE, made.of(samples[a:b], a)) for a, b in itertools.pairwise([0, 120 * 512, len(samples)])
+        (a / RATE, made.peaks_of(samples[a:b], a))
+        for a, b in itertools.pairwise([0, 120 * 512, len(samples)])
     ]
     assert waveform.joined([*others, *pieces]) == waveform.joined([*pieces, *others]) == whole
 
@@ -133,6 +135,6 @@ async def test_a_transcribed_recording_has_its_wave_form(session: aiohttp.Client
     recording = Recording(english())
     samples = np.concatenate(list(recording.blocks()))
     recording.close()
-    assert bytes(shown["peaks"]) == made.of(samples, 0)
+    assert bytes(shown["peaks"]) == made.peaks_of(samples, 0)
     assert shown["per_second"] == 10
     assert max(shown["peaks"]) > 50

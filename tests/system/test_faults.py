@@ -655,7 +655,10 @@ async def test_only_a_file_that_takes_too_much_memory_by_itself_is_failed_at_onc
     """The engine's process is not ended by it: it goes on with the next job."""
     hungry = tmp_path / "hungry.flac"
     hungry.write_bytes(hostile.flac(1_000, 8))
-    lines = "from stt import resources, sandbox\nresources.decoding_ceiling = lambda: 350 * 2**20\n"
+    lines = (
+        "from stt import resources\nfrom stt.process import sandbox\n"
+        "resources.decoding_ceiling = lambda: 350 * 2**20\n"
+    )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     (tmp_path / "sitecustomize.py").write_text(lines)  # every process begins with it
     job = await waiting(pool, storage, hungry, model)

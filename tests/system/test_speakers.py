@@ -204,17 +204,17 @@ VOICES = [
 @pytest.fixture(scope="module")
 def hear(shared_audio: Path) -> Callable[[int, int], np.ndarray]:
     """Vectors of the first 4.2 s of so many `VOICES`, with so many least bits of noise."""
-    from workers.audio import decode  # noqa: PLC0415
-    from workers.diarization.embeddings import Voices, stretches  # noqa: PLC0415  torch takes seconds
+    from workers.audio import decode, sound  # noqa: PLC0415
+    from workers.diarization.embeddings import EmbeddingModel, stretches  # noqa: PLC0415  torch takes seconds
 
-    model = Voices("cpu")
+    model = EmbeddingModel("cpu")
 
     @functools.cache
     def one(name: str, bits: int) -> np.ndarray:
         with contextlib.closing(decode.Recording(shared_audio / name)) as recording:
-            samples = np.concatenate(list(recording.blocks()))[: int(4.2 * decode.RATE)]
+            samples = np.concatenate(list(recording.blocks()))[: int(4.2 * sound.RATE)]
         noise = np.random.default_rng(0).integers(-bits, bits + 1, len(samples)) / 32768
-        parts = list(stretches(0.0, len(samples) / decode.RATE))
+        parts = list(stretches(0.0, len(samples) / sound.RATE))
         return model.vectors((samples + noise).astype(np.float32), parts)
 
     return lambda count, bits: np.concatenate([one(name, bits) for name in VOICES[:count]])
@@ -336,7 +336,7 @@ def test_fewer_speakers_than_asked_for_are_told_of() -> None:
 
     told: list[dict[str, Any]] = []
     for at_least in (None, 2, 3):
-        asked = diarize.Asked("x", "cpu", 1, "x", at_least=at_least)
+        asked = diarize.DiarizationRequest("x", "cpu", 1, "x", at_least=at_least)
         diarize.warn_of_few([turn(0, 1, "a"), turn(1, 2, "b")], asked, told.append)
     assert [event["warning"] for event in told] == ["fewer_speakers"]
     assert "Only 2 of at least 3" in told[0]["message"]

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from stt.media import errors, libav
 from workers.audio import spans, vad
-from workers.audio.decode import BLOCK_SECONDS, RATE, Recording
+from workers.audio.decode import BLOCK_SECONDS, Recording
 from workers.audio.resampler import Resampler
+from workers.audio.sound import RATE
 from workers.engine import words
 
 AUDIO = Path(os.environ.get("STT_TEST_AUDIO", Path(__file__).parents[3] / "shared" / "audio"))
@@ -374,9 +375,11 @@ def test_of_a_broken_file_what_can_be_decoded_is_heard(name: str) -> None:
 
 def test_voice_activity_does_not_depend_on_how_the_stream_is_cut() -> None:
     noise = np.random.default_rng(2).normal(0, 0.05, 7 * RATE + 321).astype(np.float32)
-    listener = vad.Listener()
-    parts = [listener.hear(part) for part in np.array_split(noise, 13)]
-    np.testing.assert_allclose(np.concatenate([*parts, listener.end()]), vad.probabilities(noise), atol=1e-6)
+    listener = vad.SileroDetector()
+    parts = [listener.process(part) for part in np.array_split(noise, 13)]
+    np.testing.assert_allclose(
+        np.concatenate([*parts, listener.flush()]), vad.probabilities(noise), atol=1e-6
+    )
 
 
 @needs_audio

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 from workers.audio.vad import Speech
 from workers.engine import coverage, gap_filling
 from workers.engine.hypothesis import Heard

@@ -9,7 +9,8 @@ import pytest
 
 from tests.unit.test_audio import AUDIO, Float, decode, needs_audio, tone
 from workers.audio import levels, spans, vad
-from workers.audio.decode import RATE, Recording
+from workers.audio.decode import Recording
+from workers.audio.sound import RATE
 from workers.engine.windows import Window
 
 
@@ -23,8 +24,8 @@ def at(samples: Float, level: float) -> Float:
     return (np.round(np.clip(made, -1, 1) * 32767) / 32767).astype(np.float32)
 
 
-def spoken(samples: Float, listener: vad.Hears) -> float:
-    found = np.concatenate([listener.hear(samples), listener.end()])
+def spoken(samples: Float, listener: vad.SpeechDetector) -> float:
+    found = np.concatenate([listener.process(samples), listener.flush()])
     return sum(part.end - part.start for part in vad.speech(found, len(samples) / RATE, listener.params))
 
 
@@ -57,7 +58,7 @@ NOISES = noises()
 @pytest.mark.parametrize("level", [-30, -50, -60, -70, -85])
 @pytest.mark.parametrize("name", NOISES)
 def test_no_noise_becomes_speech_by_being_raised(name: str, level: float) -> None:
-    assert spoken(at(NOISES[name], level), levels.Raised(vad.Listener())) == 0
+    assert spoken(at(NOISES[name], level), levels.RaisingDetector(vad.SileroDetector())) == 0
 
 
 @needs_audio
@@ -67,8 +68,8 @@ def test_no_noise_becomes_speech_by_being_raised(name: str, level: float) -> Non
 )
 def test_speech_is_found_however_quiet(name: str, level: float) -> None:
     samples = decode(AUDIO / name)
-    usual = spoken(samples, vad.Listener())
-    assert spoken(at(samples, level), levels.Raised(vad.Listener())) > 0.85 * usual
+    usual = spoken(samples, vad.SileroDetector())
+    assert spoken(at(samples, level), levels.RaisingDetector(vad.SileroDetector())) > 0.85 * usual
 
 
 @needs_audio
@@ -78,7 +79,7 @@ def test_speech_is_found_however_quiet(name: str, level: float) -> None:
 def test_what_has_a_usual_level_is_judged_as_it_is(name: str) -> None:
     """Also its pauses, and though nobody speaks up in the second for minutes."""
     samples = decode(AUDIO / name)
-    found = vad.probabilities(samples, levels.Raised(vad.Listener()))
+    found = vad.probabilities(samples, levels.RaisingDetector(vad.SileroDetector()))
     np.testing.assert_allclose(found, vad.probabilities(samples), atol=1e-6)
 
 
@@ -88,16 +89,16 @@ def test_it_does_not_depend_on_how_the_stream_is_cut() -> None:
         lot.normal(0, 1, 70 * RATE + 321) * np.repeat(lot.uniform(1e-4, 3e-3, 71), RATE)[: 70 * RATE + 321]
     )
     samples = sound.astype(np.float32)
-    whole = vad.probabilities(samples, levels.Raised(vad.Listener()))
+    whole = vad.probabilities(samples, levels.RaisingDetector(vad.SileroDetector()))
     assert len(whole) == -(-len(samples) // vad.FRAME)
-    listener = levels.Raised(vad.Listener())
-    parts = [listener.hear(part) for part in np.array_split(samples, 13)]
-    np.testing.assert_allclose(np.concatenate([*parts, listener.end()]), whole, atol=1e-6)
+    listener = levels.RaisingDetector(vad.SileroDetector())
+    parts = [listener.process(part) for part in np.array_split(samples, 13)]
+    np.testing.assert_allclose(np.concatenate([*parts, listener.flush()]), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [0, 1, 511, 512, 513, levels.BLOCK, levels.BLOCK + 1, 40 * RATE])
 def test_every_length_has_all_its_frames(length: int) -> None:
-    found = vad.probabilities(np.zeros(length, np.float32), levels.Raised(vad.Listener()))
+    found = vad.probabilities(np.zeros(length, np.float32), levels.RaisingDetector(vad.SileroDetector()))
     assert len(found) == -(-length // vad.FRAME)
 
 

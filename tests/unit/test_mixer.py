@@ -14,8 +14,8 @@ from stt.settings import Settings
 from tests.system.test_engine import WORDS, ask, plain, text
 from tests.unit.test_audio import AUDIO, Float, decode, loudness, needs_audio, tone, write_wav
 from tests.unit.test_levels import NOISES, decibels
-from workers.audio.decode import RATE
 from workers.audio.mixer import BLOCK, Mixer
+from workers.audio.sound import RATE
 from workers.engine.handle import Engine
 
 STEREO = ["FL", "FR"]

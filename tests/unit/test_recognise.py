@@ -17,7 +17,7 @@ import pytest
 
 from stt.settings import Settings
 from workers import machine
-from workers.audio.decode import Samples
+from workers.audio.sound import Samples
 from workers.audio.spans import Span
 from workers.audio.vad import Speech
 from workers.engine import prefetch, runtime, transcription, whisperx_asr, words

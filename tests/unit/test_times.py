@@ -14,7 +14,8 @@ from stt.media import libav
 from tests.support.tracks import Made, write
 from tests.unit.test_audio import AUDIO, Float, decode, hertz, loudness, needs_audio, tone, write_wav
 from workers.audio import timestamps
-from workers.audio.decode import RATE, Recording
+from workers.audio.decode import Recording
+from workers.audio.sound import RATE
 
 CASES = AUDIO / "cases"
 

@@ -12,7 +12,8 @@ from stt.media import libav
 from tests.support.tracks import Float, Made, write
 from tests.unit.test_audio import AUDIO, decode, hertz, loudness, needs_audio, tone
 from workers.audio import tracks, vad
-from workers.audio.decode import RATE, Recording
+from workers.audio.decode import Recording
+from workers.audio.sound import RATE
 
 pytestmark = needs_audio
 

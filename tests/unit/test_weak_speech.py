@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.support.sounds import NOISES, level, narrow
 from workers.audio import vad
-from workers.audio.decode import RATE, Recording, Samples
+from workers.audio.decode import Recording
+from workers.audio.sound import RATE, Samples
 from workers.audio.vad import Speech
 from workers.engine import weak_speech
 from workers.engine.windows import LONGEST, Window, pack
@@ -31,7 +32,7 @@ def samples_of(path: Path) -> Samples:
 
 def found(samples: Samples) -> tuple[list[Speech], list[Speech]]:
     speech = vad.speech(vad.probabilities(samples), len(samples) / RATE)
-    return speech, weak_speech.find(samples, speech, vad.Listener)
+    return speech, weak_speech.find(samples, speech, vad.SileroDetector)
 
 
 def seconds(parts: list[Speech], start: float, end: float) -> float:
@@ -61,7 +62,7 @@ def test_a_noise_between_two_who_speak_is_none(shared_audio: Path, name: str, db
 
 
 def test_pauses_without_sound_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_listener() -> vad.Hears:
+    def no_listener() -> vad.SpeechDetector:
         raise AssertionError("a silent pause was judged")
 
     assert weak_speech.find(np.zeros(20 * RATE, np.float32), [Speech(5.0, 10.0)], no_listener) == []

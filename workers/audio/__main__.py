@@ -27,8 +27,9 @@ from setproctitle import setproctitle
 from stt import resources
 from stt.media import errors, libav
 from stt.process import launch, sandbox
-from workers.audio.decode import RATE, Recording, Samples
+from workers.audio.decode import Recording
 from workers.audio.resampler import Resampler
+from workers.audio.sound import RATE, Samples
 
 # Decoding takes a small part of the time of playing. These seconds of processor time are allowed beyond that
 # time; the second for each so many bytes, as all of a film has to be read.

@@ -11,20 +11,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
 
 from stt.media import errors, frames, libav, parts
-from workers.audio import sound, timestamps, tracks, untimed_streams
+from workers.audio import timestamps, tracks, untimed_streams
 from workers.audio.resampler import Resampler
+from workers.audio.sound import RATE, Samples
 
 log = logging.getLogger(__name__)
 
-RATE, IMPLAUSIBLE = frames.RATE, frames.IMPLAUSIBLE
-Samples: TypeAlias = sound.Samples
 BLOCK_SECONDS = 10
 # Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
 # are rounding, and the sum of the samples is the better clock.
@@ -244,7 +242,7 @@ class Track:
         named = 0.0 if self._chained else (self._container.duration or 0) / av.time_base
         share = (self._part.start + self._byte) / self._bytes if self._bytes else 0
         guessed = self.decoded / RATE / share if share > 0.01 else 0
-        if named > 0 and (not guessed or 1 / IMPLAUSIBLE < guessed / named < IMPLAUSIBLE):
+        if named > 0 and (not guessed or 1 / frames.IMPLAUSIBLE < guessed / named < frames.IMPLAUSIBLE):
             return max(named, self.decoded / RATE)
         return guessed or None
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from stt.media import errors
 from stt.process import launch
-from workers.audio.decode import Samples
+from workers.audio.sound import Samples
 
 Process = subprocess.Popen[bytes]
 # A pipe that holds a block: with the usual 64 KiB both processes would wake each other ten times for it.
@@ -33,7 +33,7 @@ class DecoderDied(Exception):
     """The process that decodes ended before it had sent the whole recording; the text says how it ended."""
 
 
-class Recording:
+class SandboxedRecording:
     """One pass over a file's sound, with the public attributes of `workers.audio.decode.Recording`.
 
     The attributes have the values of the last block that was read.

@@ -86,23 +86,23 @@ def raised(samples: Samples, speech: Sequence[vad.Speech] | None = None) -> Samp
     return samples if factor == 1 else samples * np.float32(factor)
 
 
-class Raised:
+class RaisingDetector:
     """A voice activity detector that raises a quiet recording first.
 
     Its results come half a minute late, as a block waits for the levels after it. They depend on the samples
     since its beginning alone, not on how these were cut into calls.
     """
 
-    def __init__(self, listener: vad.Hears) -> None:
-        self.params = listener.params
-        self._listener = listener
+    def __init__(self, detector: vad.SpeechDetector) -> None:
+        self.params = detector.params
+        self._detector = detector
         self._rest = np.zeros(0, np.float32)
         self._blocks: deque[Samples] = deque()  # those that wait for the levels after them
         self._powers: deque[Powers] = deque(maxlen=LEVEL_BLOCKS)  # of the last blocks
         self._gains: deque[float] = deque(maxlen=BEHIND + 1 + AHEAD)  # one for each block, by the level there
         self._gain: float | None = None
 
-    def hear(self, samples: Samples) -> vad.Probabilities:
+    def process(self, samples: Samples) -> vad.Probabilities:
         """Probability of speech in the frames that are ready, in order, shape (frames,)."""
         samples = np.concatenate([self._rest, samples])
         whole = len(samples) // BLOCK * BLOCK
@@ -112,15 +112,15 @@ class Raised:
             self._take(samples[start : start + BLOCK])
             if len(self._blocks) > AHEAD:
                 ready.append(self._next())
-        return self._listener.hear(np.concatenate(ready))
+        return self._detector.process(np.concatenate(ready))
 
-    def end(self) -> vad.Probabilities:
+    def flush(self) -> vad.Probabilities:
         """Probability of speech in the remaining frames, the last incomplete one too, shape (frames,)."""
         if len(self._rest):
             self._take(self._rest)
         self._rest = self._rest[:0]
         left = [np.zeros(0, np.float32), *(self._next() for _ in range(len(self._blocks)))]
-        return np.concatenate([self._listener.hear(np.concatenate(left)), self._listener.end()])
+        return np.concatenate([self._detector.process(np.concatenate(left)), self._detector.flush()])
 
     def _take(self, block: Samples) -> None:
         self._blocks.append(block)

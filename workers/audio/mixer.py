@@ -88,7 +88,7 @@ class Mixer:
         self._pending: list[Samples] = []
         self._blocks: list[Block] = []
         self._at = 0  # the number of the next block to be mixed
-        self._detectors: list[vad.Listener] = []  # one for each channel, while channels differ
+        self._detectors: list[vad.SileroDetector] = []  # one for each channel, while channels differ
         self._level = np.zeros(len(names))  # usual power of each channel's speech
         self._reference: int | None = None  # the channel with which the phases of others are compared
         self._sign = 1.0
@@ -124,7 +124,7 @@ class Mixer:
         elif self._detectors:
             self._detect_voice(self._blocks[-1])
         else:  # from the first block that a later decision uses
-            self._detectors = [vad.Listener() for _ in rows]
+            self._detectors = [vad.SileroDetector() for _ in rows]
             for block in self._blocks[max(0, self._at - NEAR) :]:
                 self._detect_voice(block)
 
@@ -150,7 +150,7 @@ class Mixer:
             samples = (block.rows[channel] - block.mean[channel]) * gains[channel]
             whole = np.zeros(block.power.shape[1] * vad.FRAME, np.float32)
             whole[: len(samples)] = np.clip(samples, -1, 1)[: len(whole)]
-            voice = self._detectors[channel].hear(whole) > vad.Listener.params.offset
+            voice = self._detectors[channel].process(whole) > vad.SileroDetector.params.offset
             block.voice[channel] = voice
             if voice.sum() >= SPOKEN_FRAMES:
                 block.loudest[channel] = channels.loud(block.power[channel, voice])

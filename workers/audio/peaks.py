@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from workers.audio.decode import RATE, Samples
+from stt.transcript.waveform import PER_SECOND
+from workers.audio.sound import RATE, Samples
 
-PER_SECOND = 10
 _EACH = RATE // PER_SECOND
 
 
-def of(samples: Samples, start: int) -> bytes:
+def peaks_of(samples: Samples, start: int) -> bytes:
     """Peaks of samples that begin at `start`, from 0 to 255, which is full scale.
 
     The tenths are those of the recording, so the first and the last may be shared with what lies before

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from workers.audio import levels, peaks, vad
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 
 # The first span is short, so that text appears soon.
 FIRST_SECONDS = 45.0
@@ -57,8 +57,8 @@ def read(
     *,
     number: int = 0,
     start: int = 0,
-    heard: Callable[[int], None] = lambda samples: None,
-    listen: Callable[[], vad.Hears] = vad.Listener,
+    on_read: Callable[[int], None] = lambda samples: None,
+    make_detector: Callable[[], vad.SpeechDetector] = vad.SileroDetector,
 ) -> Iterator[Span]:
     """Spans of about `seconds`, beginning with `number` at the sample `start`.
 
@@ -67,35 +67,35 @@ def read(
         seconds: The length of a span, about.
         number: The number of the first span.
         start: The sample at which the first span begins.
-        heard: Is called with the sample up to which the recording was read.
-        listen: Makes a voice activity detector for one stream.
+        on_read: Is called with the sample up to which the recording was read.
+        make_detector: Makes a voice activity detector for one stream.
 
     Raises:
         media.MediaError: nothing can be decoded.
     """
     waiting: list[Samples] = []  # joined once a span: an array that grows leaves holes in memory
-    listener, found = levels.Raised(listen()), np.zeros(0, np.float32)
+    detector, found = levels.RaisingDetector(make_detector()), np.zeros(0, np.float32)
     for block in itertools.chain(recording.blocks(start), [None]):
         if block is None:  # the detector was some seconds behind: what is left may be more than a span
-            found = np.concatenate([found, listener.end()])
+            found = np.concatenate([found, detector.flush()])
         else:
             waiting.append(block)
-            found = np.concatenate([found, listener.hear(block)])
-            heard(start + sum(map(len, waiting)))
+            found = np.concatenate([found, detector.process(block)])
+            on_read(start + sum(map(len, waiting)))
         while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
-            cut = _cut(found, length, listener.params, first=number == 0)
+            cut = _cut(found, length, detector.params, first=number == 0)
             samples, rest = np.split(np.concatenate(waiting), [cut * vad.FRAME])
             waiting.clear()  # while the span is at work it is not held twice
-            yield _span(number, start, samples, found[:cut], listener.params)
+            yield _span(number, start, samples, found[:cut], detector.params)
             number, start = number + 1, start + len(samples)
             # From the cut on it listens anew, as it would if work began here after an interruption.
-            waiting, listener = [rest.copy()], levels.Raised(listen())
+            waiting, detector = [rest.copy()], levels.RaisingDetector(make_detector())
             del samples, rest  # nor until the next one is cut
-            found = listener.hear(waiting[0])
+            found = detector.process(waiting[0])
             if block is None:
-                found = np.concatenate([found, listener.end()])
+                found = np.concatenate([found, detector.flush()])
     if any(map(len, waiting)):
-        yield _span(number, start, np.concatenate(waiting), found, listener.params, last=True)
+        yield _span(number, start, np.concatenate(waiting), found, detector.params, last=True)
 
 
 def _length(number: int, seconds: float) -> float:
@@ -119,4 +119,4 @@ def _span(
     last: bool = False,
 ) -> Span:
     speech = vad.speech(found, len(samples) / RATE, params)
-    return Span(number, start, samples, speech, last, peaks.of(samples, start))
+    return Span(number, start, samples, speech, last, peaks.peaks_of(samples, start))

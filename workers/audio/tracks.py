@@ -65,7 +65,7 @@ class Choice:
 
 def activity(blocks: Iterable[Samples]) -> Activity:
     """Where a track has speech, and its level. Memory grows by a few bytes a second of sound."""
-    listener, loudest = vad.Listener(), 0.0
+    detector, loudest = vad.SileroDetector(), 0.0
     found: list[vad.Probabilities] = []
     levels: list[NDArray[np.float32]] = []
     rest = np.zeros(0, np.float32)
@@ -75,12 +75,12 @@ def activity(blocks: Iterable[Samples]) -> Activity:
         loudest = max(loudest, float(np.abs(block).max(initial=0)))
         # The detector does not find very quiet speech. The gain never rises again.
         gain = min(100.0, max(1.0, 0.5 / loudest)) if loudest > SILENT else 1.0
-        found.append(listener.hear(block * np.float32(gain)))
+        found.append(detector.process(block * np.float32(gain)))
         whole = np.concatenate([rest, block])
         count = len(whole) // _BIN
         levels.append(_levels(whole[: count * _BIN]))
         rest = whole[count * _BIN :]
-    found.append(listener.end())
+    found.append(detector.flush())
     level = np.concatenate([np.zeros(0, np.float32), *levels])
     speech = _in_bins(np.concatenate(found), length / RATE, len(level))
     return Activity(speech, level, silent=loudest <= SILENT)

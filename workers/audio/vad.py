@@ -58,19 +58,19 @@ class Params:
     pad: float = 0.3
 
 
-class Hears(Protocol):
+class SpeechDetector(Protocol):
     """What listens along one stream: the model here, or another."""
 
     params: Params
 
-    def hear(self, samples: Samples) -> Probabilities:
+    def process(self, samples: Samples) -> Probabilities:
         """Probability of speech in frames, in order; what is left waits for the next call."""
 
-    def end(self) -> Probabilities:
+    def flush(self) -> Probabilities:
         """Those of the last frames, also of the incomplete one."""
 
 
-class Listener:
+class SileroDetector:
     """The model along one stream; it remembers what it heard, so blocks may be cut anywhere."""
 
     params = Params()
@@ -81,7 +81,7 @@ class Listener:
         self._context = np.zeros(_CONTEXT, np.float32)
         self._rest = np.zeros(0, np.float32)
 
-    def hear(self, samples: Samples) -> Probabilities:
+    def process(self, samples: Samples) -> Probabilities:
         """Probability of speech in each whole frame; what is left waits for the next call."""
         samples = np.concatenate([self._rest, samples])
         whole = len(samples) // FRAME * FRAME
@@ -90,11 +90,11 @@ class Listener:
         calls = [self._call(frames[i : i + _CALL]) for i in range(0, len(frames), _CALL)]
         return np.concatenate([np.zeros(0, np.float32), *calls])
 
-    def end(self) -> Probabilities:
+    def flush(self) -> Probabilities:
         """The last, incomplete frame."""
         if not len(self._rest):
             return np.zeros(0, np.float32)
-        return self.hear(np.zeros(FRAME - len(self._rest), np.float32))
+        return self.process(np.zeros(FRAME - len(self._rest), np.float32))
 
     def _call(self, frames: Samples) -> Probabilities:
         before = np.vstack([self._context, frames[:-1, -_CONTEXT:]])
@@ -106,10 +106,10 @@ class Listener:
         return np.asarray(out, np.float32).reshape(-1)
 
 
-def probabilities(samples: Samples, listener: Hears | None = None) -> Probabilities:
+def probabilities(samples: Samples, detector: SpeechDetector | None = None) -> Probabilities:
     """Probability of speech in each frame of a piece that stands alone."""
-    listener = listener or Listener()
-    return np.concatenate([listener.hear(samples), listener.end()])
+    detector = detector or SileroDetector()
+    return np.concatenate([detector.process(samples), detector.flush()])
 
 
 def speech(found: Probabilities, length: float, params: Params | None = None) -> list[Speech]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from workers.audio import vad
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 
 CHUNK, STEP = 5 * RATE, RATE // 2
 # Chunks of one call. Always so many, counted from where listening began: then what is found does not depend
@@ -27,7 +27,7 @@ _CALL = 16
 PARAMS = vad.Params(onset=0.5, offset=0.363)
 
 
-class Pyannote:
+class PyannoteModel:
     """The model, loaded when it is first heard with; calling it gives a listener."""
 
     def __init__(self, device: str, threads: int) -> None:
@@ -36,8 +36,8 @@ class Pyannote:
         self._model: Any = None
         self.first = self.each = 0.0  # samples to the middle of its first frame, and from frame to frame
 
-    def __call__(self) -> Listener:
-        return Listener(self)
+    def detector(self) -> PyannoteDetector:
+        return PyannoteDetector(self)
 
     def scores(self, chunks: Samples) -> Samples:
         """For each chunk of five seconds the probability that anybody speaks, frame by frame."""
@@ -67,19 +67,19 @@ class Pyannote:
         self._model = model.eval().to(self._device)
 
 
-class Listener:
+class PyannoteDetector:
     """The model along one stream, in the frames of `vad`. It is some seconds behind what it is given."""
 
     params = PARAMS
 
-    def __init__(self, model: Pyannote) -> None:
+    def __init__(self, model: PyannoteModel) -> None:
         self._model = model
         self._waiting = np.zeros(0, np.float32)  # from the next chunk's first sample on
         self._next = 0  # that sample
         self._told = 0  # frames
         self._sums = self._weights = np.zeros(0)  # of the frames after those
 
-    def hear(self, samples: Samples) -> vad.Probabilities:
+    def process(self, samples: Samples) -> vad.Probabilities:
         """Probability of speech in each frame of which all is heard that there is to hear."""
         self._waiting = np.concatenate([self._waiting, samples])
         found = [np.zeros(0, np.float32)]
@@ -88,7 +88,7 @@ class Listener:
             found.append(self._tell(_from(self._next)))
         return np.concatenate(found)
 
-    def end(self) -> vad.Probabilities:
+    def flush(self) -> vad.Probabilities:
         """The last frames, also the incomplete one."""
         frames = -(-(self._next + len(self._waiting)) // vad.FRAME)
         if frames == self._told:

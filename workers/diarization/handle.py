@@ -30,11 +30,11 @@ POLL_SECONDS = 0.25
 STALL_SECONDS = 1800.0
 
 
-class SpeakersFailed(Exception):
+class DiarizationFailed(Exception):
     """Speakers could not be told apart; the text says why."""
 
 
-class Speakers:
+class DiarizationProcess:
     """One recording's speakers, beside recognition where a core or a GPU is free, else after it."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Speakers:
         """Wait for the turns: {"start", "end", "speaker"}, seconds of the recording.
 
         Raises:
-            SpeakersFailed: there are none to be had.
+            DiarizationFailed: there are none to be had.
         """
         if self._process is None:
             self.start()
@@ -108,7 +108,7 @@ class Speakers:
         for code_and_message in self._warnings:
             warn(*code_and_message)
         if self._turns is None:
-            raise SpeakersFailed(f"the process ended with {code} before it knew the turns")
+            raise DiarizationFailed(f"the process ended with {code} before it knew the turns")
         report(1.0)
         return self._turns
 

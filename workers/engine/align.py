@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from workers.audio import vad
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 from workers.engine import words
 from workers.engine.windows import Window
 

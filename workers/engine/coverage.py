@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 from workers.audio.vad import Speech
 from workers.engine.windows import Window
 from workers.engine.words import Word, ends_sentence, letters

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
-from workers.audio.decode import Samples
+from workers.audio.sound import Samples
 from workers.audio.vad import Speech
 from workers.engine import coverage
 from workers.engine.coverage import Gap

@@ -14,7 +14,7 @@ import numpy as np
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import merge_punctuations
 
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 from workers.engine import coverage, words
 from workers.engine.hypothesis import UNSURE, Asked, Attempt, Heard, UnsupportedLanguage
 from workers.engine.language import Passage, passages, slices

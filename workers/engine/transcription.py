@@ -19,9 +19,9 @@ import ctranslate2
 from stt.settings import Settings
 from stt.transcript import passages, speakers
 from workers.audio import spans, vad
-from workers.audio.decode import RATE, Samples
-from workers.audio.handle import Recording
-from workers.diarization.handle import Speakers, SpeakersFailed
+from workers.audio.handle import SandboxedRecording
+from workers.audio.sound import RATE, Samples
+from workers.diarization.handle import DiarizationFailed, DiarizationProcess
 from workers.engine import costs, coverage, gap_filling, weak_speech, words
 from workers.engine.align import AlignModel
 from workers.engine.hypothesis import UNSURE, Asked, Heard
@@ -111,7 +111,7 @@ class Job:
     def run(self) -> None:
         """Do it; every error that has a meaning for a person is raised as what it is."""
         begun, loading = time.monotonic(), self._engine.load_seconds
-        recording = Recording(self._path, self._engine.settings.max_duration_seconds)
+        recording = SandboxedRecording(self._path, self._engine.settings.max_duration_seconds)
         try:
             self._meter.duration = recording.duration
             if self._speakers and self._speakers.beside:
@@ -130,7 +130,7 @@ class Job:
             self._name, heard, seconds, heard / seconds, self._engine.load_seconds - loading, _peak_memory(),
         )  # fmt: skip
 
-    def _run(self, recording: Recording) -> None:
+    def _run(self, recording: SandboxedRecording) -> None:
         if not self._all_known:
             self._recognise(recording)
         # Where every span was known, nothing was decoded, and the last one ends with the recording.
@@ -141,7 +141,7 @@ class Job:
         language = self._language if self._spoken else None
         self._send({"type": "done", "language": language, "duration": round(duration, 3)})
 
-    def _recognise(self, recording: Recording) -> None:
+    def _recognise(self, recording: SandboxedRecording) -> None:
         for span, work in _ahead(self._begun(recording)):
             self._meter.duration = recording.duration
             found = self._finished(work) if work else []
@@ -184,7 +184,7 @@ class Job:
             }
         )
 
-    def _start_speakers(self, started: Speakers) -> None:
+    def _start_speakers(self, started: DiarizationProcess) -> None:
         try:
             started.start()
         except OSError:  # once the text is there it is tried again, and told if it fails again
@@ -196,7 +196,7 @@ class Job:
             return
         try:
             turns = self._speakers.turns(self._meter.speakers, self._warn)
-        except (SpeakersFailed, OSError) as error:
+        except (DiarizationFailed, OSError) as error:
             log.warning("speakers: %s", error)
             self._warn(speakers.FAILED, speakers.FAILED_MESSAGE)
         else:
@@ -210,11 +210,11 @@ class Job:
             "unsure": unsure,
         }  # fmt: skip
 
-    def _begun(self, recording: Recording) -> Iterator[tuple[spans.Span, Work | None]]:
+    def _begun(self, recording: SandboxedRecording) -> Iterator[tuple[spans.Span, Work | None]]:
         """All spans, each with its windows given to the lanes, where there are any."""
         found = spans.read(
             recording, self._engine.settings.span_seconds, number=self._number, start=self._start,
-            heard=lambda sample: self._meter.decoded(sample / RATE), listen=self._engine.vad.listen,
+            on_read=lambda sample: self._meter.decoded(sample / RATE), make_detector=self._engine.vad.listen,
         )  # fmt: skip
         for span in self._meter.decoding(found):
             weak = weak_speech.find(span.samples, span.speech, self._engine.vad.listen)
@@ -442,7 +442,7 @@ class Job:
         told = {"stage": stage, "progress": progress, "duration": duration, "left": left}
         self._send({"type": "stage", **told})
 
-    def _warn_of(self, recording: Recording) -> None:
+    def _warn_of(self, recording: SandboxedRecording) -> None:
         if recording.damaged:
             self._warn(
                 "damaged_audio",
@@ -462,7 +462,7 @@ class Job:
             )
         self._warn_of_tracks(recording)
 
-    def _warn_of_tracks(self, recording: Recording) -> None:
+    def _warn_of_tracks(self, recording: SandboxedRecording) -> None:
         if recording.left_out:
             self._warn(
                 "tracks_left_out",
@@ -498,12 +498,12 @@ def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _speakers(request: dict[str, Any], engine: Engine) -> Speakers | None:
+def _speakers(request: dict[str, Any], engine: Engine) -> DiarizationProcess | None:
     options = request.get("options") or {}
     if not options.get("diarize"):
         return None
     path = Path(request["path"])
-    return Speakers(path, options, engine.settings, device=engine.device, threads=engine.threads)
+    return DiarizationProcess(path, options, engine.settings, device=engine.device, threads=engine.threads)
 
 
 def _asked(request: dict[str, Any], chosen: Settings) -> Asked:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.audio import vad
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 from workers.audio.vad import Speech
 from workers.engine.windows import LONGEST, Window
 
@@ -40,7 +40,9 @@ _TENTH = RATE // 10
 Powers: TypeAlias = NDArray[np.float64]
 
 
-def find(samples: Samples, speech: Sequence[Speech], listen: Callable[[], vad.Hears]) -> list[Speech]:
+def find(
+    samples: Samples, speech: Sequence[Speech], listen: Callable[[], vad.SpeechDetector]
+) -> list[Speech]:
     """Stretches in the pauses of `speech` in which somebody may speak, with times in seconds.
 
     Args:
@@ -117,7 +119,7 @@ def _pauses(speech: Sequence[Speech], length: float) -> Iterator[tuple[float, fl
     return ((start, end) for start, end in zip(starts, ends, strict=True) if end - start >= PAUSE)
 
 
-def _speech_in_pause(samples: Samples, listen: Callable[[], vad.Hears]) -> list[Speech]:
+def _speech_in_pause(samples: Samples, listen: Callable[[], vad.SpeechDetector]) -> list[Speech]:
     level = _level(samples)
     if level < QUIET:
         return []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from workers.audio import vad, vad_pyannote
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 from workers.engine.whisperx_asr import asr
 from workers.engine.windows import Window, pack
 
@@ -26,7 +26,7 @@ class Piece:
 class SpeechVad(asr.Vad):  # type: ignore[misc,name-defined]
     """WhisperX's interface to voice activity, with what `listen` makes."""
 
-    def __init__(self, listen: Callable[[], vad.Hears]) -> None:
+    def __init__(self, listen: Callable[[], vad.SpeechDetector]) -> None:
         self.listen = listen
         super().__init__(listen().params.onset)
 
@@ -50,11 +50,11 @@ class SileroVad(SpeechVad):
     """With the Silero model that needs no download."""
 
     def __init__(self) -> None:
-        super().__init__(vad.Listener)
+        super().__init__(vad.SileroDetector)
 
 
 class PyannoteVad(SpeechVad):
     """With pyannote's model, which comes with WhisperX; loaded when it first hears something."""
 
     def __init__(self, device: str, threads: int) -> None:
-        super().__init__(vad_pyannote.Pyannote(device, threads))
+        super().__init__(vad_pyannote.PyannoteModel(device, threads).detector)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from workers.audio import levels, vad
-from workers.audio.decode import RATE, Samples
+from workers.audio.sound import RATE, Samples
 
 # Whisper hears 30 s; a second of silence at the end tells it that the window is over.
 LONGEST = 29.0

@@ -6,11 +6,11 @@ languages with spaces and without.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stt.transcript import scripts
 from workers.audio.vad import Speech
 
 # Words begin and end softly: so much earlier and later than what sounds like speech.
@@ -25,9 +25,6 @@ LONGEST_WIDTH = 180  # columns; a Chinese or Japanese character takes two
 # A wide character (Chinese, Japanese, Korean) is a syllable or a word, and counts as so many letters.
 WIDE_LETTERS = 3
 
-_SENTENCE_ENDS = frozenset(".?!…。？！｡؟۔।॥።፧։")  # noqa: RUF001
-_CLAUSE_ENDS = frozenset(",;:、，；：،؛–—")  # noqa: RUF001
-_CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
 _ABBREVIATIONS = frozenset(
     ("mr", "mrs", "ms", "dr", "prof", "jr", "vs", "e.g", "i.e", "z.b", "d.h", "u.a", "mme", "sra", "dra")
 )
@@ -46,9 +43,7 @@ class Word:
 
 def letters(text: str) -> int:
     """How much a text says: its characters, of which a wide one counts as `WIDE_LETTERS`."""
-    return sum(
-        WIDE_LETTERS if unicodedata.east_asian_width(character) in "WF" else 1 for character in text.strip()
-    )
+    return sum(WIDE_LETTERS if scripts.wide(character) else 1 for character in text.strip())
 
 
 def whole(words: Sequence[Word]) -> list[Word]:
@@ -127,7 +122,7 @@ def _pieces(text: str) -> list[str]:
     """Words with the space before them; single characters where a script has no spaces."""
     pieces: list[str] = []
     for character in text:
-        wide = unicodedata.east_asian_width(character) in "WF" and character.isalpha()
+        wide = scripts.wide(character) and character.isalpha()
         if not pieces or wide or (character.isspace() and not pieces[-1].isspace()):
             pieces.append(character)
         else:
@@ -143,7 +138,7 @@ def _sentences(words: Sequence[Word]) -> list[list[Word]]:
         if (
             ends_sentence(word.text, words[number + 1 : number + 2])
             or pause >= LONG_PAUSE
-            or (pause >= CLAUSE_PAUSE and _mark(word.text) in _CLAUSE_ENDS)
+            or (pause >= CLAUSE_PAUSE and _mark(word.text) in scripts.CLAUSE_ENDS)
         ):
             found.append([])
     return found
@@ -152,11 +147,11 @@ def _sentences(words: Sequence[Word]) -> list[list[Word]]:
 def ends_sentence(text: str, following: Sequence[Word] = ()) -> bool:
     """Whether a sentence ends with this word; `following` is the next word, if there is one."""
     mark = _mark(text)
-    if mark not in _SENTENCE_ENDS:
+    if mark not in scripts.SENTENCE_ENDS:
         return False
     if mark != ".":
         return True
-    bare = text.strip().rstrip(_CLOSERS).rstrip(".").lower()
+    bare = text.strip().rstrip(scripts.CLOSERS).rstrip(".").lower()
     initial = len(bare) == 1 and bare.isalpha()
     glued = bool(following) and not following[0].text[:1].isspace()  # "3." "5", "www." "example"
     return not (initial or glued or bare.lstrip("(\"'“«[") in _ABBREVIATIONS)
@@ -164,7 +159,7 @@ def ends_sentence(text: str, following: Sequence[Word] = ()) -> bool:
 
 def _mark(text: str) -> str:
     """The punctuation mark a word ends with, if it is one."""
-    return text.strip().rstrip(_CLOSERS)[-1:]
+    return text.strip().rstrip(scripts.CLOSERS)[-1:]
 
 
 def _short(words: list[Word]) -> list[list[Word]]:
@@ -181,16 +176,12 @@ def _fitness(words: list[Word], cut: int) -> float:
     """How well a sentence may be cut before the word `cut`."""
     balance = min(cut, len(words) - cut) / len(words) * 2
     pause = min(1.0, max(0.0, words[cut].start - words[cut - 1].end))
-    comma = _mark(words[cut - 1].text) in _CLAUSE_ENDS
+    comma = _mark(words[cut - 1].text) in scripts.CLAUSE_ENDS
     return balance + pause * 2 + comma * 0.7
 
 
 def _width(words: list[Word]) -> int:
-    return sum(
-        2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for word in words
-        for character in word.text
-    )
+    return sum(2 if scripts.wide(character) else 1 for word in words for character in word.text)
 
 
 def _segment(words: list[Word], with_words: bool) -> dict[str, Any]:
