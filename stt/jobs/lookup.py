@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import datetime as dt
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -14,9 +12,11 @@ import asyncpg
 
 from stt.db import queries
 from stt.jobs.model import Connection, Job, Status
-from stt.web.problems import Problem
 
 _PAGE = 500
+
+# The place of a job in the list, newest first: its time of creation and its id.
+Position = tuple[dt.datetime, UUID]
 
 
 async def get(pool: Connection, job_id: UUID) -> Job | None:
@@ -38,14 +38,18 @@ async def list_page(
     status: Status | None = None,
     q: str | None = None,
     limit: int = 50,
-    cursor: str | None = None,
-) -> tuple[list[Job], str | None]:
-    """A page of jobs, newest first, and the cursor of the next page if there is one.
+    after: Position | None = None,
+) -> tuple[list[Job], Position | None]:
+    """A page of jobs, newest first, and the position of its last job if more follow.
 
-    Raises:
-        Problem: 422, the cursor is none of ours.
+    Args:
+        pool: The database.
+        status: Only jobs with this status.
+        q: Only jobs whose file name contains this text, in upper or lower case.
+        limit: Jobs a page.
+        after: Where the page before ended; None for the first page.
     """
-    before_created, before_id = _read_cursor(cursor)
+    before_created, before_id = after or (None, None)
     found = await _all(
         queries.list_jobs(
             pool,
@@ -57,25 +61,9 @@ async def list_page(
         )
     )
     page = found[:limit]
-    return page, _cursor(page[-1]) if len(found) > limit else None
-
-
-def _cursor(job: Job) -> str:
-    return base64.urlsafe_b64encode(f"{job.created_at.isoformat()}|{job.id}".encode()).decode()
-
-
-def _read_cursor(cursor: str | None) -> tuple[dt.datetime | None, UUID | None]:
-    if not cursor:
-        return None, None
-    try:
-        created, _, job_id = base64.urlsafe_b64decode(cursor).decode().partition("|")
-        # asyncpg takes years from 1 to 9999 in UTC, whatever the zone: no real cursor comes near.
-        when = dt.datetime.fromisoformat(created).astimezone(dt.UTC)
-        return when, UUID(job_id)
-    except (binascii.Error, ValueError, OverflowError):
-        raise Problem(
-            422, "bad_cursor", "Bad cursor", "cursor: take it from next_cursor of the page before"
-        ) from None
+    if len(found) <= limit:
+        return page, None
+    return page, (page[-1].created_at, page[-1].id)
 
 
 async def changed_since(pool: Connection, since: dt.datetime) -> AsyncGenerator[Job, None]:

@@ -17,9 +17,9 @@ from pydantic import (
 )
 
 from stt import texts
+from stt.jobs.errors import OptionError
 from stt.settings import Settings
 from stt.transcript.languages import LANGUAGES
-from stt.web.problems import Problem
 
 # Kept in columns of their own; the rest is the job's `options`.
 COLUMNS = {"model", "language", "task", "priority"}
@@ -96,7 +96,7 @@ def parse(fields: dict[str, Any], settings: Settings) -> JobOptions:
     """Check option fields; an empty value means the default.
 
     Raises:
-        Problem: 422 that names the first unknown field or bad value.
+        OptionError: names the first unknown field or bad value.
     """
     given = {name: value for name, value in fields.items() if value not in ("", None)}
     _check_texts(given)
@@ -108,25 +108,25 @@ def parse(fields: dict[str, Any], settings: Settings) -> JobOptions:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(JobOptions.model_fields))
-            raise _bad(str(first["loc"][0]), f"is not an option; known are {known}") from None
+            raise OptionError(str(first["loc"][0]), f"is not an option; known are {known}") from None
         field = str(first["loc"][0]) if first["loc"] else "options"
-        raise _bad(field, first["msg"].removeprefix("Value error, ")) from None
+        raise OptionError(field, first["msg"].removeprefix("Value error, ")) from None
 
 
 def _check_texts(given: dict[str, Any]) -> None:
     for name, value in given.items():
         if flaw := texts.flaw(name):
-            raise _bad(texts.shown(name), f"the name of the option {flaw}")
+            raise OptionError(texts.shown(name), f"the name of the option {flaw}")
         if isinstance(value, str) and (flaw := texts.flaw(value)):
-            raise _bad(name, flaw)
+            raise OptionError(name, flaw)
 
 
 def _check_model(value: Any, settings: Settings) -> None:
     if not isinstance(value, str):
-        raise _bad("model", "must be text, the name of a model")
+        raise OptionError("model", "must be text, the name of a model")
     if value not in settings.allowed_models:
         shown = value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "…"
-        raise _bad("model", f"{shown!r} is not one of {', '.join(settings.allowed_models)}")
+        raise OptionError("model", f"{shown!r} is not one of {', '.join(settings.allowed_models)}")
 
 
 def of_job(job: Any) -> dict[str, Any]:
@@ -138,7 +138,3 @@ def of_job(job: Any) -> dict[str, Any]:
         "priority": job.priority,
         **job.options,
     }
-
-
-def _bad(field: str, message: str) -> Problem:
-    return Problem(422, "bad_option", "An option is not valid", f"{field}: {message}", field=field)

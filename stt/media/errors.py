@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, TypeAlias
 
-from av.audio.stream import AudioStream
-from av.container import Container
-
 from stt.media import unreadable
 
-if TYPE_CHECKING:  # generic only for a type checker
+if TYPE_CHECKING:  # the web process has no libav; packets are generic only for a type checker
+    from av.audio.stream import AudioStream
+    from av.container import Container
     from av.packet import Packet as AnyPacket
 
 Packet: TypeAlias = "AnyPacket[AudioStream]"

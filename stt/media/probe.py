@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from stt import resources
+from stt.media.errors import MediaError
 from stt.process import launch, sandbox
 from stt.settings import PREFIX
-from stt.web.problems import Problem
 
 log = logging.getLogger(__name__)
 
 _WALL_SECONDS = 60  # looking into the largest real file takes a fraction
 _slots = asyncio.Semaphore(resources.probes_at_once())
 
-_NOT_READABLE = "Not a recording we can read"
-_TITLES = {"empty_audio": "Nothing to transcribe", "too_long": "Too long"}
+
+class NoMemoryForProbe(Exception):
+    """The machine has too little memory to inspect a file just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ async def probe(path: Path, longest: float = 0.0) -> Media:
     """Inspect a file in a child process; `longest`: seconds that a recording may have, 0: no limit.
 
     Raises:
-        Problem: 415 not media or no audio track, 422 media without any sound in it or too long, 503 too
-            little memory for the child.
+        MediaError: it is not media, has no audio track or no sound, or is too long.
+        NoMemoryForProbe: the machine has too little memory for the child just now.
     """
     async with _slots:
         return _answer(path, await _ask_child(path, longest))
@@ -48,16 +49,11 @@ async def probe(path: Path, longest: float = 0.0) -> Media:
 
 def _answer(path: Path, answer: dict[str, Any]) -> Media:
     _log_missing_limits(frozenset({sandbox.FILES, sandbox.NETWORK} - set(answer.pop("given_up"))))
-    if answer.get("status") == 503:
+    if answer.get("no_memory"):
         log.warning("too little memory for the probe of %s", path.name)
-        raise _no_memory()
+        raise NoMemoryForProbe
     if "code" in answer:
-        raise Problem(
-            answer["status"],
-            answer["code"],
-            _TITLES.get(answer["code"], _NOT_READABLE),
-            answer["message"],
-        )
+        raise MediaError(answer["code"], answer["message"])
     return Media(**answer)
 
 
@@ -82,7 +78,7 @@ async def _ask_child(path: Path, longest: float) -> dict[str, Any]:
         out, err = await asyncio.wait_for(process.communicate(), _WALL_SECONDS)
     except TimeoutError:
         log.warning("the probe of %s took too long", path.name)
-        raise _unreadable("Looking into the file took too long.") from None
+        raise MediaError("not_media", "Looking into the file took too long.") from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -92,19 +88,5 @@ async def _ask_child(path: Path, longest: float) -> dict[str, Any]:
     words = err.decode(errors="replace")
     log.warning("the probe of %s ended with %s: %s", path.name, process.returncode, words)
     if process.returncode == -signal.SIGKILL:
-        raise _no_memory()
-    raise _unreadable("Looking into the file failed: it is damaged or hostile.")
-
-
-def _unreadable(message: str) -> Problem:
-    return Problem(415, "not_media", _NOT_READABLE, message)
-
-
-def _no_memory() -> Problem:
-    return Problem(
-        503,
-        "short_of_memory",
-        "Service unavailable",
-        "The server has too little memory to look into the file just now; send it again in a while.",
-        headers={"Retry-After": "30"},
-    )
+        raise NoMemoryForProbe
+    raise MediaError("not_media", "Looking into the file failed: it is damaged or hostile.")

@@ -19,7 +19,6 @@ from stt.process import sandbox
 _CPU_SECONDS = 20  # opening and decoding the first second of the largest real file takes a fraction
 # Enough packets to get past a damaged start, few enough to answer at once.
 _PACKETS = 500
-_STATUS = {"empty_audio": 422, "too_long": 422}
 
 Answer = dict[str, object]
 
@@ -32,8 +31,8 @@ def _main(path: Path, longest: float) -> None:
     try:
         answer = _look(path, longest)
     except MemoryError:
-        # Too little memory of the machine may pass (503). A file that takes too much never will.
-        answer = _refusal(errors.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"status": 503}
+        # Too little memory of the machine may pass. A file that takes too much never will.
+        answer = _refusal(errors.too_much_memory()) if sandbox.is_own_limit(ceiling) else {"no_memory": True}
     print(json.dumps(answer | {"given_up": sorted(given_up)}))  # noqa: T201  this is the answer
 
 
@@ -42,12 +41,12 @@ def _look(path: Path, longest: float) -> Answer:
         kind, duration = libav.inspect(path, packets=_PACKETS, longest=longest)
     except errors.MediaError as error:
         return _refusal(error)
-    # The fields of stt.media.probe.Media, whose module imports the web application.
+    # The fields of stt.media.probe.Media, whose module takes long to import.
     return {"file_type": kind, "duration_seconds": duration}
 
 
 def _refusal(error: errors.MediaError) -> Answer:
-    return {"status": _STATUS.get(error.code, 415), "code": error.code, "message": str(error)}
+    return {"code": error.code, "message": str(error)}
 
 
 if __name__ == "__main__":

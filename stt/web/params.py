@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import datetime as dt
 from uuid import UUID
 
 from aiohttp import web
@@ -53,6 +56,29 @@ def search(request: web.Request) -> str | None:
     if flaw := texts.flaw(value):
         raise _bad("q", flaw)
     return value or None
+
+
+def cursor(request: web.Request) -> lookup.Position | None:
+    """Where the page of the list before ended; None for the first page."""
+    value = request.query.get("cursor")
+    if not value:
+        return None
+    try:
+        created, _, job_id = base64.urlsafe_b64decode(value).decode().partition("|")
+        # asyncpg takes years from 1 to 9999 in UTC, whatever the zone: no real cursor comes near.
+        return dt.datetime.fromisoformat(created).astimezone(dt.UTC), UUID(job_id)
+    except (binascii.Error, ValueError, OverflowError):
+        raise Problem(
+            422, "bad_cursor", "Bad cursor", "cursor: take it from next_cursor of the page before"
+        ) from None
+
+
+def as_cursor(position: lookup.Position | None) -> str | None:
+    """The value of `cursor` that asks for what follows a position."""
+    if position is None:
+        return None
+    created, job_id = position
+    return base64.urlsafe_b64encode(f"{created.isoformat()}|{job_id}".encode()).decode()
 
 
 def points(request: web.Request) -> int | None:

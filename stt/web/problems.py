@@ -12,6 +12,9 @@ import asyncpg
 from aiohttp import web
 
 from stt import texts
+from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound, OptionError
+from stt.media.errors import MediaError
+from stt.media.probe import NoMemoryForProbe
 from stt.outages import UNAVAILABLE
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,61 @@ def not_found(what: str = "job") -> Problem:
     return Problem(404, f"{what}_not_found", "Not found", f"There is no such {what}.")
 
 
+_UNPROCESSABLE_MEDIA = {"empty_audio": "Nothing to transcribe", "too_long": "Too long"}
+
+
+def _of_error(request: web.Request, error: Exception) -> Problem:
+    """The answer for any exception; an unexpected one is logged whole and answered with one sentence."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, _BAD_VALUE):
+        log.warning("%s: %s", where(request), type(error).__name__, extra=about_job(request))
+        return _bad_value()
+    problem = of_domain_error(error)
+    if problem is None:
+        log.error("%s failed", where(request), extra=about_job(request), exc_info=error)
+        return internal()
+    return problem
+
+
+def of_domain_error(error: Exception) -> Problem | None:
+    """The answer for an error that the jobs or the probe raise; None for any other exception."""
+    problem = None
+    match error:
+        case JobNotFound():
+            problem = not_found()
+        case JobEnded():
+            detail = f"The job is {error.status}: nothing to cancel."
+            problem = Problem(409, "already_ended", "Already ended", detail)
+        case JobNotEnded():
+            detail = f"The job is {error.status}: cancel it first, or let it end."
+            problem = Problem(409, "not_ended", "Not ended", detail)
+        case OptionError():
+            title = "An option is not valid"
+            problem = Problem(422, "bad_option", title, str(error), field=error.field)
+        case MediaError():
+            problem = _media_problem(error)
+        case NoMemoryForProbe():
+            problem = _no_memory()
+    return problem
+
+
+def _media_problem(error: MediaError) -> Problem:
+    title = _UNPROCESSABLE_MEDIA.get(error.code)
+    status = 422 if title else 415
+    return Problem(status, error.code, title or "Not a recording we can read", str(error))
+
+
+def _no_memory() -> Problem:
+    return Problem(
+        503,
+        "short_of_memory",
+        "Service unavailable",
+        "The server has too little memory to look into the file just now; send it again in a while.",
+        headers={"Retry-After": "30"},
+    )
+
+
 def middleware(render_page: Renderer) -> Any:
     """Turn every exception into problem+json, or into a page where a person is asking."""
 
@@ -63,23 +121,18 @@ def middleware(render_page: Renderer) -> Any:
     async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
-        except Problem as problem:
-            return _answer(request, problem, render_page)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return _answer(request, from_http(error), render_page)
-        except _BAD_VALUE as error:
-            log.warning("%s: %s", where(request), type(error).__name__, extra=about_job(request))
-            return _answer(request, _bad_value(), render_page)
+            problem = from_http(error)
         except UNAVAILABLE as error:
             if request.transport is None or request.transport.is_closing():
                 raise  # the client has gone: nobody is left to answer
             log.warning("%s: %s: %s", where(request), type(error).__name__, error, extra=about_job(request))
-            return _answer(request, _unavailable(), render_page)
-        except Exception:  # the last line of defence: logged whole, told in a sentence
-            log.exception("%s failed", where(request), extra=about_job(request))
-            return _answer(request, internal(), render_page)
+            problem = _unavailable()
+        except Exception as error:  # noqa: BLE001  an unexpected one is logged there
+            problem = _of_error(request, error)
+        return _answer(request, problem, render_page)
 
     return errors
 

@@ -13,6 +13,7 @@ from stt.jobs import lifecycle, options, tickets
 from stt.jobs.messages import about
 from stt.jobs.model import Job, NewJob
 from stt.media import telephone
+from stt.media.errors import MediaError
 from stt.media.probe import Media, probe
 from stt.pubsub import publish
 from stt.storage import RESERVE, Incoming
@@ -28,6 +29,9 @@ _FIELDS = 50
 _ENVELOPE = 4 * 2**20
 # What a storage answers that is read-only, broken, not mounted or not ours.
 _STORAGE_AWAY = {errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EACCES, errno.EPERM}
+
+# Errors of files that libav can open: the ending of the name does not matter.
+_NAME_TELLS_NOTHING = {"encrypted", "empty_audio", "too_long"}
 
 
 async def upload(request: web.Request) -> web.Response:
@@ -86,11 +90,11 @@ async def _look_into(path: Path, filename: str, longest: float) -> Media:
     """What the file holds; of a recording without a header only its name tells why it is refused."""
     try:
         return await probe(path, longest)
-    except Problem as problem:
+    except MediaError as error:
         sentence = telephone.advice(filename)
-        if problem.status != 415 or problem.code == "encrypted" or sentence is None:
+        if error.code in _NAME_TELLS_NOTHING or sentence is None:
             raise
-        raise Problem(415, "not_media", problem.title, sentence) from None
+        raise MediaError("not_media", sentence) from None
 
 
 async def _register(app: web.Application, new: NewJob) -> Job:

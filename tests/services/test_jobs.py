@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -273,11 +273,12 @@ async def test_an_owner_with_a_long_queue_does_not_keep_others_waiting_by_its_ag
 
 async def test_pages_of_the_list_hold_every_job_once_newest_first(pool: asyncpg.Pool) -> None:
     made = [(await new(pool)).id for _ in range(7)]
-    seen, cursor = [], None
+    seen: list[UUID] = []
+    after = None
     while True:
-        page, cursor = await lookup.list_page(pool, limit=3, cursor=cursor)
+        page, after = await lookup.list_page(pool, limit=3, after=after)
         seen += [job.id for job in page]
-        if cursor is None:
+        if after is None:
             break
         await new(pool)  # what comes meanwhile does not shift the pages
     assert seen == made[::-1]

@@ -22,7 +22,7 @@ from stt import resources
 from stt.media import errors, frames, libav, probe
 from stt.process import sandbox
 from stt.storage import Storage
-from stt.web.problems import Problem
+from stt.web.problems import of_domain_error
 from tests.conftest import ROOT
 from tests.services.test_upload import form, send, stored
 from tests.support import hostile
@@ -473,9 +473,11 @@ async def test_only_a_file_that_takes_more_than_the_probe_may_is_refused_for_goo
         return await start(*program[:at], "-c", lines, *program[at + 2 :], **more)
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", small)
-    with pytest.raises(Problem) as caught:
+    with pytest.raises((errors.MediaError, probe.NoMemoryForProbe)) as caught:
         await probe.probe(hungry)
-    assert (caught.value.status, caught.value.code) == (status, code)
+    problem = of_domain_error(caught.value)
+    assert problem
+    assert (problem.status, problem.code) == (status, code)
 
 
 # What the machine gives

@@ -275,9 +275,9 @@ async def test_a_page_whose_client_is_gone_is_one_line(
         await gone.wait()
         return [], None
 
-    monkeypatch.setattr("stt.jobs.lifecycle.list_page", slow)
+    monkeypatch.setattr("stt.jobs.lookup.list_page", slow)
     async with raw.connect(client) as (_, writer):
-        writer.write(f"GET /jobs?cursor={SECRET} HTTP/1.1\r\n{headers}".encode())
+        writer.write(f"GET /jobs?q={SECRET} HTTP/1.1\r\n{headers}".encode())
         await asyncio.wait_for(asked.wait(), SECONDS)
         reset(writer)
     await until(lambda: log.records, SECONDS)

@@ -10,13 +10,13 @@ from uuid import UUID
 from aiohttp import web
 
 from stt.jobs import lifecycle, lookup, options, tickets
+from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
 from stt.jobs.messages import current
 from stt.jobs.model import Job
 from stt.pubsub import publish
 from stt.web import bodies, params
 from stt.web.context import HUB, POOL, REDIS, SETTINGS, STORAGE
 from stt.web.params import job_or_404
-from stt.web.problems import Problem, not_found
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,15 @@ _STOP_SECONDS = 10
 
 async def list_jobs(request: web.Request) -> web.Response:
     """`GET /api/jobs?status=&q=&limit=&cursor=`: newest first."""
-    page, next_cursor = await lookup.list_page(
+    page, last = await lookup.list_page(
         request.app[POOL],
         status=params.status(request),
         q=params.search(request),
         limit=params.limit(request),
-        cursor=request.query.get("cursor"),
+        after=params.cursor(request),
     )
-    return web.json_response({"jobs": [job.public(text=False) for job in page], "next_cursor": next_cursor})
+    shown = [job.public(text=False) for job in page]
+    return web.json_response({"jobs": shown, "next_cursor": params.as_cursor(last)})
 
 
 async def get_job(request: web.Request) -> web.Response:
@@ -62,14 +63,15 @@ async def cancel(app: web.Application, job_id: UUID) -> Job:
     """Cancel a job.
 
     Raises:
-        Problem: 404 no such job, 409 it has ended.
+        JobNotFound: there is no such job.
+        JobEnded: it has ended.
     """
     job = await lifecycle.request_cancel(app[POOL], job_id)
     if job is None:
         found = await lookup.get(app[POOL], job_id)
         if found is None:
-            raise not_found()
-        raise Problem(409, "already_ended", "Already ended", f"The job is {found.status}: nothing to cancel.")
+            raise JobNotFound
+        raise JobEnded(found.status)
     await publish(app[REDIS], current(job))
     return job
 
@@ -78,17 +80,17 @@ async def retry(app: web.Application, job_id: UUID, fields: dict[str, Any]) -> J
     """Do an ended job again, with new options where given.
 
     Raises:
-        Problem: 404 no such job, 409 it has not ended, 422 a bad option.
+        JobNotFound: there is no such job.
+        JobNotEnded: it waits or runs.
+        OptionError: a field is unknown or has a bad value.
     """
     job = await lookup.get(app[POOL], job_id)
     if job is None:
-        raise not_found()
+        raise JobNotFound
     asked = options.parse({**options.of_job(job), **fields}, app[SETTINGS])
     again = await lifecycle.restart(app[POOL], job, asked)
     if again is None:
-        raise Problem(
-            409, "not_ended", "Not ended", f"The job is {job.status}: cancel it first, or let it end."
-        )
+        raise JobNotEnded(job.status)
     await tickets.announce(app[REDIS], again)
     await publish(app[REDIS], current(again))
     return again
@@ -98,12 +100,12 @@ async def delete(app: web.Application, job_id: UUID) -> None:
     """Stop a job that runs, then remove its row and its files.
 
     Raises:
-        Problem: 404 no such job.
+        JobNotFound: there is no such job.
     """
     await _stop(app, job_id)
     file_path = await lifecycle.delete(app[POOL], job_id)
     if file_path is None:
-        raise not_found()
+        raise JobNotFound
     try:
         await app[STORAGE].delete_job(job_id, file_path)
     except OSError:  # read-only, away: the job is gone all the same, and maintenance sweeps its files

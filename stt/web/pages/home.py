@@ -19,6 +19,7 @@ from stt.jobs import lookup
 from stt.jobs.messages import TERMINAL, current
 from stt.jobs.model import Job
 from stt.pubsub import Message
+from stt.web import params
 from stt.web.context import HUB, POOL
 from stt.web.pages import wording
 from stt.web.pages.render import (
@@ -51,16 +52,16 @@ async def index(request: web.Request) -> web.Response:
 
 async def job_list(request: web.Request) -> web.Response:
     """`GET /jobs?cursor=`: the next rows; a page of its own where there is no script."""
-    cursor = request.query.get("cursor", "")
     template = "_rows.html" if "HX-Request" in request.headers else "index.html"
-    return _page(request, template, {**await _list(request, cursor), "cursor": cursor})
+    context = await _list(request, params.cursor(request))
+    return _page(request, template, {**context, "cursor": request.query.get("cursor", "")})
 
 
-async def _list(request: web.Request, cursor: str | None = None) -> dict[str, Any]:
-    page, next_cursor = await lookup.list_page(request.app[POOL], limit=ROWS, cursor=cursor)
+async def _list(request: web.Request, after: lookup.Position | None = None) -> dict[str, Any]:
+    page, last = await lookup.list_page(request.app[POOL], limit=ROWS, after=after)
     return {
         "jobs": [_view(job) for job in page],
-        "next_cursor": next_cursor,
+        "next_cursor": params.as_cursor(last),
         "state": _state(page),
     }
 

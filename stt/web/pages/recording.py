@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from aiohttp_sse import EventSourceResponse
 from markupsafe import Markup
 
 from stt.jobs import lookup, results
+from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
 from stt.jobs.messages import TERMINAL
 from stt.jobs.model import Job, Status
 from stt.pubsub import Message
@@ -75,11 +77,8 @@ def _no_recording() -> Problem:
 async def cancel(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/cancel`."""
     job_id = _id(request)
-    try:
+    with suppress(JobEnded):  # Then what the page shows next says how it ended.
         await jobs.cancel(request.app, job_id)
-    except Problem as problem:
-        if problem.status != 409:  # it has ended meanwhile: what the page shows next says how
-            raise
     if "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(f"/jobs/{job_id}")
     found = await _job_or_404(request)
@@ -92,11 +91,8 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 async def retry(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/retry`: done again with the same options."""
     job_id = _id(request)
-    try:
+    with suppress(JobNotEnded):  # Then it runs already, and what the page shows next says so.
         await jobs.retry(request.app, job_id, {})
-    except Problem as problem:
-        if problem.status != 409:  # it runs already: what the page shows next says so
-            raise
     if "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(f"/jobs/{job_id}")
     found = await _job_or_404(request)
@@ -109,11 +105,8 @@ async def delete(request: web.Request) -> web.StreamResponse:
     scripted = "HX-Request" in request.headers
     if not scripted and "sure" not in await bodies.form(request):
         return _page(request, "delete.html", {"job": _view(await _job_or_404(request))})
-    try:
+    with suppress(JobNotFound):  # Then it is already deleted, as was wished.
         await jobs.delete(request.app, job_id)
-    except Problem as problem:
-        if problem.status != 404:  # somebody else was first, and it is gone as wished
-            raise
     if not scripted:
         raise web.HTTPSeeOther("/")
     if _asked_from(request, job_id):
