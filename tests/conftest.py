@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import asyncpg
+import numpy as np
 import psutil
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -31,14 +32,14 @@ from stt.storage import Storage
 from stt.web.app import create_app
 from stt.web.connections import Runner
 from stt.web.context import SETTINGS
+from tests.support.audio import decode, write_wav
+from tests.support.journeys import english
+from tests.support.places import AUDIO, ROOT
 from tests.support.up import private_folder
+from workers.audio.sound import RATE
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED_AUDIO = Path(os.environ.get("STT_TEST_AUDIO", ROOT.parent / "shared" / "audio"))
-SAMPLES = ROOT / "samples"
 
 _numbers = itertools.count()
 
@@ -46,9 +47,9 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def shared_audio() -> Path:
     """Real speech that is not part of this repository."""
-    if not SHARED_AUDIO.is_dir():
+    if not AUDIO.is_dir():
         pytest.skip("../shared/audio is not here")
-    return SHARED_AUDIO
+    return AUDIO
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,13 @@ def tone(tmp_path: Path) -> Iterator[Path]:
         samples = (int(8000 * math.sin(2 * math.pi * 440 * n / 16000)) for n in range(16000))
         file.writeframes(b"".join(struct.pack("<h", sample) for sample in samples))
     return path
+
+
+@pytest.fixture(scope="session")
+def long_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Minutes of real speech: the English sample again and again, as one WAV file."""
+    once = np.concatenate([decode(english()), np.zeros(RATE, np.float32)])
+    return write_wav(tmp_path_factory.mktemp("long") / "long.wav", np.tile(once, 7))
 
 
 @dataclass(frozen=True)

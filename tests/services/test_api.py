@@ -19,16 +19,8 @@ from stt.jobs import lifecycle, lookup, results, tickets
 from stt.jobs.model import Job
 from stt.storage import Storage
 from stt.web.context import REDIS, STORAGE
-from tests.services.test_jobs import again, claim, complete, new
-
-
-async def problem(client: TestClient, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
-    async with client.request(method, path, **kwargs) as response:
-        assert response.content_type == "application/problem+json"
-        body: dict[str, Any] = await response.json(content_type=None)
-        assert body["status"] == response.status
-        assert {"type", "title", "detail", "code"} <= set(body)
-        return body
+from tests.support.jobs import again, claim, complete, new
+from tests.support.uploads import problem
 
 
 @pytest.mark.parametrize("job_id", ["nonsense", str(uuid4()), "%00"])

@@ -19,7 +19,7 @@ from stt.jobs.messages import current
 from stt.jobs.model import Job
 from stt.pubsub import RESYNC, Listener, publish
 from stt.web.context import HUB
-from tests.services.test_jobs import again, beat, claim, complete, new
+from tests.support.jobs import again, beat, claim, complete, new
 
 Event = tuple[str, dict[str, Any], str | None]
 

@@ -13,7 +13,7 @@ import pytest
 from stt import folders
 from stt.ops.lock import hold
 from stt.settings import Settings
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 from tests.support.up import private_folder, stt
 
 NOBODY = 65534

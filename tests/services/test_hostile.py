@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from stt.jobs import lifecycle
 from stt.web.app import routes
 from stt.web.context import STORAGE
-from tests.services.test_jobs import new
-from tests.services.test_upload import stored, until
 from tests.support import raw
+from tests.support.jobs import new
 from tests.support.raw import SECRET, Log, ask, logged, post
+from tests.support.uploads import stored, until
 
 ADDRESSES = sorted(
     {(route.method, route.path) for route in routes() if isinstance(route, web.RouteDef)}

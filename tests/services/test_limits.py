@@ -23,10 +23,10 @@ from stt.media import errors, frames, libav, probe
 from stt.process import sandbox
 from stt.storage import Storage
 from stt.web.problems import of_domain_error
-from tests.conftest import ROOT
-from tests.services.test_upload import form, send, stored
 from tests.support import hostile
-from tests.unit.test_audio import encode, tone, write_wav
+from tests.support.audio import encode, tone, write_wav
+from tests.support.places import ROOT
+from tests.support.uploads import form, send, stored
 from workers.audio import handle
 from workers.audio.decode import Recording
 from workers.audio.sound import RATE

@@ -12,7 +12,7 @@ from stt.jobs import lifecycle, tickets
 from stt.jobs.model import Status
 from stt.settings import Settings
 from stt.storage import Storage
-from tests.services.test_jobs import again, claim, expire, new
+from tests.support.jobs import again, claim, expire, new
 from workers import maintenance
 
 

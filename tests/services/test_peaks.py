@@ -14,9 +14,9 @@ from aiohttp.test_utils import TestClient
 from stt.jobs import lifecycle, results
 from stt.jobs.model import Job
 from stt.transcript import waveform
-from tests.services.test_api import problem
-from tests.services.test_jobs import claim, complete, new
-from tests.system.test_journey import ended, english, upload
+from tests.support.jobs import claim, complete, new
+from tests.support.journeys import ended, english, upload
+from tests.support.uploads import problem
 from workers.audio import peaks as made
 from workers.audio.decode import Recording
 from workers.audio.sound import RATE

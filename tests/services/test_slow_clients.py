@@ -16,10 +16,10 @@ from aiohttp.test_utils import TestClient
 from stt.settings import Settings
 from stt.web.connections import Connection, Runner
 from stt.web.context import STORAGE
-from tests.services.test_jobs import claim, complete, new
-from tests.services.test_upload import stored, until
 from tests.support import raw
+from tests.support.jobs import claim, complete, new
 from tests.support.raw import SECONDS, SECRET, Log, logged, post
+from tests.support.uploads import stored, until
 
 HEAD, WINDOW, RATE = 0.4, 0.4, 2000
 TYPE = "Content-Type: multipart/form-data; boundary=x"

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from stt import db
 from stt.jobs import lifecycle, lookup, options, results
 from stt.jobs.model import Job, Status
-from tests.services.test_jobs import SETTINGS, beat, claim, complete, expire, new
+from tests.support.jobs import SETTINGS, beat, claim, complete, expire, new
 
 ALLOWED = {
     ("pending", "processing"), ("pending", "cancelled"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import subprocess
 import sys
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
@@ -16,15 +14,7 @@ from arq import ArqRedis
 from stt.jobs import tickets
 from stt.storage import Storage
 from stt.web import filenames
-
-
-def form(path: Path | None, name: str = "talk.wav", **fields: str) -> aiohttp.FormData:
-    data = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
-    for key, value in fields.items():
-        data.add_field(key, value)
-    if path:
-        data.add_field("file", io.BytesIO(path.read_bytes()), filename=name)
-    return data
+from tests.support.uploads import form, send, stored, until
 
 
 def test_what_looks_into_an_upload_starts_without_the_web_application() -> None:
@@ -33,15 +23,6 @@ def test_what_looks_into_an_upload_starts_without_the_web_application() -> None:
         "import sys, stt.media.probe_child; assert not {'aiohttp', 'pydantic', 'redis'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
-
-
-def stored(storage: Storage) -> list[Path]:
-    return [path for path in storage.root.rglob("*") if path.is_file()]
-
-
-async def send(client: TestClient, data: object, **kwargs: object) -> tuple[int, dict]:
-    async with client.post("/api/jobs/upload", data=data, **kwargs) as response:
-        return response.status, await response.json(content_type=None)
 
 
 async def test_an_upload_becomes_a_pending_job_with_a_ticket(
@@ -312,10 +293,3 @@ async def test_an_unknown_host_is_not_answered(client: TestClient, tone: Path) -
         async with client.get(path, headers={"Host": "rebound.example"}) as response:
             assert response.status == 421
     assert (await send(client, form(tone), headers={"Host": "rebound.example"}))[0] == 421
-
-
-async def until(true: object, seconds: float = 5) -> None:
-    """Wait for an effect that has no event of its own."""
-    async with asyncio.timeout(seconds):
-        while not true():  # type: ignore[operator]
-            await asyncio.sleep(0.005)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-RATE = 16_000
+from tests.support.audio import Float
+from workers.audio.sound import RATE
+
 SECONDS = 10
 
 Samples = NDArray[np.float32]
@@ -66,3 +68,33 @@ def _noises() -> dict[str, Samples]:
 
 
 NOISES = _noises()
+
+
+def decibels(samples: Float) -> float:
+    return float(20 * np.log10(np.sqrt(np.mean(np.square(samples))) + 1e-12))
+
+
+def _long_noises() -> dict[str, Float]:
+    lot = np.random.default_rng(4)
+    count = 20 * RATE
+    time = np.arange(count) / RATE
+    white = lot.normal(size=count)
+    spectrum, pitches = np.fft.rfft(white), np.maximum(np.arange(count // 2 + 1), 20)
+    pink, brown = (np.fft.irfft(spectrum / pitches**power, count) for power in (0.5, 1.0))
+    claps = np.zeros(count)
+    for start in lot.integers(0, count - 400, 6000):
+        claps[start : start + 400] += lot.normal(size=400) * np.exp(-np.arange(400) / 80)
+    return {
+        "white": white,
+        "pink": pink,
+        "brown": brown,
+        "hum": np.sum([np.sin(2 * np.pi * 50 * n * time + n) / n for n in range(1, 12)], axis=0),
+        "tone": np.sin(2 * np.pi * 440 * time),
+        "chord": np.sum([np.sin(2 * np.pi * pitch * time) for pitch in (220, 277, 330)], axis=0),
+        "ring": (np.sin(2 * np.pi * 440 * time) + np.sin(2 * np.pi * 480 * time)) * (time % 6 < 2),
+        "breath": pink * np.clip(np.sin(2 * np.pi * 0.3 * time), 0, 1) ** 2,
+        "applause": claps,
+    }
+
+
+LONG_NOISES = _long_noises()

@@ -14,8 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.services.test_upload import form
-from tests.system.test_journey import ended, upload
+from tests.support.journeys import ended, upload
+from tests.support.uploads import form
 
 JFK = (
     "and so my fellow americans ask not what your country can do for you ask what you can do for your country"

@@ -7,7 +7,7 @@ import os
 import sys
 from asyncio import subprocess
 
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 SECONDS = 120
 FAULTS = (

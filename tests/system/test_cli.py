@@ -20,7 +20,7 @@ from stt.cli import cli
 from stt.client.http import Client, Event, events
 from stt.client.transcribe import FileRun, Target
 from stt.jobs.options import JobOptions
-from tests.conftest import SAMPLES
+from tests.support.places import SAMPLES
 from tests.support.up import Up, environment, private_folder, stt, up
 
 ENGLISH = SAMPLES / "en-demo-abouttotry.flac"

@@ -8,32 +8,23 @@ import os
 import re
 import signal
 import sys
-import unicodedata
 import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from stt.settings import Settings
+from tests.support.audio import needs_audio
+from tests.support.engine import JFK, LONG, WORDS, ask, of, plain, request, segments, text
+from tests.support.places import AUDIO
 from tests.support.tracks import Made, write
 from workers.audio.decode import Recording
 from workers.engine.handle import Engine, EngineDied, _environment
 
-AUDIO = Path(os.environ.get("STT_TEST_AUDIO", Path(__file__).resolve().parents[3] / "shared" / "audio"))
-needs_audio = pytest.mark.skipif(not AUDIO.is_dir(), reason=f"no recordings in {AUDIO}")
 pytestmark = needs_audio
-
-JFK = AUDIO / "clips" / "jfk.flac"
-LONG = AUDIO / "long" / "en_magozwe_6min.mp3"
-WORDS = (
-    "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
-)
-
-Event = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
@@ -46,34 +37,6 @@ async def engine(data_dir: Path) -> AsyncIterator[Engine]:
     engine = Engine(Settings(data_dir=data_dir, span_seconds=20))
     yield engine
     await engine.close()
-
-
-def request(path: Path, *, resume: Event | None = None, **given: Any) -> Event:
-    return {
-        "type": "transcribe", "job": "0", "path": str(path), "model": "base", "language": "",
-        "task": "transcribe", "options": {}, "resume": resume or {}, **given,
-    }  # fmt: skip
-
-
-async def ask(engine: Engine, path: Path, **given: Any) -> list[Event]:
-    return [event async for event in engine.ask(request(path, **given))]
-
-
-def segments(events: list[Event]) -> list[Event]:
-    return [segment for event in events if event["type"] == "span" for segment in event["segments"]]
-
-
-def text(events: list[Event]) -> str:
-    return "".join(segment["text"] for segment in segments(events))
-
-
-def plain(said: str) -> str:
-    letters = unicodedata.normalize("NFC", said).lower()
-    return " ".join(re.sub(r"[^\w\s']", " ", letters).split())
-
-
-def of(events: list[Event], kind: str) -> list[Event]:
-    return [event for event in events if event["type"] == kind]
 
 
 async def test_tracks_that_are_left_out_are_named_and_those_of_one_call_are_not(

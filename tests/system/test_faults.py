@@ -40,12 +40,11 @@ from stt.pubsub import CHANNEL
 from stt.settings import Settings, load
 from stt.storage import Storage
 from stt.transcript import formats, speakers
-from tests.conftest import ROOT, SAMPLES
-from tests.services.test_jobs import again, claim, expire, new
-from tests.services.test_upload import form, stored
 from tests.support import hostile
+from tests.support.jobs import again, claim, expire, new
+from tests.support.places import ROOT, SAMPLES
 from tests.support.up import private_folder
-from tests.system.test_journey import long_recording as long_recording  # noqa: PLC0414  a fixture
+from tests.support.uploads import form, stored
 from workers import maintenance
 from workers.attempt import Attempt, Context, transcribe
 from workers.engine import costs, models

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import re
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import docx
 import pysubs2
 import pytest
 import webvtt
 
-from tests.conftest import SAMPLES, Live
-from tests.services.test_upload import form, until
+from tests.conftest import Live
+from tests.support.journeys import Session, download, ended, english, first, get, listen, upload, words
+from tests.support.uploads import form, until
 
 ASK = "ask not what your country can do for you"
 CONTAINERS = (
@@ -25,89 +22,6 @@ CONTAINERS = (
     "jfk_video_h264_aac.mp4", "jfk_audio.webm", "jfk_video_vp9_opus.webm", "jfk_video_h264_ac3.mkv",
     "jfk_video_h264_aac.mov",
 )  # fmt: skip
-
-Session = aiohttp.ClientSession
-
-
-def words(text: str) -> str:
-    """The words alone, in lower case: commas and capitals may differ between encodings of the same speech."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
-async def upload(session: Session, path: Path, **fields: str) -> dict[str, Any]:
-    async with session.post("/api/jobs/upload", data=form(path, path.name, **fields)) as response:
-        job: dict[str, Any] = await response.json()
-        assert response.status == 201, job
-        return job
-
-
-async def get(session: Session, job: dict[str, Any]) -> dict[str, Any]:
-    async with session.get(f"/api/jobs/{job['id']}") as response:
-        found: dict[str, Any] = await response.json()
-        return found
-
-
-async def download(session: Session, job: dict[str, Any], format_: str) -> str:
-    async with session.get(f"/api/jobs/{job['id']}/download?format={format_}") as response:
-        assert response.status == 200, await response.text()
-        return await response.text()
-
-
-async def listen(session: Session, job: dict[str, Any]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    async with session.get(f"/api/jobs/{job['id']}/events") as response:
-        name = ""
-        async for line in response.content:
-            field, _, value = line.decode().rstrip("\r\n").partition(": ")
-            if field == "event":
-                name = value
-            elif field == "data":
-                yield name, json.loads(value)
-
-
-async def ended(session: Session, job: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
-    async with asyncio.timeout(seconds):
-        async for _ in listen(session, job):
-            pass
-    return await get(session, job)
-
-
-async def first(
-    session: Session, job: dict[str, Any], wanted: Callable[[str, dict[str, Any]], bool]
-) -> dict[str, Any]:
-    """Wait for an event of a job."""
-    async with asyncio.timeout(60):
-        async for name, data in listen(session, job):
-            if wanted(name, data):
-                return data
-    raise AssertionError("the job ended without it")
-
-
-def english() -> Path:
-    [path] = SAMPLES.glob("en*.flac")
-    return path
-
-
-@pytest.fixture(scope="session")
-def long_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Minutes of real speech: the English sample again and again, as one WAV file."""
-    import av  # noqa: PLC0415  libav is loaded late, as in the service
-    import numpy as np  # noqa: PLC0415
-
-    path = tmp_path_factory.mktemp("long") / "long.wav"
-    with av.open(str(english())) as source:
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=16000)
-        frames = [out for frame in source.decode(audio=0) for out in resampler.resample(frame)]
-    samples = np.concatenate([frame.to_ndarray()[0] for frame in frames])
-    pause = np.zeros(16000, np.int16)
-    whole = np.concatenate([samples, pause] * 7)
-    import wave  # noqa: PLC0415
-
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(whole.tobytes())
-    return path
 
 
 async def test_a_sample_becomes_its_words(session: Session) -> None:

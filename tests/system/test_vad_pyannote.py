@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from stt.settings import Settings
-from tests.system.test_engine import AUDIO, JFK, WORDS, ask, needs_audio, plain, text
+from tests.support.audio import decode, needs_audio
+from tests.support.engine import JFK, WORDS, ask, plain, text
+from tests.support.places import AUDIO
 from workers.audio import spans, vad
 from workers.audio.decode import Recording
 from workers.audio.sound import RATE, Samples
@@ -23,14 +25,6 @@ pytestmark = needs_audio
 @pytest.fixture(scope="module")
 def pyannote() -> PyannoteModel:
     return PyannoteModel("cpu", 1)
-
-
-def decode(path: Path) -> Samples:
-    recording = Recording(path)
-    try:
-        return np.concatenate(list(recording.blocks()))
-    finally:
-        recording.close()
 
 
 def spoken(speech: list[vad.Speech], length: float) -> Samples:

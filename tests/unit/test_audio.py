@@ -7,7 +7,6 @@ import itertools
 import os
 import struct
 import tracemalloc
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,66 +14,15 @@ from typing import Any, cast
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from stt.media import errors, libav
+from tests.support.audio import Float, decode, encode, hertz, loudness, needs_audio, tone, write_wav
+from tests.support.places import AUDIO
 from workers.audio import spans, vad
 from workers.audio.decode import BLOCK_SECONDS, Recording
 from workers.audio.resampler import Resampler
 from workers.audio.sound import RATE
 from workers.engine import words
-
-AUDIO = Path(os.environ.get("STT_TEST_AUDIO", Path(__file__).parents[3] / "shared" / "audio"))
-needs_audio = pytest.mark.skipif(not AUDIO.is_dir(), reason=f"no recordings in {AUDIO}")
-
-Float = NDArray[np.float32]
-
-
-def tone(seconds: float, hertz: float = 300, rate: int = RATE) -> Float:
-    return (0.3 * np.sin(np.arange(int(seconds * rate)) / rate * 2 * np.pi * hertz)).astype(np.float32)
-
-
-def write_wav(path: Path, *channels: Float, rate: int = RATE) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(len(channels))
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((np.stack(channels, 1) * 32767).astype("<i2").tobytes())
-    return path
-
-
-def encode(path: Path, tracks: list[Float], codec: str = "aac", **options: str) -> Path:
-    """A container with one mono track each; the second one carries the default flag if there are two."""
-    with av.open(path, "w", options=options) as out:
-        streams = [out.add_stream(codec, rate=RATE, layout="mono") for _ in tracks]
-        if len(streams) > 1:
-            streams[0].disposition = av.stream.Disposition(0)
-            streams[1].disposition = av.stream.Disposition.default
-        for stream, samples in zip(streams, tracks, strict=True):
-            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = RATE, 0
-            fifo = av.AudioFifo()
-            fifo.write(frame)
-            for part in fifo.read_many(1024, partial=True):
-                out.mux(stream.encode(part))
-            out.mux(stream.encode(None))
-    return path
-
-
-def decode(path: Path, start: int = 0) -> Float:
-    recording = Recording(path)
-    try:
-        return np.concatenate([np.zeros(0, np.float32), *recording.blocks(start)])
-    finally:
-        recording.close()
-
-
-def loudness(samples: Float) -> float:
-    return float(np.sqrt(np.mean(samples**2)))
-
-
-def hertz(samples: Float) -> float:
-    return float(np.argmax(np.abs(np.fft.rfft(samples))) * RATE / len(samples))
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000, 96_000])

@@ -7,15 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.unit.test_audio import AUDIO, Float, decode, needs_audio, tone
+from tests.support.audio import Float, decode, needs_audio, tone
+from tests.support.places import AUDIO
+from tests.support.sounds import LONG_NOISES, decibels
 from workers.audio import levels, spans, vad
 from workers.audio.decode import Recording
 from workers.audio.sound import RATE
 from workers.engine.windows import Window
-
-
-def decibels(samples: Float) -> float:
-    return float(20 * np.log10(np.sqrt(np.mean(np.square(samples))) + 1e-12))
 
 
 def at(samples: Float, level: float) -> Float:
@@ -29,36 +27,10 @@ def spoken(samples: Float, listener: vad.SpeechDetector) -> float:
     return sum(part.end - part.start for part in vad.speech(found, len(samples) / RATE, listener.params))
 
 
-def noises() -> dict[str, Float]:
-    lot = np.random.default_rng(4)
-    count = 20 * RATE
-    time = np.arange(count) / RATE
-    white = lot.normal(size=count)
-    spectrum, pitches = np.fft.rfft(white), np.maximum(np.arange(count // 2 + 1), 20)
-    pink, brown = (np.fft.irfft(spectrum / pitches**power, count) for power in (0.5, 1.0))
-    claps = np.zeros(count)
-    for start in lot.integers(0, count - 400, 6000):
-        claps[start : start + 400] += lot.normal(size=400) * np.exp(-np.arange(400) / 80)
-    return {
-        "white": white,
-        "pink": pink,
-        "brown": brown,
-        "hum": np.sum([np.sin(2 * np.pi * 50 * n * time + n) / n for n in range(1, 12)], axis=0),
-        "tone": np.sin(2 * np.pi * 440 * time),
-        "chord": np.sum([np.sin(2 * np.pi * pitch * time) for pitch in (220, 277, 330)], axis=0),
-        "ring": (np.sin(2 * np.pi * 440 * time) + np.sin(2 * np.pi * 480 * time)) * (time % 6 < 2),
-        "breath": pink * np.clip(np.sin(2 * np.pi * 0.3 * time), 0, 1) ** 2,
-        "applause": claps,
-    }
-
-
-NOISES = noises()
-
-
 @pytest.mark.parametrize("level", [-30, -50, -60, -70, -85])
-@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize("name", LONG_NOISES)
 def test_no_noise_becomes_speech_by_being_raised(name: str, level: float) -> None:
-    assert spoken(at(NOISES[name], level), levels.RaisingDetector(vad.SileroDetector())) == 0
+    assert spoken(at(LONG_NOISES[name], level), levels.RaisingDetector(vad.SileroDetector())) == 0
 
 
 @needs_audio

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from stt.settings import Settings
-from tests.system.test_engine import WORDS, ask, plain, text
-from tests.unit.test_audio import AUDIO, Float, decode, loudness, needs_audio, tone, write_wav
-from tests.unit.test_levels import NOISES, decibels
+from tests.support.audio import Float, decode, loudness, needs_audio, silence, tone, write_wav
+from tests.support.engine import WORDS, ask, plain, text
+from tests.support.places import AUDIO
+from tests.support.sounds import LONG_NOISES, decibels
 from workers.audio.mixer import BLOCK, Mixer
 from workers.audio.sound import RATE
 from workers.engine.handle import Engine
@@ -47,10 +48,6 @@ def second() -> Float:
     return voice("languages/de_leopard.wav")
 
 
-def silence(seconds: float) -> Float:
-    return np.zeros(int(seconds * RATE), np.float32)
-
-
 def turns() -> tuple[Float, Float]:
     """Two channels of a call: one speaks, then the other."""
     gap = silence(1)
@@ -61,7 +58,7 @@ def turns() -> tuple[Float, Float]:
 
 
 def noise(name: str, length: int, level: float) -> Float:
-    samples = np.resize(NOISES[name], length)
+    samples = np.resize(LONG_NOISES[name], length)
     return (samples * 10 ** ((level - decibels(samples)) / 20)).astype(np.float32)
 
 
@@ -276,12 +273,12 @@ class TestChoice:
 
     def test_the_noise_of_a_silent_channel_is_not_raised(self) -> None:
         said = np.concatenate([silence(3), first(), silence(3)])
-        for name in NOISES:
+        for name in LONG_NOISES:
             found = mix([said, noise(name, len(said), -60)])
             assert likeness(found, first(), 3) > 0.99, name
             assert decibels(found[: 2 * RATE]) < -55, name
 
-    @pytest.mark.parametrize("name", NOISES)
+    @pytest.mark.parametrize("name", LONG_NOISES)
     def test_what_is_no_speech_does_not_drown_it(self, name: str) -> None:
         said = np.float32(0.3) * first()
         loud = noise(name, len(said), -20)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from stt.media import libav
+from tests.support.audio import Float, decode, hertz, loudness, needs_audio, tone, write_wav
+from tests.support.places import AUDIO
 from tests.support.tracks import Made, write
-from tests.unit.test_audio import AUDIO, Float, decode, hertz, loudness, needs_audio, tone, write_wav
 from workers.audio import timestamps
 from workers.audio.decode import Recording
 from workers.audio.sound import RATE

@@ -9,17 +9,14 @@ import pytest
 from av.stream import Disposition
 
 from stt.media import libav
+from tests.support.audio import decode, hertz, loudness, needs_audio, silence, tone
+from tests.support.places import AUDIO
 from tests.support.tracks import Float, Made, write
-from tests.unit.test_audio import AUDIO, decode, hertz, loudness, needs_audio, tone
 from workers.audio import tracks, vad
 from workers.audio.decode import Recording
 from workers.audio.sound import RATE
 
 pytestmark = needs_audio
-
-
-def silence(seconds: float) -> Float:
-    return np.zeros(int(seconds * RATE), np.float32)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from stt.media import errors, libav, telephone, unreadable
+from tests.support import audio
 
 RATE = 16_000
 AAC = {"m4a": "mp4", "mp4": "mp4", "mov": "mov", "3gp": "3gp"}
@@ -18,18 +19,7 @@ AAC = {"m4a": "mp4", "mp4": "mp4", "mov": "mov", "3gp": "3gp"}
 
 def encode(path: Path, codec: str = "aac", container: str | None = None, **options: str) -> Path:
     """Three seconds of a tone."""
-    with av.open(path, "w", format=container, options=options) as out:
-        stream = out.add_stream(codec, rate=RATE, layout="mono")
-        stream.bit_rate = 32_000
-        sound = (0.3 * np.sin(np.arange(3 * RATE) / 8)).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = RATE, 0
-        fifo = av.AudioFifo()
-        fifo.write(frame)
-        for part in fifo.read_many(1024, partial=True):
-            out.mux(stream.encode(part))
-        out.mux(stream.encode(None))
-    return path
+    return audio.encode(path, [audio.tone(3)], codec, container, bit_rate=32_000, **options)
 
 
 def box(kind: bytes, content: bytes) -> bytes:

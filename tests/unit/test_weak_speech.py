@@ -11,23 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.audio import decode
 from tests.support.sounds import NOISES, level, narrow
 from workers.audio import vad
-from workers.audio.decode import Recording
 from workers.audio.sound import RATE, Samples
 from workers.audio.vad import Speech
 from workers.engine import weak_speech
 from workers.engine.windows import LONGEST, Window, pack
 
 PAUSE = np.zeros(RATE, np.float32)
-
-
-def samples_of(path: Path) -> Samples:
-    recording = Recording(path)
-    try:
-        return np.concatenate(list(recording.blocks()))
-    finally:
-        recording.close()
 
 
 def found(samples: Samples) -> tuple[list[Speech], list[Speech]]:
@@ -44,8 +36,8 @@ def seconds(parts: list[Speech], start: float, end: float) -> float:
     "name", ["libri_61-70968-0000.flac", "story_0262_p01.mp3", "telephone8k_demo-abouttotry.wav"]
 )
 def test_a_narrow_voice_between_full_ones_is_speech(shared_audio: Path, name: str, db: int) -> None:
-    full = level(samples_of(shared_audio / "clips" / "librivox_austen_0870.wav"), -20)
-    voice = level(narrow(samples_of(shared_audio / "clips" / name))[: 12 * RATE], db)
+    full = level(decode(shared_audio / "clips" / "librivox_austen_0870.wav"), -20)
+    voice = level(narrow(decode(shared_audio / "clips" / name))[: 12 * RATE], db)
     start = (len(full) + len(PAUSE)) / RATE
     speech, weak = found(np.concatenate([full, PAUSE, voice, PAUSE, full]))
     assert seconds([*speech, *weak], start, start + len(voice) / RATE) > 0.7 * len(voice) / RATE
@@ -54,7 +46,7 @@ def test_a_narrow_voice_between_full_ones_is_speech(shared_audio: Path, name: st
 @pytest.mark.parametrize("name", sorted(NOISES))
 @pytest.mark.parametrize("db", [-15, -30, -45])
 def test_a_noise_between_two_who_speak_is_none(shared_audio: Path, name: str, db: int) -> None:
-    full = level(samples_of(shared_audio / "clips" / "librivox_austen_0870.wav"), -20)
+    full = level(decode(shared_audio / "clips" / "librivox_austen_0870.wav"), -20)
     noise = level(NOISES[name], db)
     start, end = len(full) / RATE, (len(full) + len(noise)) / RATE
     _, weak = found(np.concatenate([full, noise, full]))
