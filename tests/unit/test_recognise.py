@@ -485,7 +485,7 @@ def test_a_short_recording_is_heard_with_all_threads_where_memory_allows_a_secon
 ) -> None:  # fmt: skip
     (tmp_path / "model.bin").write_bytes(bytes(100))
     monkeypatch.setattr(Recogniser, "load", lambda *_, replicas, threads, **__: (replicas, threads))
-    monkeypatch.setattr(transcription, "_gpu_memory", lambda: 2**34)
+    monkeypatch.setattr(runtime, "_gpu_memory", lambda: 2**34)
     engine = runtime.Engine(
         Settings(data_dir=tmp_path, device=device, threads=6, replicas=4, model_memory=memory)
     )
