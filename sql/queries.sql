@@ -193,7 +193,8 @@ where jobs.id = old.id
 returning jobs.*;
 
 -- name: delete_job^
-delete from jobs where id = :id returning file_path;
+-- Remove a job, and with it its spans and transcripts.
+delete from jobs where id = :id returning file_path, owner, claim;
 
 -- name: estimated_start$
 -- When the job at a position of the queue will start, if all goes on as it did: the audio before it, at the pace

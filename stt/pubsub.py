@@ -1,12 +1,8 @@
-"""What a worker publishes, and how one Redis subscription feeds many listeners.
+"""Publishes messages through Redis, and gives those of one subscription to many listeners.
 
-A message is a dict with `event`, `job` (uuid) and `at` (seconds, PostgreSQL's clock):
-
-- `created`, `progress`, `completed`, `failed`, `cancelled`: `data` is the public job without its text
-- `segments`: `segments`, numbered from `first`
-- `deleted`: `data` has the id
-- `resync` (made here, without a job): messages may have been missed, read the rows again
-- `idle` (made by a stream, without a job): nothing came for a while
+A message is a JSON object with `event`, `job` (uuid), `owner` and `claim`; what else it has depends on the
+event (see `stt.jobs.messages`). The hub adds a message of its own, `RESYNC`, without a job or an owner:
+messages may have been lost, and the listener reads the rows again.
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ import contextlib
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -25,19 +21,21 @@ from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 
-Message = dict[str, Any]
+Message = Mapping[str, Any]
 CHANNEL = "stt:events"
 RESYNC: Message = {"event": "resync"}
-IDLE: Message = {"event": "idle"}
 # A listener that is this far behind reads the rows again instead.
 _QUEUE_LIMIT = 1000
 _RECONNECT_SECONDS = 0.5
-# A Redis that neither answers nor refuses may hold up nobody for longer.
+# The longest wait for a Redis that does not answer, in seconds.
 _PUBLISH_SECONDS = 2.0
 
 
 async def publish(redis: Redis, message: Message) -> None:
-    """Tell every web process. A Redis that is away costs a delay, never the job: rows are the truth."""
+    """Send a message to every web process.
+
+    While Redis is away the message is lost and logged; readers find what it said in the rows.
+    """
     try:
         async with asyncio.timeout(_PUBLISH_SECONDS):
             await redis.publish(CHANNEL, json.dumps(message))
@@ -46,17 +44,18 @@ async def publish(redis: Redis, message: Message) -> None:
 
 
 class Listener:
-    """A small bounded queue in which a newer progress replaces an older one."""
+    """A bounded queue of messages, in which a newer progress replaces an older one of the same job."""
 
-    def __init__(self, job_id: str | None) -> None:
-        self.job_id = job_id
+    def __init__(self, job_id: str | None = None, owner: str | None = None) -> None:
+        self.job_id = job_id  # None: of all jobs
+        self.owner = owner  # None: of all owners
         self._waiting: OrderedDict[Any, Message] = OrderedDict()
         self._numbers = count()
         self._ready = asyncio.Event()
         self._closed = False
 
     def put(self, message: Message) -> None:
-        if self.job_id and message.get("job") not in (self.job_id, None):
+        if not self._accepts(message):
             return
         if len(self._waiting) >= _QUEUE_LIMIT:
             self._waiting.clear()
@@ -66,6 +65,13 @@ class Listener:
         self._waiting.pop(key, None)  # and to the end: order among the kept ones stays
         self._waiting[key] = message
         self._ready.set()
+
+    def _accepts(self, message: Message) -> bool:
+        if message == RESYNC:
+            return True
+        if self.job_id is not None and message["job"] != self.job_id:
+            return False
+        return self.owner is None or message["owner"] == self.owner
 
     def close(self) -> None:
         self._closed = True
@@ -85,7 +91,7 @@ class Listener:
 
 
 class Hub:
-    """The one subscription of a web process."""
+    """The one Redis subscription of a web process, and its listeners."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -110,9 +116,14 @@ class Hub:
                 await self._task
 
     @contextlib.asynccontextmanager
-    async def listen(self, job_id: str | None = None) -> AsyncIterator[Listener]:
-        """Messages from now on, of one job or of all; ends when the hub is closed."""
-        listener = Listener(str(job_id) if job_id else None)
+    async def listen(self, job_id: str | None = None, owner: str | None = "local") -> AsyncIterator[Listener]:
+        """Messages from now on; ends when the hub is closed.
+
+        Args:
+            job_id: Only those of this job; None for all jobs.
+            owner: Only those of this owner's jobs; None for all owners.
+        """
+        listener = Listener(job_id, owner)
         self._listeners.add(listener)
         try:
             yield listener
@@ -125,7 +136,7 @@ class Hub:
                 await self._listen()
             except (RedisError, OSError) as error:
                 log.warning("lost the subscription to Redis: %s", error)
-            except Exception:  # without it every page of this process would stand still
+            except Exception:  # without the subscription no page of this process is updated
                 log.exception("the subscription to Redis failed")
             await asyncio.sleep(_RECONNECT_SECONDS)
 
@@ -141,15 +152,15 @@ class Hub:
     def _on_message(self, data: bytes) -> None:
         try:
             message = json.loads(data)
-            event, job = message["event"], message["job"]
+            event, job, _ = message["event"], message["job"], message["owner"]
         except (ValueError, TypeError, KeyError):
-            log.error("what was published is no message of ours: %d bytes", len(data))
+            log.error("a published message cannot be read: %d bytes", len(data))
             return
         log.debug("%s", event, extra={"job": job})
         self._spread(message)
 
     def _on_subscribed(self) -> None:
-        if self._subscribed.is_set():  # not for the first time: something may have been missed
+        if self._subscribed.is_set():  # a second time: messages may have been lost in between
             self._spread(RESYNC)
         self._subscribed.set()
 

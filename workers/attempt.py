@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import asyncpg
 from arq import ArqRedis
 
-from stt.jobs import lifecycle, lookup, results, tickets
+from stt.jobs import lifecycle, lookup, messages, results, tickets
 from stt.jobs.messages import current
 from stt.jobs.model import Job
 from stt.outages import UNAVAILABLE
-from stt.pubsub import publish
+from stt.pubsub import Message, publish
 from stt.settings import Settings
 from stt.storage import Storage
 from stt.transcript import formats, passages, speakers
@@ -323,8 +323,8 @@ class Attempt:
         self.spans += 1
         first, self.segments = self.segments, self.segments + len(event["segments"])
         if event["segments"]:
-            told = {"event": "segments", "first": first, "segments": event["segments"]}
-            await self._publish({**told, "job": str(self.job.id)})
+            numbered = results.numbered(event["segments"], first)
+            await self._publish(messages.segments(self.job, first, numbered))
 
     def _warn(self, code: str, message: str) -> None:
         log.warning("%s: %s", code, message, extra=self.about)
@@ -496,7 +496,7 @@ class Attempt:
         await self._publish(current(job))
         await tickets.announce(self.context.redis, job)
 
-    async def _publish(self, message: dict[str, Any]) -> None:
+    async def _publish(self, message: Message) -> None:
         await publish(self.context.redis, message)
 
     async def _patiently(self, do: Callable[[], Awaitable[T]]) -> T:

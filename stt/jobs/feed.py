@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from stt.jobs import lookup, model, results
-from stt.jobs.messages import TERMINAL, current
+from stt.jobs.messages import END_EVENTS, current
 from stt.pubsub import Message
 
 Messages = AsyncIterator[Message]
@@ -72,14 +72,14 @@ class _Teller:
         missed = event == "segments" and message["first"] > self.last + 1
         if event == "idle":
             missed = await self._has_ended_unheard()
-        if event in TERMINAL | {"resync"} or missed:
+        if event in END_EVENTS | {"resync"} or missed:
             # At the end the rows are read once more: a message may have been lost, a segment never is.
             async for item in self.snapshot():
                 yield item
         elif event == "segments":
-            for number, segment in enumerate(message["segments"], message["first"]):
-                if number > self.last:
-                    yield self._segment({"id": number, **segment})
+            for segment in message["segments"]:
+                if segment["id"] > self.last:
+                    yield self._segment(segment)
         elif event != "idle":
             self.ended = event == "deleted"
             yield message
@@ -114,8 +114,8 @@ async def of_all(
             async for item in _changed(pool, since):
                 yield item
         elif message["event"] == "segments":
-            for number, segment in enumerate(message["segments"], message["first"]):
-                yield _segment(message["job"], {"id": number, **segment})
+            for segment in message["segments"]:
+                yield _segment(message["job"], segment)
         else:
             seen = dt.datetime.fromtimestamp(message["at"], dt.UTC) if "at" in message else seen
             yield message

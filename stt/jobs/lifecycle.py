@@ -10,7 +10,7 @@ import asyncpg
 
 from stt.db import queries
 from stt.jobs.lookup import _all, _some
-from stt.jobs.model import Connection, Job, NewJob
+from stt.jobs.model import Connection, DeletedJob, Job, NewJob
 from stt.jobs.options import JobOptions
 from stt.transcript import speakers
 
@@ -203,10 +203,10 @@ async def restart(pool: Connection, job: Job, options: JobOptions) -> Job | None
     return Job.of(row)
 
 
-async def delete(pool: Connection, job_id: UUID) -> str | None:
-    """Remove the row and all that hangs on it; the storage key of its recording comes back."""
+async def delete(pool: Connection, job_id: UUID) -> DeletedJob | None:
+    """Remove the row and every row that refers to it; None where there is no such job."""
     row = await queries.delete_job(pool, id=job_id)
-    return None if row is None else str(row["file_path"])
+    return None if row is None else DeletedJob(**row)
 
 
 # What maintenance and monitors ask.

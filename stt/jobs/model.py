@@ -128,3 +128,12 @@ class NewJob:
     duration_seconds: float | None
     options: JobOptions
     owner: str = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletedJob:
+    """What is still needed of a job whose row is gone."""
+
+    file_path: str  # the storage key of its recording
+    owner: str
+    claim: int

@@ -22,16 +22,17 @@ async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
     if not (job.ended and job.has_transcript):
         return await recognised(pool, job)
     row = await latest_transcript(pool, job)
-    return _numbered(row["segments"] if row else [])
+    return numbered(row["segments"] if row else [])
 
 
 async def recognised(pool: Connection, job: Job) -> list[dict[str, Any]]:
-    """The segments as they were told while they were recognised: speakers may since have parted some."""
-    return _numbered([segment for span in await spans(pool, job) for segment in span["segments"]])
+    """The segments as streamed during recognition, before diarization split any."""
+    return numbered([segment for span in await spans(pool, job) for segment in span["segments"]])
 
 
-def _numbered(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"id": number, **segment} for number, segment in enumerate(found)]
+def numbered(segments: Sequence[dict[str, Any]], first: int = 0) -> list[dict[str, Any]]:
+    """Segments of a row, each with its number in the recording as ``id``: `first` and on."""
+    return [{"id": number, **segment} for number, segment in enumerate(segments, first)]
 
 
 async def latest_transcript(pool: Connection, job: Job) -> asyncpg.Record | None:

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import ClientConnectionResetError, web
 from aiohttp_sse import EventSourceResponse, sse_response
 
+from stt.jobs.messages import IDLE
 from stt.outages import UNAVAILABLE
-from stt.pubsub import IDLE, Listener, Message
+from stt.pubsub import Listener, Message
 from stt.web.problems import about_job, where
 
 log = logging.getLogger(__name__)

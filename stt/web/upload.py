@@ -10,7 +10,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from stt.jobs import lifecycle, options, tickets
-from stt.jobs.messages import about
+from stt.jobs.messages import state
 from stt.jobs.model import Job, NewJob
 from stt.media import telephone
 from stt.media.errors import MediaError
@@ -105,7 +105,7 @@ async def _register(app: web.Application, new: NewJob) -> Job:
         log.exception("the row could not be inserted", extra={"job": str(new.id)})
         raise
     await tickets.announce(app[REDIS], job)
-    await publish(app[REDIS], about("created", job))
+    await publish(app[REDIS], state("created", job))
     log.info("received %d bytes of %s", job.file_size, job.file_type, extra={"job": str(job.id)})
     return job
 

@@ -14,10 +14,10 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt.jobs import lifecycle, results
+from stt.jobs import lifecycle, messages, results
 from stt.jobs.messages import current
 from stt.jobs.model import Job
-from stt.pubsub import RESYNC, Listener, publish
+from stt.pubsub import RESYNC, Listener, Message, publish
 from stt.web.context import HUB
 from tests.support.jobs import again, beat, claim, complete, new
 
@@ -75,8 +75,7 @@ async def say(pool: asyncpg.Pool, redis: ArqRedis | None, job: Job, number: int,
     segments = [{"start": 0.0, "end": 1.0, "text": text} for text in texts]
     assert await results.save_span(pool, job, number=number, start=0, end=1, segments=segments)
     if redis:
-        message = {"event": "segments", "job": str(job.id), "first": first, "segments": segments}
-        await publish(redis, message)
+        await publish(redis, messages.segments(job, first, results.numbered(segments, first)))
 
 
 async def finish(pool: asyncpg.Pool, redis: ArqRedis, job: Job) -> None:
@@ -203,6 +202,59 @@ async def test_a_listener_that_is_far_behind_reads_the_rows_again() -> None:
     heard = [message async for message in listener]
     assert RESYNC in heard
     assert len(heard) <= 1000
+
+
+async def test_a_listener_receives_only_messages_of_its_owner(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis
+) -> None:
+    """Every kind of published message says whose job it is; those of others never reach the queue."""
+    hub = client.app[HUB]
+    async with hub.listen(owner="ann") as ann, hub.listen(owner=None) as every, hub.listen() as local:
+        for owner in ("ann", "bob", "local"):
+            job = await new(pool, owner=owner)
+            segment = {"start": 0.0, "end": 1.0, "text": "a"}
+            for message in (
+                messages.state("created", job),
+                current(job),
+                messages.segments(job, 0, results.numbered([segment])),
+                messages.deleted(job.id, job.owner, job.claim),
+            ):
+                await publish(redis, message)
+        received = {}
+        for name, listener in (("ann", ann), ("every", every), ("local", local)):
+            received[name] = [message async for message in _until_deleted(listener)]
+    kinds = ["created", "progress", "segments", "deleted"]
+    assert [(m["owner"], m["event"]) for m in received["ann"]] == [("ann", kind) for kind in kinds]
+    assert [(m["owner"], m["event"]) for m in received["local"]] == [("local", kind) for kind in kinds]
+    assert [m["owner"] for m in received["every"]] == ["ann"] * 4 + ["bob"] * 4 + ["local"] * 4
+    assert all("claim" in message for message in received["every"])
+
+
+async def _until_deleted(listener: Listener) -> AsyncIterator[Message]:
+    async with asyncio.timeout(10):
+        async for message in listener:
+            yield message
+            if message["event"] == "deleted" and message["owner"] in (listener.owner, "local"):
+                return
+
+
+async def test_owner_and_claim_of_a_message_are_not_in_the_events(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
+) -> None:
+    async with (
+        stream(client, f"/api/jobs/{running.id}/events") as one,
+        stream(client, "/api/events") as every,
+    ):
+        received = await take(one, 1), await take(every, 1)
+        await say(pool, redis, running, 0, "a")
+        await finish(pool, redis, running)
+        received = received[0] + await take(one, 2), received[1] + await take(every, 2)
+    segment = {"id": 0, "start": 0.0, "end": 1.0, "text": "a"}
+    assert [event[:2] for event in received[0] if event[0] == "segment"] == [("segment", segment)]
+    whose = {"job_id": str(running.id)}
+    assert [event[:2] for event in received[1] if event[0] == "segment"] == [("segment", whose | segment)]
+    states = [data for events in received for name, data, _ in events if name != "segment"]
+    assert all("claim" not in data for data in states)
 
 
 async def test_stopping_the_app_ends_the_streams(

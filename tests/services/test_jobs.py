@@ -350,7 +350,9 @@ async def test_deleting_a_job_removes_all_that_hangs_on_it(pool: asyncpg.Pool) -
     assert job
     await results.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a"}])
     await complete(pool, job)
-    assert await lifecycle.delete(pool, job.id) == job.file_path
+    gone = await lifecycle.delete(pool, job.id)
+    assert gone
+    assert (gone.file_path, gone.owner, gone.claim) == (job.file_path, job.owner, job.claim)
     for table in ("jobs", "spans", "transcripts"):
         assert await pool.fetchval(f"select count(*) from {table}") == 0
     assert not await results.save_span(pool, job, number=1, start=1, end=2, segments=[])

@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
 from stt.jobs import lifecycle, lookup, model
-from stt.jobs.messages import about
+from stt.jobs.messages import state
 from stt.pubsub import RESYNC
 from stt.web.api import jobs
 from stt.web.context import HUB
@@ -393,7 +393,7 @@ async def test_a_new_job_is_not_put_on_top_of_a_list_that_has_it(client: TestCli
     async with stream(client, "/stream") as events:
         job = await actor.create(told=False)
         client.app[HUB]._spread(RESYNC)  # the list that is read now has it
-        client.app[HUB]._spread(about("created", job))
+        client.app[HUB]._spread(state("created", job))
         assert [await anext(events) for _ in range(2)][1][1].count(f'id="job-{job.id}"') == 1
         _, fragment, _ = await anext(events)
         assert f'id="state-{job.id}"' in fragment

@@ -8,8 +8,8 @@ from uuid import uuid4
 import asyncpg
 from arq import ArqRedis
 
-from stt.jobs import lifecycle, results
-from stt.jobs.messages import about, current
+from stt.jobs import lifecycle, messages, results
+from stt.jobs.messages import current, state
 from stt.jobs.model import Job, NewJob
 from stt.jobs.options import JobOptions
 from stt.pubsub import publish
@@ -40,7 +40,7 @@ class Actor:
         )
         job = await lifecycle.create(self.pool, new)
         if told:
-            await publish(self.redis, about("created", job))
+            await publish(self.redis, state("created", job))
         return job
 
     async def claim(self) -> Job:
@@ -72,8 +72,7 @@ class Actor:
         said = list(segments)
         assert await results.save_span(self.pool, job, number=number, start=0, end=1, segments=said)
         if told:
-            message = {"event": "segments", "job": str(job.id), "first": first, "segments": said}
-            await publish(self.redis, message)
+            await publish(self.redis, messages.segments(job, first, results.numbered(said, first)))
 
     async def complete(self, job: Job, language: str | None = "en", *, told: bool = True) -> Job:
         spans = await results.spans(self.pool, job)

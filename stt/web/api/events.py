@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from uuid import UUID
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from stt.jobs import feed, lookup
-from stt.jobs.messages import TERMINAL
-from stt.jobs.model import Job
+from stt.jobs import feed
+from stt.jobs.messages import END_EVENTS
 from stt.pubsub import Message
 from stt.web.context import HUB, POOL
 from stt.web.params import job_or_404
@@ -28,7 +26,7 @@ async def of_job(request: web.Request) -> web.StreamResponse:
     """
     job = await job_or_404(request)
     last = request.headers.get("Last-Event-ID", "")
-    if job.ended and last == end_id(job):
+    if job.ended and last == end_id(job.claim):
         return web.Response(status=204)  # stops an EventSource from connecting again
     after = int(last) if last.isdecimal() and len(last) <= 9 else -1
     async with request.app[HUB].listen(str(job.id)) as listener, stream(request) as sse:
@@ -36,24 +34,21 @@ async def of_job(request: web.Request) -> web.StreamResponse:
             await sse.send(
                 json.dumps(message["data"], ensure_ascii=False),
                 event=message["event"],
-                id=await _id(request, message),
+                id=_id(message),
                 retry=RECONNECT_MS,
             )
     return sse
 
 
-def end_id(job: Job) -> str:
-    """Names the end of one run: a job that is done again has another."""
-    return f"end-{job.claim}"
+def end_id(claim: int) -> str:
+    """The event id of an attempt's end: a job that is done again ends with another one."""
+    return f"end-{claim}"
 
 
-async def _id(request: web.Request, message: Message) -> str | None:
+def _id(message: Message) -> str | None:
     if message["event"] == "segment":
         return str(message["id"])
-    if message["event"] in TERMINAL:
-        job = await lookup.get(request.app[POOL], UUID(message["job"]))
-        return end_id(job) if job else None
-    return None
+    return end_id(message["claim"]) if message["event"] in END_EVENTS else None
 
 
 async def of_all(request: web.Request) -> web.StreamResponse:

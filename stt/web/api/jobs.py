@@ -11,7 +11,7 @@ from aiohttp import web
 
 from stt.jobs import lifecycle, lookup, options, tickets
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
-from stt.jobs.messages import current
+from stt.jobs.messages import END_EVENTS, current, deleted
 from stt.jobs.model import Job
 from stt.pubsub import publish
 from stt.web import bodies, params
@@ -103,14 +103,14 @@ async def delete(app: web.Application, job_id: UUID) -> None:
         JobNotFound: there is no such job.
     """
     await _stop(app, job_id)
-    file_path = await lifecycle.delete(app[POOL], job_id)
-    if file_path is None:
+    gone = await lifecycle.delete(app[POOL], job_id)
+    if gone is None:
         raise JobNotFound
     try:
-        await app[STORAGE].delete_job(job_id, file_path)
+        await app[STORAGE].delete_job(job_id, gone.file_path)
     except OSError:  # read-only, away: the job is gone all the same, and maintenance sweeps its files
         log.exception("the files of a deleted job are still there", extra={"job": str(job_id)})
-    await publish(app[REDIS], {"event": "deleted", "job": str(job_id), "data": {"id": str(job_id)}})
+    await publish(app[REDIS], deleted(job_id, gone.owner, gone.claim))
 
 
 async def _stop(app: web.Application, job_id: UUID) -> None:
@@ -121,7 +121,7 @@ async def _stop(app: web.Application, job_id: UUID) -> None:
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 async for message in messages:
-                    if message["event"] in ("completed", "failed", "cancelled"):
+                    if message["event"] in END_EVENTS:
                         return
         except TimeoutError:
             # A dead worker: it will find its row gone, and every write of its needs the row.

@@ -16,7 +16,7 @@ from aiohttp import web
 from markupsafe import Markup
 
 from stt.jobs import lookup
-from stt.jobs.messages import TERMINAL, current
+from stt.jobs.messages import END_EVENTS, current
 from stt.jobs.model import Job
 from stt.pubsub import Message
 from stt.web import params
@@ -127,7 +127,7 @@ class _ListStream:
 
     def _row(self, event: str, job: View) -> Fragment:
         before = self._shown.get(job["id"])
-        if event in TERMINAL:
+        if event in END_EVENTS:
             self._shown.pop(job["id"], None)
         else:
             self._shown[job["id"]] = job
@@ -138,7 +138,7 @@ class _ListStream:
         if before and _beside_progress(before) == _beside_progress(job):
             return _fragment(self._request, "_state.html", oob=True, job=job)
         row = _fragment(self._request, "_row.html", oob=True, job=job)
-        if event in TERMINAL:
+        if event in END_EVENTS:
             row += _said(f"{job['original_filename']}: {wording.doing(job)}")
         return row
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from stt.jobs import lookup, results
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
-from stt.jobs.messages import TERMINAL
+from stt.jobs.messages import END_EVENTS
 from stt.jobs.model import Job, Status
 from stt.pubsub import Message
 from stt.web import bodies
@@ -189,7 +189,7 @@ class _JobStream:
             if found and not found.ended:
                 return
         missed = event == "segments" and message["first"] > self._sent
-        if event in TERMINAL | {"idle"} or event in ("deleted", "resync") or missed:
+        if event in END_EVENTS | {"idle"} or event in ("deleted", "resync") or missed:
             await self.catch_up(self._sent)
         elif event == "segments":
             await self._tell_segments(message)
@@ -197,9 +197,7 @@ class _JobStream:
             await self._tell_progress({**message["data"], "stopping": False})
 
     async def _tell_segments(self, message: Message) -> None:
-        first = message["first"]
-        numbered = [{"id": n, **segment} for n, segment in enumerate(message["segments"], first)]
-        fresh = numbered[self._sent - first :]
+        fresh = message["segments"][self._sent - message["first"] :]
         if fresh:
             self._sent += len(fresh)
             await self._update(self._part(fresh))
