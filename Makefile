@@ -13,10 +13,10 @@ NPM = $(shell command -v npm || echo $(CURDIR)/$(BIN)/npm)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test lint bench lock
+.PHONY: help setup up test lint bench lock schema-dump
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(DONE)/packages $(DONE)/project $(DONE)/pages $(DONE)/models  ## install everything into .venv
 
@@ -33,6 +33,9 @@ lint: $(DONE)/dev $(DONE)/project  ## format, lint and type check
 
 bench: $(DONE)/dev $(DONE)/project $(DONE)/pages $(DONE)/models  ## run the benchmarks
 	@set -e; for name in chaos engine memory upload; do echo "== $$name"; $(BIN)/python bench/$$name.py; done
+
+schema-dump: $(DONE)/dev $(DONE)/project  ## keep a filled database of this schema in tests/data, to migrate it later
+	@$(BIN)/python -m tests.support.schema_dump $(ARGS)
 
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --quiet
