@@ -47,7 +47,7 @@ set status = 'processing', claim = nextval('job_claims'), attempt = attempt + 1,
     claimed_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => :lease),
     started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
     stage = 'decode', eta_seconds = null, cancel_requested = false, error_code = null, error_message = null,
-    error_log = null
+    error_parameters = null, error_log = null
 where id = (
     select jobs.id from jobs join queue using (id)
     where jobs.status = 'pending'
@@ -110,7 +110,8 @@ where job_id = :id order by version desc limit 1;
 -- name: fail_job^
 update jobs
 set status = 'failed', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
-    error_code = :code, error_message = :message, error_log = :log, warnings = :warnings,
+    error_code = :code, error_message = :message, error_parameters = :parameters, error_log = :log,
+    warnings = :warnings,
     completed_at = clock_timestamp(), updated_at = clock_timestamp()
 where id = :id and claim = :claim and status = 'processing' and not cancel_requested
 returning *;
@@ -122,7 +123,8 @@ update jobs
 set status = 'pending', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
     attempt = attempt - :given_back::integer,
     not_before = clock_timestamp() + make_interval(secs => :delay), warnings = :warnings,
-    error_code = :code, error_message = :message, error_log = :log, updated_at = clock_timestamp()
+    error_code = :code, error_message = :message, error_parameters = :parameters, error_log = :log,
+    updated_at = clock_timestamp()
 where id = :id and claim = :claim and status = 'processing' and not cancel_requested
 returning *;
 
@@ -137,7 +139,7 @@ returning *;
 -- name: fail_waiting^
 -- A waiting job whose recording is gone: no worker could do it.
 update jobs
-set status = 'failed', error_code = :code, error_message = :message,
+set status = 'failed', error_code = :code, error_message = :message, error_parameters = null,
     completed_at = clock_timestamp(), updated_at = clock_timestamp()
 where id = :id and status = 'pending'
 returning *;
@@ -179,7 +181,7 @@ with old as (
 update jobs
 set status = 'pending', stage = null, progress = 0, eta_seconds = null, attempt = 0, cancel_requested = false,
     not_before = clock_timestamp(), started_at = null, completed_at = null, error_code = null,
-    error_message = null, error_log = null, updated_at = clock_timestamp(),
+    error_message = null, error_parameters = null, error_log = null, updated_at = clock_timestamp(),
     warnings = case when old.kept and old.known then (
         select coalesce(jsonb_agg(warning order by place), '[]')
         from jsonb_array_elements(warnings) with ordinality as told (warning, place)

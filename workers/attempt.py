@@ -13,12 +13,12 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any, TypeVar
 
 import asyncpg
 from arq import ArqRedis
 
+from stt.codes import ErrorCode, Stage, WarningCode, given_up, message
 from stt.jobs import lifecycle, lookup, messages, results, tickets
 from stt.jobs.messages import current
 from stt.jobs.model import Job
@@ -28,6 +28,7 @@ from stt.settings import Settings
 from stt.storage import Storage
 from stt.transcript import formats, passages, speakers
 from workers.engine.handle import Engine, EngineDied, EngineHung
+from workers.failures import AttemptError, PermanentError, Stop, Stopped, StorageError, TransientError
 
 log = logging.getLogger(__name__)
 
@@ -36,39 +37,6 @@ T = TypeVar("T")
 _HEARTBEAT_SECONDS = 1.0
 _PUBLISH_SECONDS = 0.25
 _RETRY_SECONDS = 0.5
-UNREACHABLE = "storage_unreachable"  # the engine's error: the recording cannot be read
-
-
-class Stop(Enum):
-    """Why an attempt is stopped from outside the engine."""
-
-    CANCEL = "cancelled by a person"
-    LOST = "the claim is gone, or could not be kept"
-    SHUTDOWN = "the worker is shutting down"
-
-
-class Stopped(Exception):
-    """The attempt was stopped from outside; `Attempt._why` says why."""
-
-
-class AttemptError(Exception):
-    """The attempt came to nothing; the text is for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class PermanentError(AttemptError):
-    """Trying again would fail again: what was sent cannot be transcribed."""
-
-
-class TransientError(AttemptError):
-    """It may pass: the job is tried again."""
-
-
-class StorageError(TransientError):
-    """Nothing can be read or written just now, through no fault of the job: that spends no attempt."""
 
 
 @dataclass
@@ -163,19 +131,18 @@ class Attempt:
             await self._finish()
         except Stopped:
             await self.context.engine.kill()
-        except EngineDied as error:
+        except (EngineDied, EngineHung) as error:
             if self._why is None:
                 log.warning("the engine's last lines:\n%s", error.stderr_tail, extra=self.about)
-                code = "engine_hung" if isinstance(error, EngineHung) else "engine_died"
-                await self._fail(TransientError(code, str(error)), error.stderr_tail)
+                failure = TransientError(error.code, log=error.stderr_tail, **error.parameters)
+                await self._fail(failure, sentence=str(error))
         except AttemptError as error:
-            last_words = self.context.engine.tail if error.code == "engine_failed" else None
-            await self._fail(error, last_words)
+            await self._fail(error)
         except UNAVAILABLE as error:  # and the lease ran out meanwhile
             log.warning("given up: %s", error, extra=self.about)
         except OSError as error:  # storage: full, read-only, gone
             log.exception("storage failed", extra=self.about)
-            await self._fail(StorageError("storage_failed", f"The storage failed: {error.strerror}."))
+            await self._fail(StorageError(ErrorCode.STORAGE_FAILED, error=str(error.strerror)))
         except asyncio.CancelledError:
             self._why = self._why or Stop.SHUTDOWN
             await self.context.engine.kill()
@@ -184,7 +151,7 @@ class Attempt:
         except Exception as error:  # a fault of ours must not leave the job to its lease
             log.exception("the attempt failed", extra=self.about)
             await self.context.engine.kill()
-            await self._fail(TransientError("internal", f"The worker failed: {error}"))
+            await self._fail(TransientError(ErrorCode.INTERNAL, error=str(error)))
         await self._end()
 
     async def _end(self) -> None:
@@ -198,13 +165,14 @@ class Attempt:
 
     async def _recognise(self) -> None:
         if await self._is_lost():
-            raise PermanentError(lifecycle.FILE_GONE, lifecycle.FILE_GONE_MESSAGE)
+            raise PermanentError(ErrorCode.FILE_GONE)
         request = await self._request()
         try:
             await self.context.engine.start()
         except OSError as error:
-            message = f"The engine could not be started: {error.strerror}."
-            raise TransientError("engine_died", message) from error
+            raise TransientError(
+                ErrorCode.ENGINE_DIED, reason="not_started", error=str(error.strerror)
+            ) from error
         if self._why:  # there was nothing to kill when it was stopped
             raise Stopped
         async with aclosing(self.context.engine.ask(request)) as events:
@@ -234,7 +202,7 @@ class Attempt:
             "language": job.requested_language or "",
             "task": job.task,
             "options": job.options,
-            "less_memory": any(warning["code"] == lifecycle.LESS_MEMORY for warning in self.warnings),
+            "less_memory": any(warning["code"] == WarningCode.LESS_MEMORY for warning in self.warnings),
             "resume": {
                 "spans": len(spans),
                 "end": spans[-1]["end"] if spans else 0.0,
@@ -258,7 +226,7 @@ class Attempt:
             case "warning" if "times" in event:
                 self._warn_of_passages({key: value for key, value in event.items() if key != "type"})
             case "warning":
-                self._warn(event["code"], event["message"])
+                self._warn(WarningCode(event["code"]), **event.get("parameters", {}))
             case "done":
                 # A retry keeps what the first try heard; nobody spoke at all: no language.
                 language = event["language"] if self.segments else None
@@ -266,13 +234,18 @@ class Attempt:
                 self.job = replace(self.job, language=language, duration_seconds=duration)
             case "error":
                 if event.get("less_memory"):
-                    self._warn(
-                        lifecycle.LESS_MEMORY, "The memory did not suffice: another try uses smaller numbers."
-                    )
-                kind = PermanentError if event["kind"] == "permanent" else TransientError
-                if event["code"] == UNREACHABLE:
-                    kind = StorageError
-                raise kind(event["code"], event["message"])
+                    self._warn(WarningCode.LESS_MEMORY)
+                raise self._error_of(event)
+
+    def _error_of(self, event: dict[str, Any]) -> AttemptError:
+        """The error that the engine reports."""
+        code, kind = ErrorCode(event["code"]), TransientError
+        if code is ErrorCode.STORAGE_UNREACHABLE:
+            kind = StorageError
+        elif event["kind"] == "permanent":
+            return PermanentError(code, **event["parameters"])
+        log = self.context.engine.tail if code is ErrorCode.ENGINE_FAILED else None
+        return kind(code, log=log, **event["parameters"])
 
     async def _on_stage(self, event: dict[str, Any]) -> None:
         progress = min(max(self.job.progress, event["progress"]), 0.999)  # 1 is for what is stored
@@ -326,11 +299,12 @@ class Attempt:
             numbered = results.numbered(event["segments"], first)
             await self._publish(messages.segments(self.job, first, numbered))
 
-    def _warn(self, code: str, message: str) -> None:
-        log.warning("%s: %s", code, message, extra=self.about)
-        warning = {"code": code, "message": message}
-        if warning not in self.warnings:
-            self.warnings.append(warning)
+    def _warn(self, code: WarningCode, **parameters: Any) -> None:
+        sentence = message(code, **parameters)
+        log.warning("%s: %s", code, sentence, extra=self.about)
+        if (code, sentence) not in [(warning["code"], warning["message"]) for warning in self.warnings]:
+            warning = {"code": code, "message": sentence}
+            self.warnings.append(warning | {"parameters": parameters} if parameters else warning)
             self._unsaved = True
 
     def _warn_of_passages(self, warning: dict[str, Any]) -> None:
@@ -376,7 +350,7 @@ class Attempt:
             self.pool,
             job,
             lease=self.settings.lease_seconds,
-            stage=job.stage or "decode",
+            stage=job.stage or Stage.DECODE,
             progress=job.progress,
             eta_seconds=self._eta(),
             duration_seconds=job.duration_seconds,
@@ -395,10 +369,10 @@ class Attempt:
 
     async def _finish(self) -> None:
         """Publish the file, then commit the row: a crash in between leaves a file that no row names."""
-        self.job = replace(self.job, stage="finish")
+        self.job = replace(self.job, stage=Stage.FINISH)
         spans = await self._patiently(lambda: results.spans(self.pool, self.job))
         if len(spans) != self.spans:
-            raise TransientError("spans_missing", "Parts of the transcript are missing from the database.")
+            raise TransientError(ErrorCode.SPANS_MISSING)
         segments = [segment for span in spans for segment in span["segments"]]
         # Only now: spans are saved before speakers are known.
         segments = self._with_speakers(segments)
@@ -429,7 +403,7 @@ class Attempt:
             return speakers.assign(segments, speakers.ordered(self.turns))
         except Exception:
             log.exception("no word could be given to a speaker", extra=self.about)
-            self._warn(speakers.FAILED, speakers.FAILED_MESSAGE)
+            self._warn(WarningCode.SPEAKERS_FAILED)
             return segments
 
     def _rendered(self, segments: list[dict[str, Any]]) -> tuple[str, str]:
@@ -440,9 +414,7 @@ class Attempt:
             return document["text"], formats.to_json(document)
         except Exception:
             log.exception("the result could not be brought into its form", extra=self.about)
-            self._warn(
-                "rendering_failed", "The result could not be brought into its form; its text is whole."
-            )
+            self._warn(WarningCode.RENDERING_FAILED)
             text = "".join(segment["text"] for segment in segments).strip()
             plain = {"text": text, "language": language, "duration": duration, "segments": segments}
             return text, json.dumps(plain, ensure_ascii=False)
@@ -455,26 +427,35 @@ class Attempt:
         await self._publish(current(job))
         return True
 
-    async def _fail(self, error: AttemptError, engine_log: str | None = None) -> None:
-        job = self.job
-        log.warning("%s: %s", error.code, error, extra=self.about)
-        reason: dict[str, Any] = {"code": error.code, "log": engine_log, "warnings": self.warnings}
+    async def _fail(self, error: AttemptError, sentence: str | None = None) -> None:
+        """End the attempt with an error.
+
+        Args:
+            error: What failed. A transient error makes the job wait for its next attempt, if one is left.
+            sentence: The text for a person, if it says more than that of the error's code.
+        """
+        job, sentence, parameters = self.job, sentence or str(error), error.parameters
+        log.warning("%s: %s", error.code, sentence, extra=self.about)
+        reason: dict[str, Any] = {"code": error.code, "log": error.log, "warnings": self.warnings}
         given_back = isinstance(error, StorageError)
         spent = job.attempt >= self.settings.max_attempts and not given_back
         final = not isinstance(error, TransientError) or spent
         if final:
-            message = str(error)
             if isinstance(error, TransientError):
-                message += f" Given up after {job.attempt} attempts; the recording is kept."
-            ended = await self._patiently(lambda: lifecycle.fail(self.pool, job, message=message, **reason))
+                sentence = given_up(sentence, job.attempt)
+                parameters = {**parameters, "attempts": job.attempt}
+            ended = await self._patiently(
+                lambda: lifecycle.fail(self.pool, job, message=sentence, parameters=parameters, **reason)
+            )
         else:
             # An attempt that is given back does not count, but whoever fails again and again waits longer.
             delay = lifecycle.backoff(job.claim if given_back else job.attempt)
             ended = await self._patiently(
                 lambda: lifecycle.retry_later(
-                    self.pool, job, delay=delay, message=str(error), given_back=given_back, **reason
+                    self.pool, job, delay=delay, message=sentence, parameters=parameters,
+                    given_back=given_back, **reason,
                 )
-            )
+            )  # fmt: skip
         if ended is None:
             await self._cancelled()
             return

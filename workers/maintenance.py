@@ -18,6 +18,7 @@ from arq import ArqRedis
 from setproctitle import setproctitle
 
 from stt import folders, logs
+from stt.codes import ErrorCode
 from stt.jobs import lifecycle, lookup, tickets
 from stt.jobs.messages import current
 from stt.outages import UNAVAILABLE
@@ -48,9 +49,7 @@ async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> No
     files = await lookup.waiting_files(pool)
     lost = set(await asyncio.to_thread(storage.lost, files.values()))
     for job_id in [job_id for job_id, key in files.items() if key in lost]:
-        job = await lifecycle.fail_waiting(
-            pool, job_id, code=lifecycle.FILE_GONE, message=lifecycle.FILE_GONE_MESSAGE
-        )
+        job = await lifecycle.fail_waiting(pool, job_id, code=ErrorCode.FILE_GONE)
         if job:
             log.error("its recording is gone", extra={"job": str(job_id)})
             await publish(redis, current(job))

@@ -8,18 +8,14 @@ from uuid import UUID
 
 import asyncpg
 
+from stt import codes
+from stt.codes import ErrorCode, Parameters, WarningCode
 from stt.db import queries
 from stt.jobs.lookup import _all, _some
 from stt.jobs.model import Connection, DeletedJob, Job, NewJob
 from stt.jobs.options import JobOptions
-from stt.transcript import speakers
 
 _RETRY_FIRST, _RETRY_MAX = 5.0, 300.0
-
-# The warning in the row by which a later try knows that memory did not suffice.
-LESS_MEMORY = "less_memory"
-FILE_GONE = "file_gone"
-FILE_GONE_MESSAGE = "The recording is no longer in the storage: somebody removed it, or a disk lost it."
 
 
 async def create(pool: Connection, new: NewJob) -> Job:
@@ -129,6 +125,7 @@ async def fail(
     *,
     code: str,
     message: str,
+    parameters: Parameters | None = None,
     log: str | None = None,
     warnings: list[dict[str, Any]] | None = None,
 ) -> Job | None:
@@ -139,6 +136,7 @@ async def fail(
         claim=job.claim,
         code=code,
         message=message.replace("\0", ""),
+        parameters=parameters or None,
         log=log and log.replace("\0", ""),
         warnings=job.warnings if warnings is None else warnings,
     )
@@ -146,7 +144,8 @@ async def fail(
 
 
 async def retry_later(
-    pool: Connection, job: Job, *, delay: float, code: str, message: str, log: str | None = None,
+    pool: Connection, job: Job, *, delay: float, code: str, message: str,
+    parameters: Parameters | None = None, log: str | None = None,
     warnings: list[dict[str, Any]] | None = None, given_back: bool = False,
 ) -> Job | None:  # fmt: skip
     """A failure that may pass: the job waits `delay` seconds for its next try; this one may be given back."""
@@ -157,6 +156,7 @@ async def retry_later(
         delay=delay,
         code=code,
         message=message.replace("\0", ""),
+        parameters=parameters or None,
         log=log and log.replace("\0", ""),
         warnings=job.warnings if warnings is None else warnings,
         given_back=int(given_back),
@@ -197,7 +197,7 @@ async def restart(pool: Connection, job: Job, options: JobOptions) -> Job | None
         pool,
         id=job.id,
         priority=options.priority,
-        outdated=[*speakers.WARNINGS, LESS_MEMORY],
+        outdated=[*codes.ABOUT_SPEAKERS, WarningCode.LESS_MEMORY],
         **_asked(options),
     )
     return Job.of(row)
@@ -229,18 +229,19 @@ async def _release(connection: Connection, job: Job, max_attempts: int) -> Job |
             connection,
             job,
             delay=0,  # the silence was wait enough
-            code="worker_lost",
-            message="The worker that had this recording stopped answering; another one goes on.",
+            code=ErrorCode.WORKER_LOST,
+            message=codes.message(ErrorCode.WORKER_LOST),
         )
+    parameters = {"reason": "given_up", "attempts": job.attempt}
     return await fail(
         connection,
         job,
-        code="worker_lost",
-        message=f"The worker stopped answering in each of {job.attempt} attempts, so this recording was "
-        "given up. It is kept: retry it, perhaps with a smaller model.",
+        code=ErrorCode.WORKER_LOST,
+        message=codes.message(ErrorCode.WORKER_LOST, **parameters),
+        parameters=parameters,
     )
 
 
-async def fail_waiting(pool: Connection, job_id: UUID, *, code: str, message: str) -> Job | None:
-    """Give a waiting job up that no worker could do; None where it waits no more."""
-    return Job.of(await queries.fail_waiting(pool, id=job_id, code=code, message=message))
+async def fail_waiting(pool: Connection, job_id: UUID, *, code: ErrorCode) -> Job | None:
+    """Fail a waiting job that no worker could do, for a reason without parameters; None: it waits no more."""
+    return Job.of(await queries.fail_waiting(pool, id=job_id, code=code, message=codes.message(code)))

@@ -65,6 +65,7 @@ class Job:
     warnings: list[dict[str, Any]]
     error_code: str | None
     error_message: str | None
+    error_parameters: dict[str, Any] | None  # of the sentence of the error (stt.codes); None in old rows
     created_at: dt.datetime
     updated_at: dt.datetime
     started_at: dt.datetime | None
@@ -97,15 +98,20 @@ class Job:
     def public(self, *, text: bool = True) -> dict[str, Any]:
         """The job as interface.md shows it; without its text in lists and events."""
         row = asdict(self)
-        row.update(retry_at=self.retry_at)
+        row.update(retry_at=self.retry_at, warnings=[_public_warning(one) for one in self.warnings])
         shown = PUBLIC if text else PUBLIC - {"transcription_text"}
         return {name: _plain(value) for name, value in row.items() if name in shown}
 
 
 PUBLIC = {field.name for field in fields(Job)} - {
     "file_path", "transcription_file_path", "requested_language", "options_hash", "claim", "worker",
-    "claimed_at", "lease_expires_at", "not_before", "cancel_requested", "error_log",
+    "claimed_at", "lease_expires_at", "not_before", "cancel_requested", "error_log", "error_parameters",
 } | {"retry_at"}  # fmt: skip
+
+
+def _public_warning(warning: dict[str, Any]) -> dict[str, Any]:
+    """A warning without the parameters of its sentence."""
+    return {name: value for name, value in warning.items() if name != "parameters"}
 
 
 def _plain(value: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from stt.codes import CodedError, ErrorCode
 from stt.media import unreadable
 
 if TYPE_CHECKING:  # the web process has no libav; packets are generic only for a type checker
@@ -17,16 +18,12 @@ Packet: TypeAlias = "AnyPacket[AudioStream]"
 _LONGEST_TAG = 60  # characters of a track's title that are shown
 
 
-class MediaError(Exception):
+class MediaError(CodedError):
     """A file that cannot be transcribed, now or ever; the text says why and what to do.
 
     `code` is one of `not_media`, `no_audio_track`, `empty_audio`, `encrypted`, `unsupported_codec`,
     `too_long`, `too_much_memory`, `too_slow`.
     """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def printable(text: str) -> str:
@@ -50,44 +47,29 @@ def listed_codec_tag(stream: AudioStream) -> str:
 
 def empty_audio() -> MediaError:
     """The error of a file in which there is no sample of sound."""
-    return MediaError(
-        "empty_audio",
-        "The file has an audio track, but no sound can be read from it. "
-        "Please check that it plays on your computer and send it again.",
-    )
+    return MediaError(ErrorCode.EMPTY_AUDIO)
 
 
 def encrypted() -> MediaError:
     """The error of a file that is protected by DRM."""
-    return MediaError(*unreadable.COPY_PROTECTED)
+    return MediaError(ErrorCode.ENCRYPTED)
 
 
 def too_long(longest: float, seconds: float | None = None) -> MediaError:
     """The error of a recording that is longer than this server takes; `seconds` where that is known."""
-    length = f"is {_hours(seconds)} long; " if seconds else "is longer than this server takes: "
-    return MediaError(
-        "too_long",
-        f"The recording {length}at most {_hours(longest)} are taken (STT_MAX_DURATION_SECONDS). "
-        "Please send it in parts.",
-    )
+    if seconds:
+        return MediaError(ErrorCode.TOO_LONG, reason="length", longest=longest, seconds=seconds)
+    return MediaError(ErrorCode.TOO_LONG, longest=longest)
 
 
 def too_much_memory() -> MediaError:
     """The error of a file that takes more memory to decode than any recording does."""
-    return MediaError(
-        "too_much_memory",
-        "Reading the sound of this file takes far more memory than that of a recording: it is damaged. "
-        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
-    )
+    return MediaError(ErrorCode.TOO_MUCH_MEMORY)
 
 
 def too_slow() -> MediaError:
     """The error of a file that takes longer to decode than to play."""
-    return MediaError(
-        "too_slow",
-        "Reading the sound of this file takes longer than playing it: it is damaged. "
-        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
-    )
+    return MediaError(ErrorCode.TOO_SLOW)
 
 
 def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
@@ -100,27 +82,22 @@ def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
 def unsupported_codec(stream: AudioStream) -> MediaError:
     """The error of a file whose sound libav cannot decode."""
     codec = stream.codec_context
-    return explained(
-        path_of(stream.container),
-        "unsupported_codec",
-        "The sound in this file is in a format that cannot be decoded"
-        f"{f' ({codec.name})' if codec else ''}. "
-        "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
-    )
-
-
-def _hours(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:g} s"
-    minutes = round(seconds / 60)
-    parts = [f"{minutes // 60} h" if minutes >= 60 else "", f"{minutes % 60} min" if minutes % 60 else ""]
-    return " ".join(part for part in parts if part)
+    parameters = {"reason": "codec", "codec": codec.name} if codec else {}
+    return explained(path_of(stream.container), ErrorCode.UNSUPPORTED_CODEC, **parameters)
 
 
 def path_of(container: Container) -> str:
     return container.name.removeprefix("file:")
 
 
-def explained(path: str | os.PathLike[str], code: str, sentence: str) -> MediaError:
+def explained(path: str | os.PathLike[str], code: ErrorCode, **parameters: Any) -> MediaError:
     """The error whose reason the file's bytes show (`stt.media.unreadable`), else the given one."""
-    return MediaError(*(unreadable.reason(path) or (code, sentence)))
+    if found := unreadable.reason(path):
+        return from_bytes(found)
+    return MediaError(code, **parameters)
+
+
+def from_bytes(found: unreadable.Reason) -> MediaError:
+    """The error of what the file's bytes show."""
+    code, reason = found
+    return MediaError(code, reason=reason) if reason else MediaError(code)

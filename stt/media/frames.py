@@ -9,6 +9,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 
+from stt.codes import ErrorCode
 from stt.media.errors import MediaError
 
 RATE = 16_000  # of the samples that are recognised
@@ -41,16 +42,10 @@ def check_format(rate: int, channels: int) -> None:
         MediaError: `unsupported_codec`.
     """
     if rate and not LEAST_RATE <= rate <= MOST_RATE:
-        raise MediaError(
-            "unsupported_codec",
-            f"By its header this file has {rate:,} samples a second, which no recording has: the file is "
-            "damaged. Please export it again, with 8,000 to 192,000 samples a second.",
-        )
+        raise MediaError(ErrorCode.UNSUPPORTED_CODEC, reason="rate", rate=rate)
     if channels > MOST_CHANNELS:
         raise MediaError(
-            "unsupported_codec",
-            f"By its header this file has {channels:,} channels; no more than {MOST_CHANNELS} can be read. "
-            "Please export it again with fewer channels.",
+            ErrorCode.UNSUPPORTED_CODEC, reason="channels", channels=channels, most=MOST_CHANNELS
         )
 
 
@@ -62,19 +57,11 @@ def check_frame(frame: AudioFrame) -> None:
     """
     rate, channels = format_of(frame)
     if rate <= 0 or channels <= 0:
-        raise MediaError(
-            "unsupported_codec",
-            "The sound in this file does not say how many samples a second or channels it has: the file is "
-            "damaged. Please export it again as MP3, M4A, FLAC or WAV.",
-        )
+        raise MediaError(ErrorCode.UNSUPPORTED_CODEC, reason="no_format")
     check_format(rate, channels)
     values = frame.samples * channels
     if max(values, values * RATE // rate) > MOST_VALUES:
-        raise MediaError(
-            "unsupported_codec",
-            f"The sound in this file comes in blocks of {frame.samples:,} samples, which is more than can be "
-            "read: the file is damaged. Please export it again as MP3, M4A, FLAC or WAV.",
-        )
+        raise MediaError(ErrorCode.UNSUPPORTED_CODEC, reason="blocks", samples=frame.samples)
 
 
 def make_resampler(frame: AudioFrame) -> AudioResampler:
@@ -98,9 +85,7 @@ def resample(resampler: AudioResampler, frame: AudioFrame | None) -> list[AudioF
     except MemoryError:
         raise
     except av.FFmpegError:
-        channels = f"{frame.layout.nb_channels} channels" if frame else "channels"
-        raise MediaError(
-            "unsupported_codec",
-            f"The {channels} of sound in this file cannot be mixed into one. "
-            "Please export it again as mono or stereo.",
-        ) from None
+        if frame is None:
+            raise MediaError(ErrorCode.UNSUPPORTED_CODEC, reason="mixing") from None
+        channels = frame.layout.nb_channels
+        raise MediaError(ErrorCode.UNSUPPORTED_CODEC, reason="mixing_channels", channels=channels) from None

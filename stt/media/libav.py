@@ -21,6 +21,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from stt.codes import ErrorCode
 from stt.media import unreadable
 from stt.media.errors import (
     MediaError,
@@ -29,6 +30,7 @@ from stt.media.errors import (
     empty_audio,
     encrypted,
     explained,
+    from_bytes,
     listed_codec_tag,
     path_of,
     printable,
@@ -119,8 +121,7 @@ def audio_tracks(container: InputContainer) -> list[AudioStream]:
     if not found:
         if not container.streams and container.format.name == "flac":
             raise empty_audio()  # its only track is told by the first frame
-        raise explained(path_of(container), "no_audio_track", "There is no sound in this file. "
-            "Please export it again with its audio track.")  # fmt: skip
+        raise explained(path_of(container), ErrorCode.NO_AUDIO_TRACK)
     readable = [track for track in found if track.codec_context is not None]
     if not readable:
         raise unsupported_codec(found[0])
@@ -280,12 +281,7 @@ def _is_protected(container: InputContainer, track: AudioStream) -> bool:
 
 
 def _not_media(path: str | os.PathLike[str]) -> MediaError:
-    return explained(
-        path,
-        "not_media",
-        "This is not an audio or video file, or it is damaged beyond reading. "
-        "Please check that it plays on your computer and send it again.",
-    )
+    return explained(path, ErrorCode.NOT_MEDIA)
 
 
 def _is_to_blame(path: str | os.PathLike[str], error: av.FFmpegError) -> bool:
@@ -353,7 +349,7 @@ def _decode_beginning(container: InputContainer, stream: AudioStream, packets: i
         raise MemoryError("the resampler lost sound")
     if not resampled:
         reason = unreadable.reason(path_of(container))
-        raise MediaError(*reason) if reason else failure
+        raise from_bytes(reason) if reason else failure
     return size / decoded
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stt import resources
+from stt.codes import ErrorCode
 from stt.media.errors import MediaError
 from stt.process import launch, sandbox
 from stt.settings import PREFIX
@@ -53,7 +54,7 @@ def _answer(path: Path, answer: dict[str, Any]) -> Media:
         log.warning("too little memory for the probe of %s", path.name)
         raise NoMemoryForProbe
     if "code" in answer:
-        raise MediaError(answer["code"], answer["message"])
+        raise MediaError(ErrorCode(answer["code"]), **answer["parameters"])
     return Media(**answer)
 
 
@@ -78,7 +79,7 @@ async def _ask_child(path: Path, longest: float) -> dict[str, Any]:
         out, err = await asyncio.wait_for(process.communicate(), _WALL_SECONDS)
     except TimeoutError:
         log.warning("the probe of %s took too long", path.name)
-        raise MediaError("not_media", "Looking into the file took too long.") from None
+        raise MediaError(ErrorCode.NOT_MEDIA, reason="probe_slow") from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -89,4 +90,4 @@ async def _ask_child(path: Path, longest: float) -> dict[str, Any]:
     log.warning("the probe of %s ended with %s: %s", path.name, process.returncode, words)
     if process.returncode == -signal.SIGKILL:
         raise NoMemoryForProbe
-    raise MediaError("not_media", "Looking into the file failed: it is damaged or hostile.")
+    raise MediaError(ErrorCode.NOT_MEDIA, reason="probe_failed")

@@ -46,7 +46,7 @@ def _look(path: Path, longest: float) -> Answer:
 
 
 def _refusal(error: errors.MediaError) -> Answer:
-    return {"code": error.code, "message": str(error)}
+    return {"code": error.code, "parameters": error.parameters}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from stt.codes import Parameters
+
 _PCM = "-f s16le -ar {} -ac 1"
 # Asterisk's names of signed linear samples by their rate; `sln` and `slin` alone are of 8 kHz.
 _LINEAR_KHZ = {
@@ -45,8 +47,11 @@ _SOX = {"vox": "-t vox -r 8000"}
 _GUESSED = {"pcm", "raw", "s16", "s16le", "sw", "g726", "g711", "g729", "vox"}
 
 
-def advice(filename: str) -> str | None:
-    """A sentence on how to convert a recording with this name; None if the name is none of a raw format."""
+def advice(filename: str) -> Parameters | None:
+    """The parameters of `not_media` that say how to convert a recording with this name.
+
+    None if the name is not that of a raw format.
+    """
     ending = PurePath(filename).suffix[1:].lower()
     if ending in _FFMPEG:
         command = f"ffmpeg {_FFMPEG[ending]} -i call.{ending} call.wav"
@@ -54,9 +59,5 @@ def advice(filename: str) -> str | None:
         command = f"sox {_SOX[ending]} call.{ending} call.wav"
     else:
         return None
-    doubt = " (if it was recorded in another way, give that instead)" if ending in _GUESSED else ""
-    return (
-        f"This seems to be raw telephone sound (.{ending}) without a header, so nothing in the file says "
-        f"how to read it. Please convert it to WAV, for example with: {command}{doubt}, "
-        "and send the WAV file."
-    )
+    reason = "raw_guessed" if ending in _GUESSED else "raw"
+    return {"reason": reason, "ending": ending, "command": command}

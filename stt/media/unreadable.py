@@ -12,31 +12,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
-# The code of an error and its sentence.
-Reason = tuple[str, str]
+from stt.codes import ErrorCode
 
-COPY_PROTECTED = (
-    "encrypted",
-    "The sound in this file is copy-protected (encrypted, DRM), so it cannot be read. "
-    "Please send a copy without copy protection.",
-)
-_NO_INDEX = (
-    "not_media",
-    "This is an MP4 file (or MOV, M4A, 3GP) without its index: recording or copying broke off before the "
-    "index was written or copied, and without the index the sound cannot be found. Please copy the file "
-    "again from the device that recorded it. If the index is missing there too, a repair tool such as "
-    "untrunc can make a new one, with the help of another recording of the same device.",
-)
-_FRAGMENT = (
-    "not_media",
-    "This is a piece of an MP4 stream without the stream's beginning, which is needed to read it. "
-    "Please send the whole recording: the initialization segment and all pieces after it in one file.",
-)
-_ATRAC = (
-    "unsupported_codec",
-    "This is a Sony OpenMG file (ATRAC), a format that cannot be decoded. "
-    "Please convert it to MP3, M4A, FLAC or WAV and send it again.",
-)
+# The code of an error, and which of its sentences it is (`stt.codes`).
+Reason = tuple[ErrorCode, str]
+
+COPY_PROTECTED = (ErrorCode.ENCRYPTED, "")
+_NO_INDEX = (ErrorCode.NOT_MEDIA, "no_index")
+_FRAGMENT = (ErrorCode.NOT_MEDIA, "fragment")
+_ATRAC = (ErrorCode.UNSUPPORTED_CODEC, "atrac")
 
 _HEAD = 2**16  # bytes of a file's start that are searched
 _MOST_BOXES = 10_000  # limits the time for a file of empty boxes

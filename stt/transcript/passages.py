@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stt.codes import WarningCode, message
 from stt.transcript.labels import clock, language_name
 
-# Somebody probably speaks there, but no words were recognised.
-UNCOVERED = "uncovered_speech"
-# Another language is spoken there than the language of the text.
-OTHER_LANGUAGE = "other_language"
 # The sentence names so many passages; `times` has all of them.
 NAMED = 8
 # Passages that are closer than this, in seconds, are one.
@@ -20,29 +17,23 @@ JobWarning = dict[str, Any]
 Times = tuple[float, float] | list[float]  # start and end, in seconds
 
 
-def warning(code: str, times: Iterable[Times], language: str = "", instead: str = "") -> JobWarning:
+def warning(code: WarningCode, times: Iterable[Times], language: str = "", instead: str = "") -> JobWarning:
     """A warning with the times of its passages and a sentence for a person.
 
     Args:
-        code: UNCOVERED or OTHER_LANGUAGE.
+        code: UNCOVERED_SPEECH or OTHER_LANGUAGE.
         times: Start and end of each passage in seconds of the recording, in any order.
         language: The language that is spoken there, for OTHER_LANGUAGE.
         instead: The language in which the text is written, for OTHER_LANGUAGE.
     """
     joined = _joined(times)
     places = _places(joined)
-    if code == UNCOVERED:
-        message = (
-            f"Somebody probably speaks {places}, but no words were recognised there. Please listen to "
-            f"{'this passage' if len(joined) == 1 else 'these passages'} and add what is missing."
-        )
-        return {"code": code, "message": message, "times": joined}
+    if code == WarningCode.UNCOVERED_SPEECH:
+        sentence = message(code, reason="one" if len(joined) == 1 else "several", places=places)
+        return {"code": code, "message": sentence, "times": joined}
     name, other = language_name(language).capitalize(), language_name(instead).capitalize()
-    message = (
-        f"{name} is spoken {places}, where the text is written as {other}: it may be missing, wrong or "
-        f"translated there. To get it right, send that part by itself with the language {name}."
-    )
-    return {"code": code, "message": message, "times": joined, "language": language, "instead": instead}
+    sentence = message(code, name=name, places=places, other=other)
+    return {"code": code, "message": sentence, "times": joined, "language": language, "instead": instead}
 
 
 def add(warnings: Iterable[JobWarning], new: JobWarning) -> list[JobWarning]:
@@ -53,7 +44,7 @@ def add(warnings: Iterable[JobWarning], new: JobWarning) -> list[JobWarning]:
             times += old["times"]
         else:
             kept.append(old)
-    return [*kept, warning(new["code"], times, new.get("language", ""), new.get("instead", ""))]
+    return [*kept, warning(WarningCode(new["code"]), times, new.get("language", ""), new.get("instead", ""))]
 
 
 def _kind(warning: JobWarning) -> tuple[str, ...]:

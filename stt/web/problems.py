@@ -12,6 +12,7 @@ import asyncpg
 from aiohttp import web
 
 from stt import texts
+from stt.codes import ErrorCode
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound, OptionError
 from stt.media.errors import MediaError
 from stt.media.probe import NoMemoryForProbe
@@ -59,7 +60,7 @@ def not_found(what: str = "job") -> Problem:
     return Problem(404, f"{what}_not_found", "Not found", f"There is no such {what}.")
 
 
-_UNPROCESSABLE_MEDIA = {"empty_audio": "Nothing to transcribe", "too_long": "Too long"}
+_UNPROCESSABLE_MEDIA = {ErrorCode.EMPTY_AUDIO: "Nothing to transcribe", ErrorCode.TOO_LONG: "Too long"}
 
 
 def _of_error(request: web.Request, error: Exception) -> Problem:

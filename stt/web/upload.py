@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from stt.codes import ErrorCode
 from stt.jobs import lifecycle, options, tickets
 from stt.jobs.messages import state
 from stt.jobs.model import Job, NewJob
@@ -31,7 +32,7 @@ _ENVELOPE = 4 * 2**20
 _STORAGE_AWAY = {errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EACCES, errno.EPERM}
 
 # Errors of files that libav can open: the ending of the name does not matter.
-_NAME_TELLS_NOTHING = {"encrypted", "empty_audio", "too_long"}
+_NAME_TELLS_NOTHING = {ErrorCode.ENCRYPTED, ErrorCode.EMPTY_AUDIO, ErrorCode.TOO_LONG}
 
 
 async def upload(request: web.Request) -> web.Response:
@@ -91,10 +92,10 @@ async def _look_into(path: Path, filename: str, longest: float) -> Media:
     try:
         return await probe(path, longest)
     except MediaError as error:
-        sentence = telephone.advice(filename)
-        if error.code in _NAME_TELLS_NOTHING or sentence is None:
+        parameters = telephone.advice(filename)
+        if error.code in _NAME_TELLS_NOTHING or parameters is None:
             raise
-        raise MediaError("not_media", sentence) from None
+        raise MediaError(ErrorCode.NOT_MEDIA, **parameters) from None
 
 
 async def _register(app: web.Application, new: NewJob) -> Job:

@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from stt.codes import WarningCode
 from stt.jobs import lifecycle, lookup, options, results
 from stt.jobs.model import Job, Status
 from tests.support.jobs import SETTINGS, again, beat, claim, complete, expire, new
@@ -330,7 +331,7 @@ async def test_options_that_a_job_has_left_since_are_begun_anew_as_their_languag
 async def test_a_cancelled_job_whose_spans_are_all_known_keeps_what_there_was_to_warn_of(
     pool: asyncpg.Pool,
 ) -> None:
-    job = await done(pool, "damaged_audio", lifecycle.LESS_MEMORY)
+    job = await done(pool, "damaged_audio", WarningCode.LESS_MEMORY)
     waiting = await restart(pool, job, diarize=True)
     await lifecycle.request_cancel(pool, waiting.id)
     restarted = await restart(pool, waiting, diarize=False)

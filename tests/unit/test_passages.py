@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from stt.codes import WarningCode
 from stt.transcript import passages
-from stt.transcript.passages import OTHER_LANGUAGE, UNCOVERED
+
+OTHER_LANGUAGE, UNCOVERED = WarningCode.OTHER_LANGUAGE, WarningCode.UNCOVERED_SPEECH
 
 
 def test_passages_of_one_kind_are_one_warning() -> None:

@@ -10,10 +10,12 @@ import av
 import numpy as np
 import pytest
 
+from stt.codes import ErrorCode, message
 from stt.media import errors, libav, telephone, unreadable
 from tests.support import audio
 
 RATE = 16_000
+COPY_PROTECTED = (ErrorCode.ENCRYPTED, message(ErrorCode.ENCRYPTED))
 AAC = {"m4a": "mp4", "mp4": "mp4", "mov": "mov", "3gp": "3gp"}
 
 
@@ -82,7 +84,7 @@ def with_box(data: bytes, added: bytes) -> bytes:
 def test_a_protected_mp4_is_refused_as_such(tmp_path: Path, protect: Callable[[bytes], bytes]) -> None:
     path = encode(tmp_path / "book.m4a")
     path.write_bytes(protect(scrambled(path.read_bytes())))
-    assert refused(path) == unreadable.COPY_PROTECTED
+    assert refused(path) == COPY_PROTECTED
 
 
 def test_an_unprotected_audio_book_is_read(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_protected_windows_media_is_refused_as_such(tmp_path: Path, guid: bytes)
     path.write_bytes(
         data[:16] + struct.pack("<QI", size + len(added), count + 1) + data[28:30] + added + data[30:]
     )
-    assert refused(path) == unreadable.COPY_PROTECTED
+    assert refused(path) == COPY_PROTECTED
 
 
 def element(name: str, content: bytes) -> bytes:
@@ -129,7 +131,7 @@ def test_protected_matroska_is_refused_as_such(tmp_path: Path, key: bytes) -> No
             + element("1f43b675", element("e7", b"\0") + block),
         )
     )
-    assert refused(path) == unreadable.COPY_PROTECTED
+    assert refused(path) == COPY_PROTECTED
 
 
 def test_a_scrambled_broadcast_is_refused_as_such(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_a_scrambled_broadcast_is_refused_as_such(tmp_path: Path) -> None:
             data[at + 3] |= 0x80
             data[at + 4 : at + 188] = noise(184)
     path.write_bytes(data)
-    assert refused(path) == unreadable.COPY_PROTECTED
+    assert refused(path) == COPY_PROTECTED
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_a_scrambled_broadcast_is_refused_as_such(tmp_path: Path) -> None:
 def test_a_protected_format_that_is_not_opened_is_refused_as_such(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "song.mp3"
     path.write_bytes(data)
-    assert refused(path) == unreadable.COPY_PROTECTED
+    assert refused(path) == COPY_PROTECTED
 
 
 def test_unprotected_openmg_is_a_format_that_cannot_be_decoded(tmp_path: Path) -> None:
@@ -251,8 +253,7 @@ def test_what_is_no_mp4_is_not_called_one(tmp_path: Path, data: bytes) -> None:
     ],
 )
 def test_raw_telephone_sound_comes_with_a_command_that_converts_it(name: str, told: str) -> None:
-    sentence = telephone.advice(name)
-    assert sentence is not None
+    sentence = str(errors.MediaError(ErrorCode.NOT_MEDIA, **(telephone.advice(name) or {})))
     assert told in sentence
     assert "raw telephone sound" in sentence
 

@@ -68,7 +68,7 @@ def _serve(line: str, out: BinaryIO, parent: int) -> NoReturn:
         try:
             _answer(json.loads(line), out, ceiling)
         except errors.MediaError as error:
-            _send(out, {"error": "media", "code": error.code, "message": str(error)})
+            _send(out, _refusal(error))
         except MemoryError:
             _send(out, _no_memory(ceiling))
         except OSError as error:
@@ -131,8 +131,11 @@ def _no_memory(ceiling: int) -> Message:
     """The answer to a MemoryError: the file's fault if the process was at its limit, else the machine's."""
     if not sandbox.is_own_limit(ceiling):
         return {"error": "memory"}
-    error = errors.too_much_memory()
-    return {"error": "media", "code": error.code, "message": str(error)}
+    return _refusal(errors.too_much_memory())
+
+
+def _refusal(error: errors.MediaError) -> Message:
+    return {"error": "media", "code": error.code, "parameters": error.parameters}
 
 
 def _watch(spare: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from stt.codes import CodedError, ErrorCode
 from stt.media import errors
 from stt.process import launch
 from workers.audio.sound import Samples
@@ -29,8 +30,11 @@ Process = subprocess.Popen[bytes]
 _PIPE_BYTES = 2**20
 
 
-class DecoderDied(Exception):
+class DecoderDied(CodedError):
     """The process that decodes ended before it had sent the whole recording; the text says how it ended."""
+
+    def __init__(self, reason: str, **parameters: Any) -> None:
+        super().__init__(ErrorCode.DECODER_DIED, reason=reason, **parameters)
 
 
 class SandboxedRecording:
@@ -124,12 +128,10 @@ class SandboxedRecording:
         if code == -signal.SIGXCPU:
             return errors.too_slow()
         if code == -signal.SIGKILL:
-            return DecoderDied(
-                "Reading the recording failed: the process that decodes it was killed, perhaps because the "
-                "machine ran out of memory."
-            )
-        cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        return DecoderDied(f"Reading the recording failed: the process that decodes it ended with {cause}.")
+            return DecoderDied("killed")
+        if code >= 0:
+            return DecoderDied("exited", number=code)
+        return DecoderDied("signal", signal=signal.Signals(-code).name)
 
 
 # Processes that were started before they are needed, as a start takes some 0.2 s.
@@ -170,7 +172,7 @@ def _environment() -> dict[str, str]:
 
 def _error(message: dict[str, Any]) -> Exception:
     if message["error"] == "media":
-        return errors.MediaError(message["code"], message["message"])
+        return errors.MediaError(ErrorCode(message["code"]), **message["parameters"])
     if message["error"] == "memory":
         return MemoryError("the machine has too little memory for decoding")
     return OSError(message["errno"], message["strerror"])

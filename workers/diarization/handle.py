@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stt.codes import Parameters, WarningCode
 from stt.process import launch
 from stt.settings import Settings
 from workers import machine
@@ -53,7 +54,7 @@ class DiarizationProcess:
         self._reader: threading.Thread | None = None
         self._share = 0.0
         self._heard = 0.0  # when it last said something
-        self._warnings: list[tuple[str, str]] = []
+        self._warnings: list[tuple[WarningCode, Parameters]] = []
         self._turns: list[dict[str, Any]] | None = None
 
     @property
@@ -87,9 +88,7 @@ class DiarizationProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def turns(
-        self, report: Callable[[float], None], warn: Callable[[str, str], None]
-    ) -> list[dict[str, Any]]:
+    def turns(self, report: Callable[[float], None], warn: Callable[..., None]) -> list[dict[str, Any]]:
         """Wait for the turns: {"start", "end", "speaker"}, seconds of the recording.
 
         Raises:
@@ -105,8 +104,8 @@ class DiarizationProcess:
                 self.close()
         assert self._process is not None
         code = self._process.wait()
-        for code_and_message in self._warnings:
-            warn(*code_and_message)
+        for warning, parameters in self._warnings:
+            warn(warning, **parameters)
         if self._turns is None:
             raise DiarizationFailed(f"the process ended with {code} before it knew the turns")
         report(1.0)
@@ -136,6 +135,6 @@ class DiarizationProcess:
         if "share" in event:
             self._share = event["share"]
         elif "warning" in event:
-            self._warnings.append((event["warning"], event["message"]))
+            self._warnings.append((WarningCode(event["warning"]), event["parameters"]))
         elif "turns" in event:
             self._turns = event["turns"]

@@ -20,6 +20,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from stt import logs, settings
+from stt.codes import ErrorCode, message
 from stt.media.errors import MediaError
 from workers.audio import handle
 from workers.audio.handle import DecoderDied
@@ -69,30 +70,21 @@ def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
     """Do what a request asks; its end is a "done" or an "error" event."""
     try:
         Job(engine, request, send).run()
-    except MediaError as error:
-        send(_error("permanent", error.code, str(error)))
-    except UnsupportedLanguage as error:
-        send(_error("permanent", "unsupported_language", str(error)))
-    except ModelUnavailable as error:
-        send(_error("transient", "model_unavailable", str(error)))
-    except DecoderDied as error:
-        send(_error("transient", "decoder_died", str(error)))
+    except (MediaError, UnsupportedLanguage) as error:
+        send(_error("permanent", error.code, **error.parameters))
+    except (ModelUnavailable, DecoderDied) as error:
+        send(_error("transient", error.code, **error.parameters))
     except (OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, OSError) and not _out_of_memory(error):
             log.exception("the recording cannot be read")
-            message = f"The recording cannot be read: {error.strerror}."
-            send(_error("transient", "storage_unreachable", message))
+            send(_error("transient", ErrorCode.STORAGE_UNREACHABLE, error=str(error.strerror)))
             return
         if not _out_of_memory(error):
             raise
         log.exception("out of memory")
-        told = _error(
-            "transient", "out_of_memory",
-            "The machine has too little memory for this model. Please choose a smaller one, or "
-            "set STT_COMPUTE_TYPE=int8.",
-        )  # fmt: skip
         smaller = engine.compute_type in SMALLER and not request.get("less_memory")
-        send(told | {"less_memory": smaller})  # whether another try with less may help
+        event = _error("transient", ErrorCode.OUT_OF_MEMORY)
+        send(event | {"less_memory": smaller})  # whether another try with less may help
 
 
 def main() -> None:
@@ -110,10 +102,11 @@ def main() -> None:
         except Exception:
             # What is not foreseen may have left the models in any state: a new process has a clean one.
             log.exception("the engine failed")
-            wire.send(_error("transient", "engine_failed", "The engine failed. Its log says why."))
+            wire.send(_error("transient", ErrorCode.ENGINE_FAILED))
             raise
         handle.prepare()
 
 
-def _error(kind: str, code: str, message: str) -> Event:
-    return {"type": "error", "kind": kind, "code": code, "message": message}
+def _error(kind: str, code: ErrorCode, **parameters: Any) -> Event:
+    sentence = message(code, **parameters)
+    return {"type": "error", "kind": kind, "code": code, "message": sentence, "parameters": parameters}

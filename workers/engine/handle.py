@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
 
+from stt.codes import CodedError, ErrorCode, Parameters
 from stt.process.child import Child
 from stt.settings import PREFIX, Settings
 from workers import machine
@@ -39,7 +40,7 @@ _SILENT_SECONDS, _STARTING_SECONDS = 60.0, 300.0
 _SLOWEST, _STUCK_SECONDS = 20, 1800.0
 _LOOK_SECONDS = 1.0
 # After these it is not asked again: it ends itself, or holds on to the memory that did not suffice.
-_LAST_ERRORS = ("engine_failed", "out_of_memory")
+_LAST_ERRORS = (ErrorCode.ENGINE_FAILED, ErrorCode.OUT_OF_MEMORY)
 _WENT_WELL = re.compile(r"\S+ (DEBUG|INFO) ")
 # Without these, glibc hands memory back after each window and faults it in again, which takes nearly half
 # of the encoder's time. The price: memory returns only when the process ends (docs/engine.md).
@@ -49,23 +50,24 @@ _MALLOC = (
 )
 
 
-class EngineDied(Exception):
-    """The engine's process ended before it answered."""
+class EngineDied(CodedError):
+    """The engine's process ended before the end of its answer."""
 
     def __init__(self, returncode: int | None, stderr_tail: str, *, killed: bool = False) -> None:
-        self.returncode = returncode
-        self.stderr_tail = stderr_tail
+        super().__init__(ErrorCode.ENGINE_DIED, **({"reason": "stopped"} if killed else _cause(returncode)))
+        self.returncode, self.stderr_tail = returncode, stderr_tail
         last = "" if killed or returncode == -signal.SIGKILL else _last_words(stderr_tail)
-        cause = "was stopped" if killed else _cause(returncode)
-        super().__init__(f"The engine {cause}{f': {last}' if last else '.'}")
+        if last:
+            self.parameters["last"] = last
+            self.args = (f"{str(self).removesuffix('.')}: {last}",)
 
 
-class EngineHung(EngineDied):
-    """The engine's process gave no sign of life or got no further, and was killed."""
+class EngineHung(CodedError):
+    """The engine's process gave no sign of life or made no progress, and was killed."""
 
     def __init__(self, seconds: float, stderr_tail: str) -> None:
-        super().__init__(None, stderr_tail, killed=True)
-        self.args = (f"The engine got no further for {seconds:.0f} s and was stopped.",)
+        super().__init__(ErrorCode.ENGINE_HUNG, seconds=round(seconds, 1))
+        self.stderr_tail = stderr_tail
 
 
 class Engine:
@@ -259,11 +261,12 @@ def _last_words(stderr_tail: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _cause(returncode: int | None) -> str:
+def _cause(returncode: int | None) -> Parameters:
+    """The parameters of the sentence that says how the process ended."""
     if returncode is None:
-        return "stopped answering"
+        return {"reason": "unknown"}
     if returncode >= 0:
-        return f"ended with exit code {returncode}"
+        return {"reason": "exited", "number": returncode}
     if returncode == -signal.SIGKILL:
-        return "was killed, perhaps because the machine ran out of memory"
-    return f"was ended by {signal.Signals(-returncode).name}"
+        return {"reason": "killed"}
+    return {"reason": "signal", "signal": signal.Signals(-returncode).name}

