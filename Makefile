@@ -13,10 +13,10 @@ NPM = $(shell command -v npm || echo $(CURDIR)/$(BIN)/npm)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test lint bench lock schema-dump
+.PHONY: help setup up test test-fast lint bench lock schema-dump
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(DONE)/packages $(DONE)/project $(DONE)/pages $(DONE)/models  ## install everything into .venv
 
@@ -25,6 +25,9 @@ up: setup  ## run the whole service; Ctrl-C ends it
 
 test: $(DONE)/dev $(DONE)/project $(DONE)/pages $(DONE)/models $(DONE)/browser  ## run all tests (ARGS="-k upload" for some)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(DONE)/dev $(DONE)/project $(DONE)/pages  ## run those without an engine or a browser (90 s)
+	@$(BIN)/python -m pytest tests/unit tests/services $(ARGS)
 
 lint: $(DONE)/dev $(DONE)/project  ## format, lint and type check
 	@$(BIN)/ruff format .

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import aiohttp
 import asyncpg
 import numpy as np
 import pytest
@@ -15,10 +14,8 @@ from stt.jobs import lifecycle, results
 from stt.jobs.model import Job
 from stt.transcript import waveform
 from tests.support.jobs import claim, complete, new
-from tests.support.journeys import ended, english, upload
 from tests.support.uploads import problem
 from workers.audio import peaks as made
-from workers.audio.decode import Recording
 from workers.audio.sound import RATE
 
 
@@ -126,15 +123,3 @@ async def test_a_bad_number_of_points_is_422(client: TestClient, pool: asyncpg.P
     job = await new(pool)
     answer = await problem(client, "GET", f"/api/jobs/{job.id}/peaks?points={points}")
     assert (answer["status"], answer["code"], answer["field"]) == (422, "bad_parameter", "points")
-
-
-async def test_a_transcribed_recording_has_its_wave_form(session: aiohttp.ClientSession) -> None:
-    job = await ended(session, await upload(session, english()))
-    async with session.get(f"/api/jobs/{job['id']}/peaks") as response:
-        shown = await response.json()
-    recording = Recording(english())
-    samples = np.concatenate(list(recording.blocks()))
-    recording.close()
-    assert bytes(shown["peaks"]) == made.peaks_of(samples, 0)
-    assert shown["per_second"] == 10
-    assert max(shown["peaks"]) > 50

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.support.audio import Float
+from tests.support.audio import Float, decode
+from tests.support.places import AUDIO
 from workers.audio.sound import RATE
 
 SECONDS = 10
@@ -98,3 +101,9 @@ def _long_noises() -> dict[str, Float]:
 
 
 LONG_NOISES = _long_noises()
+
+
+@cache
+def voice(name: str, level: float = -20.0) -> Float:
+    samples = decode(AUDIO / name)
+    return (samples * 10 ** ((level - decibels(samples)) / 20)).astype(np.float32)

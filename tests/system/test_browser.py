@@ -25,6 +25,8 @@ from stt.web.context import HUB
 from tests.conftest import Live
 from tests.support.acting import Actor, segment
 
+pytestmark = pytest.mark.browser
+
 PHONE = {"width": 360, "height": 740}
 FLAGS = [
     "--headless",

@@ -17,6 +17,8 @@ import pytest
 from tests.support.journeys import ended, upload
 from tests.support.uploads import form
 
+pytestmark = [pytest.mark.engine, pytest.mark.process]
+
 JFK = (
     "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
 )

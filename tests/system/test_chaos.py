@@ -7,6 +7,8 @@ import os
 import sys
 from asyncio import subprocess
 
+import pytest
+
 from tests.support.places import ROOT
 
 SECONDS = 120
@@ -16,6 +18,10 @@ FAULTS = (
 )  # fmt: skip
 
 
+@pytest.mark.chaos
+@pytest.mark.engine
+@pytest.mark.process
+@pytest.mark.timeout(SECONDS + 1000)
 async def test_nothing_is_lost_done_twice_or_left_over_whatever_breaks() -> None:
     process = await subprocess.create_subprocess_exec(
         sys.executable, "bench/chaos.py", "--seconds", str(SECONDS), "--seed", "1",

@@ -23,6 +23,8 @@ from stt.jobs.options import JobOptions
 from tests.support.places import SAMPLES
 from tests.support.up import Up, environment, private_folder, stt, up
 
+pytestmark = [pytest.mark.engine, pytest.mark.process]
+
 ENGLISH = SAMPLES / "en-demo-abouttotry.flac"
 RUSSIAN = SAMPLES / "ru-tt-allbusy.flac"
 

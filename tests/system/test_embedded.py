@@ -26,6 +26,8 @@ from stt.ops.lock import Held
 from stt.settings import Settings, load
 from tests.support.up import environment, gone, private_folder
 
+pytestmark = pytest.mark.process
+
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="what root has to mind")
 
 # Starts the servers as a program that may be killed; says their process ids when they answer.

@@ -24,7 +24,7 @@ from tests.support.tracks import Made, write
 from workers.audio.decode import Recording
 from workers.engine.handle import Engine, EngineDied, _environment
 
-pytestmark = needs_audio
+pytestmark = [pytest.mark.engine, needs_audio]
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,8 @@ from workers.engine.handle import Engine
 from workers.engine.progress import ENGINE_SHARE
 from workers.transcriber import _end_when_idle
 
+pytestmark = [pytest.mark.engine, pytest.mark.process]
+
 [SHORT] = SAMPLES.glob("en*.flac")
 LEASE, SPAN = 3, 10  # seconds
 SECONDS = 180.0  # for an engine to load and a span to be done on a busy machine

@@ -7,7 +7,9 @@ import io
 import json
 from pathlib import Path
 
+import aiohttp
 import docx
+import numpy as np
 import pysubs2
 import pytest
 import webvtt
@@ -15,6 +17,10 @@ import webvtt
 from tests.conftest import Live
 from tests.support.journeys import Session, download, ended, english, first, get, listen, upload, words
 from tests.support.uploads import form, until
+from workers.audio import peaks as made
+from workers.audio.decode import Recording
+
+pytestmark = [pytest.mark.engine, pytest.mark.process]
 
 ASK = "ask not what your country can do for you"
 CONTAINERS = (
@@ -187,3 +193,15 @@ async def test_a_file_with_an_awkward_name(session: Session, shared_audio: Path)
     job = await ended(session, await upload(session, path))
     assert job["original_filename"] == path.name
     assert ASK in words(job["transcription_text"])
+
+
+async def test_a_transcribed_recording_has_its_wave_form(session: aiohttp.ClientSession) -> None:
+    job = await ended(session, await upload(session, english()))
+    async with session.get(f"/api/jobs/{job['id']}/peaks") as response:
+        shown = await response.json()
+    recording = Recording(english())
+    samples = np.concatenate(list(recording.blocks()))
+    recording.close()
+    assert bytes(shown["peaks"]) == made.peaks_of(samples, 0)
+    assert shown["per_second"] == 10
+    assert max(shown["peaks"]) > 50

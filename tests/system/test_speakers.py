@@ -24,6 +24,8 @@ from stt.transcript.speakers import assign, ordered
 from workers.diarization import clustering
 from workers.engine.handle import Engine
 
+pytestmark = pytest.mark.engine
+
 Event = dict[str, Any]
 
 

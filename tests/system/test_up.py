@@ -25,6 +25,8 @@ from stt.process.child import Child
 from stt.settings import load
 from tests.support.up import Up, gone, private_folder, stt, up
 
+pytestmark = pytest.mark.process
+
 ROLES = ("stt web", "stt maintenance", "stt worker", "postgres", "valkey-server")
 
 

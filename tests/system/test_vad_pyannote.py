@@ -19,7 +19,7 @@ from workers.audio.vad_pyannote import PARAMS, PyannoteModel
 from workers.engine.handle import Engine
 from workers.engine.whisperx_vad import PyannoteVad
 
-pytestmark = needs_audio
+pytestmark = [pytest.mark.engine, needs_audio]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.support.up import private_folder, up
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:

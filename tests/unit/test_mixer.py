@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stt.settings import Settings
 from tests.support.audio import Float, decode, loudness, needs_audio, silence, tone, write_wav
-from tests.support.engine import WORDS, ask, plain, text
-from tests.support.places import AUDIO
-from tests.support.sounds import LONG_NOISES, decibels
+from tests.support.sounds import LONG_NOISES, decibels, voice
 from workers.audio.mixer import BLOCK, Mixer
 from workers.audio.sound import RATE
-from workers.engine.handle import Engine
 
 STEREO = ["FL", "FR"]
 SURROUND = ["FL", "FR", "FC", "LFE", "SL", "SR"]
@@ -32,12 +27,6 @@ def mix(channels: Sequence[Float], names: Sequence[str] = STEREO, piece: int = R
     found = np.concatenate([*made, *mixer.flush()])
     assert len(found) == length
     return found
-
-
-@cache
-def voice(name: str, level: float = -20.0) -> Float:
-    samples = decode(AUDIO / name)
-    return (samples * 10 ** ((level - decibels(samples)) / 20)).astype(np.float32)
 
 
 def first() -> Float:
@@ -336,33 +325,3 @@ def test_a_file_is_mixed_as_its_channels_are(tmp_path: Path) -> None:
     assert likeness(whole, second(), second_at()) > 0.99
     for start in (1, 8 * RATE, len(said) - 5):
         np.testing.assert_array_equal(decode(path, start), whole[start:])
-
-
-LEOPARD = "mr quilter is the apostle of the middle classes and we are glad to welcome his gospel"
-
-
-@needs_audio
-async def test_nothing_is_lost_of_recordings_that_are_hard_to_mix(tmp_path: Path) -> None:
-    """Through the engine: reports of users, and relatives of them."""
-    cases = AUDIO / "cases"
-    # The recording ends before the last eight words.
-    cut = WORDS.removesuffix(" ask what you can do for your country")
-    said = {
-        cases / "stereo_in_phase_then_inverted.flac": f"{LEOPARD} {cut}",
-        cases / "surround_speech_in_centre.mka": WORDS,
-        cases / "v_dc.flac": WORDS,
-        cases / "pop_left_then_soft_right.flac": WORDS,
-    }
-    jfk = voice("clips/jfk.flac")
-    leopard = np.float32(0.5) * voice("clips/leopard_test_en.wav")
-    inverted = write_wav(
-        tmp_path / "inverted.wav", np.concatenate([-leopard, jfk]), np.concatenate([leopard, jfk])
-    )
-    quiet = write_wav(tmp_path / "quiet.wav", np.float32(0.01) * jfk)
-    said |= {inverted: f"{LEOPARD} {WORDS}", quiet: WORDS}
-    engine = Engine(Settings(data_dir=tmp_path / "data"))
-    try:
-        found = {path: plain(text(await ask(engine, path, language="en"))) for path in said}
-    finally:
-        await engine.close()
-    assert found == said

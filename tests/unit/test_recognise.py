@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,7 @@ from workers import machine
 from workers.audio.sound import Samples
 from workers.audio.spans import Span
 from workers.audio.vad import Speech
-from workers.engine import prefetch, runtime, transcription, whisperx_asr, words
+from workers.engine import prefetch, runtime, transcription, words
 from workers.engine.align import Aligner
 from workers.engine.costs import Book
 from workers.engine.hypothesis import Attempt, Heard
@@ -447,15 +446,6 @@ def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() 
     job._align(work, [heard])
     assert heard.timed == timed
     assert [event["code"] for event in events if event["type"] == "warning"] == ["alignment_failed"]
-
-
-@pytest.mark.skipif(whisperx_asr._GPU, reason="with a GPU, torch brings CUDA's libraries")
-def test_the_engine_starts_without_torch_and_what_wants_it_gets_it() -> None:
-    program = (
-        "import sys, workers.engine.transcription; assert not {'torch', 'transformers'} & set(sys.modules);"
-        "import torch, whisperx.alignment; assert torch.zeros(1).item() == 0"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_models_that_were_not_used_for_longest_make_room(
