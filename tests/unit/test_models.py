@@ -14,12 +14,13 @@ from types import SimpleNamespace
 import huggingface_hub.constants
 import pytest
 
+from stt.models import BUNDLES, MODEL_FILE, bundle_parts
 from stt.settings import Settings
 from workers.engine import models
-from workers.engine.models import BUNDLES, MODEL_FILE, ModelUnavailable
+from workers.engine.models import ModelUnavailable
 
 pytestmark = pytest.mark.skipif(
-    not models._parts(BUNDLES["base"]), reason="the packages of the model base are not installed"
+    not bundle_parts(BUNDLES["base"]), reason="the packages of the model base are not installed"
 )
 
 
@@ -44,7 +45,7 @@ def test_once_joined_it_needs_neither_packages_nor_another_look(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = models.find("base", settings)
-    monkeypatch.setattr(models, "_parts", lambda bundle: [])
+    monkeypatch.setattr(models, "bundle_parts", lambda bundle: [])
     monkeypatch.setattr(models, "_sha256", lambda path: pytest.fail("read the whole model again"))
     assert models.find("base", settings) == folder
 
@@ -101,8 +102,8 @@ def test_a_full_disk_is_said_in_a_sentence(settings: Settings, monkeypatch: pyte
 
 
 def test_damaged_packages_are_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, _ = models._parts(BUNDLES["base"])
-    monkeypatch.setattr(models, "_parts", lambda bundle: [one, one])
+    one, _ = bundle_parts(BUNDLES["base"])
+    monkeypatch.setattr(models, "bundle_parts", lambda bundle: [one, one])
     with pytest.raises(ModelUnavailable, match="packages of the model base are damaged"):
         models.find("base", settings)
     assert not (settings.data_dir / "models" / "base").exists()

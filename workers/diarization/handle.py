@@ -44,7 +44,7 @@ class DiarizationProcess:
         spare = machine.spare_cores(settings, threads)
         self.beside = device == "cuda" or spare > 0
         self._threads = spare if self.beside and device == "cpu" else threads
-        self._folder = settings.data_dir / "models" / "speakers"
+        self._folder = settings.data_folder.speaker_models
         self._request = {
             "path": str(path), "device": device, "threads": self._threads, "folder": str(self._folder),
             "token": settings.hf_token,

