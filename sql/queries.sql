@@ -32,6 +32,12 @@ order by updated_at, id limit :limit;
 -- name: active_jobs
 select * from jobs_without_text where status in ('pending', 'processing') order by created_at, id;
 
+-- name: ended_among
+-- Those of the given jobs that have ended, for a page that may have lost the message about it.
+select * from jobs_without_text
+where id = any(:ids::uuid[]) and status in ('completed', 'failed', 'cancelled')
+order by updated_at, id;
+
 -- name: server_time$
 -- PostgreSQL's clock: the only one that leases and events go by.
 select clock_timestamp();
@@ -84,6 +90,23 @@ returning job_id;
 -- name: get_spans
 select number, "start", "end", segments, last, unsure, created_at from spans
 where job_id = :id and options_hash = :options_hash order by number;
+
+-- name: spans_since
+-- The spans of these jobs that were saved since a time, each with the number of its first segment; as in get_spans,
+-- of the job's present options, and up to the first span that is missing.
+select id, first, segments
+from (
+    select jobs.id, spans.number, spans.segments, spans.created_at,
+        row_number() over earlier - 1 as place,
+        coalesce(sum(jsonb_array_length(spans.segments)) over (
+            earlier rows between unbounded preceding and 1 preceding
+        ), 0)::integer as first
+    from jobs join spans on spans.job_id = jobs.id and spans.options_hash = jobs.options_hash
+    where jobs.id = any(:ids::uuid[])
+    window earlier as (partition by jobs.id order by spans.number)
+) as numbered
+where number = place and created_at >= :since
+order by id, number;
 
 -- name: get_peaks
 select "start", peaks from spans where job_id = :id and peaks is not null order by options_hash, number;

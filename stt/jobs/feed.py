@@ -1,145 +1,257 @@
-"""What one listener is told: first the rows, then messages, with nothing missed or told twice.
+"""What a reader of events receives, in batches: first what the rows hold, then what messages say.
 
-Subscribe, then read the snapshot, then go live: the other order loses what happens in between. Both the JSON
-streams of one job and of all are made of these; whoever calls has subscribed before.
+The JSON events and the streams of the pages are made of these batches. The caller subscribes to the messages
+before it calls, so that nothing is lost between the reading of the rows and the first message. Segments that
+come twice are left out here.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Self
 from uuid import UUID
 
 import asyncpg
 
-from stt.jobs import lookup, model, results
-from stt.jobs.messages import END_EVENTS, current
+from stt.jobs import lookup, results
+from stt.jobs.messages import (
+    END_EVENTS,
+    JobMessage,
+    SegmentsMessage,
+    StateMessage,
+    StateName,
+    current,
+    received,
+)
+from stt.jobs.model import Job
 from stt.pubsub import Message
 
 Messages = AsyncIterator[Message]
 
-# Transactions commit a little later than the times in their rows: a reconnect looks back so far.
+# A transaction commits later than the time in its row: a search for changes goes back so much further.
 _OVERLAP = dt.timedelta(seconds=5)
+# Jobs whose spans are read with one query.
+_GROUP = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A job as its row stands, with the segments that the reader lacks."""
+
+    job: Job
+    first: int  # the number of the first of them; 0 though the reader has some: it must begin anew
+    segments: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Segments of a job, in order, each with its number as `id`."""
+
+    job_id: str
+    segments: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a job stands after a change."""
+
+    event: StateName
+    job_id: str
+    at: float  # when it changed, in seconds since 1970
+    job: dict[str, Any]  # `Job.public` without the text
+
+    @classmethod
+    def of(cls, message: StateMessage) -> Self:
+        return cls(message["event"], message["job"], message["at"], message["data"])
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A job was deleted."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The newest jobs."""
+
+    jobs: list[Job]
+    end: lookup.Position | None  # where the next page begins, if there is one
+
+
+# One job
 
 
 async def of_job(
-    pool: asyncpg.Pool, messages: Messages, job_id: UUID, *, after: int = -1
-) -> AsyncGenerator[Message, None]:
-    """One job's messages: `segment` (with `id`, its number) after number `after`, `progress`, and its end.
+    pool: asyncpg.Pool, messages: Messages, job_id: UUID, *, sent: int = 0, final_text: bool = False
+) -> AsyncGenerator[Snapshot | Segments | State | Deleted, None]:
+    """The batches of one job: a `Snapshot`, then changes, until a `Snapshot` of the ended job or `Deleted`.
 
-    The end is `completed`, `failed`, `cancelled`, or `deleted`; nothing follows it.
+    Args:
+        pool: The database.
+        messages: The job's messages, from a subscription that is older than this call.
+        job_id: The job.
+        sent: How many segments the reader already has.
+        final_text: Whether the last snapshot has the whole final transcript, for a reader that replaces what
+            it has. Otherwise it has the rest of the segments as they were streamed.
     """
-    teller = _Teller(pool, job_id, after)
-    async for message in teller.snapshot():
-        yield message
-    if teller.has_ended():
-        return
-    async for message in messages:
-        async for item in teller.live(message):
-            yield item
-        if teller.has_ended():
-            return
+    reader = _JobReader(pool, job_id, sent, final_text=final_text)
+    yield await reader.snapshot()
+    while not reader.ended and (message := await anext(messages, None)) is not None:
+        if batch := await reader.receive(received(message)):
+            yield batch
 
 
-class _Teller:
-    """Remembers which segments one listener has."""
+class _JobReader:
+    """Counts the segments that one reader of a job has."""
 
-    def __init__(self, pool: asyncpg.Pool, job_id: UUID, after: int) -> None:
-        self.pool, self.job_id, self.last = pool, job_id, after
-        self.ended = False
+    def __init__(self, pool: asyncpg.Pool, job_id: UUID, sent: int, *, final_text: bool) -> None:
+        self._pool, self._id, self._sent, self._final_text = pool, job_id, sent, final_text
+        self.ended = False  # whether the reader has had the last batch
 
-    def has_ended(self) -> bool:
-        return self.ended
+    async def snapshot(self) -> Snapshot | Deleted:
+        return await self._snapshot_of(await lookup.get(self._pool, self._id))
 
-    async def snapshot(self) -> AsyncGenerator[Message, None]:
-        job = await lookup.get(self.pool, self.job_id)
+    async def receive(self, message: JobMessage) -> Snapshot | Segments | State | Deleted | None:
+        if message["event"] == "segments":
+            return await self._on_segments(message)
+        if message["event"] == "idle":
+            return await self._on_idle()
+        if message["event"] == "deleted":
+            self.ended = True
+            return Deleted(message["job"])
+        # At the end the rows are read once more: a message with segments may have been lost.
+        if message["event"] == "resync" or message["event"] in END_EVENTS:
+            return await self.snapshot()
+        return State.of(message)
+
+    async def _on_segments(self, message: SegmentsMessage) -> Snapshot | Segments | Deleted | None:
+        if message["first"] > self._sent:  # the message before was lost
+            return await self.snapshot()
+        fresh = message["segments"][self._sent - message["first"] :]
+        self._sent += len(fresh)
+        return Segments(message["job"], fresh) if fresh else None
+
+    async def _on_idle(self) -> Snapshot | Deleted | None:
+        job = await lookup.get(self._pool, self._id)
+        return await self._snapshot_of(job) if job is None or job.ended else None
+
+    async def _snapshot_of(self, job: Job | None) -> Snapshot | Deleted:
         if job is None:
             self.ended = True
-            yield {"event": "deleted", "job": str(self.job_id), "data": {"id": str(self.job_id)}}
-            return
-        # Who has heard a part hears the rest as it was told then, by the same numbers.
-        known = results.recognised if self.last >= 0 else results.segments
-        segments = await known(self.pool, job)
-        if self.last >= len(segments):
-            self.last = -1  # it was begun anew with other options
-        for segment in segments[self.last + 1 :]:
-            yield self._segment(segment)
-        self.ended = job.ended
-        yield current(job)
-
-    async def live(self, message: Message) -> AsyncGenerator[Message, None]:
-        event = message["event"]
-        missed = event == "segments" and message["first"] > self.last + 1
-        if event == "idle":
-            missed = await self._has_ended_unheard()
-        if event in END_EVENTS | {"resync"} or missed:
-            # At the end the rows are read once more: a message may have been lost, a segment never is.
-            async for item in self.snapshot():
-                yield item
-        elif event == "segments":
-            for segment in message["segments"]:
-                if segment["id"] > self.last:
-                    yield self._segment(segment)
-        elif event != "idle":
-            self.ended = event == "deleted"
-            yield message
-
-    async def _has_ended_unheard(self) -> bool:
-        job = await lookup.get(self.pool, self.job_id)
-        return job is None or job.ended
-
-    def _segment(self, segment: dict[str, object]) -> Message:
-        self.last = int(str(segment["id"]))
-        return _segment(str(self.job_id), segment)
+            return Deleted(str(self._id))
+        whole = job.ended and self._final_text
+        # A reader that has segments gets the spans as streamed: the final transcript may be numbered
+        # differently, because diarization splits segments.
+        read = results.recognised if self._sent and not whole else results.segments
+        segments = await read(self._pool, job)
+        # Fewer than the reader has: the job was restarted with other options.
+        first = 0 if whole or self._sent > len(segments) else self._sent
+        self._sent, self.ended = len(segments), job.ended
+        return Snapshot(job, first, segments[first:])
 
 
-def _segment(job_id: str, segment: dict[str, object]) -> Message:
-    return {"event": "segment", "job": job_id, "id": segment["id"], "data": segment}
+# The list of jobs
+
+
+async def of_list(
+    pool: asyncpg.Pool, messages: Messages, *, limit: int
+) -> AsyncGenerator[Page | State | Deleted, None]:
+    """The newest jobs as a `Page`, then changes; another `Page` after messages may have been lost.
+
+    Args:
+        pool: The database.
+        messages: The messages of all jobs, from a subscription that is older than this call.
+        limit: Jobs a page.
+    """
+    page = await _page(pool, limit)
+    unfinished = _unfinished(page)
+    yield page
+    async for raw in messages:
+        message = received(raw)
+        if message["event"] == "resync":
+            page = await _page(pool, limit)
+            unfinished = _unfinished(page)
+            yield page
+        elif message["event"] == "idle":
+            for job in await lookup.ended_among(pool, unfinished):
+                unfinished.discard(job.id)
+                yield State.of(current(job))
+        elif message["event"] == "deleted":
+            unfinished.discard(UUID(message["job"]))
+            yield Deleted(message["job"])
+        elif message["event"] != "segments":
+            ended = message["event"] in END_EVENTS
+            (unfinished.discard if ended else unfinished.add)(UUID(message["job"]))
+            yield State.of(message)
+
+
+async def _page(pool: asyncpg.Pool, limit: int) -> Page:
+    return Page(*await lookup.list_page(pool, limit=limit))
+
+
+def _unfinished(page: Page) -> set[UUID]:
+    return {job.id for job in page.jobs if not job.ended}
+
+
+# All jobs
 
 
 async def of_all(
     pool: asyncpg.Pool, messages: Messages, *, since: dt.datetime | None = None
-) -> AsyncGenerator[Message, None]:
-    """Every job's messages. A listener that was away since a time is told what changed since then.
+) -> AsyncGenerator[Segments | State | Deleted, None]:
+    """Every job's batches: at first of those that wait or run, or of those that have changed since a time.
 
-    Told at least once: what happened around `since` may come again.
+    A batch comes at least once: what happened around `since` may come again.
+
+    Args:
+        pool: The database.
+        messages: The messages of all jobs, from a subscription that is older than this call.
+        since: Up to when the reader knows everything; None for a new reader.
     """
-    seen = await lookup.server_time(pool)
-    told = _active(pool) if since is None else _changed(pool, since)
-    async for message in told:
-        yield message
-    async for message in messages:
-        if message["event"] in ("resync", "idle"):
-            since, seen = seen, await lookup.server_time(pool)
-            async for item in _changed(pool, since):
-                yield item
+    known = await lookup.server_time(pool)
+    rows = _active(pool) if since is None else _changed(pool, since)
+    async for batch in rows:
+        yield batch
+    async for raw in messages:
+        message = received(raw)
+        if message["event"] == "resync" or message["event"] == "idle":
+            since, known = known, await lookup.server_time(pool)
+            async for changed in _changed(pool, since):
+                yield changed
         elif message["event"] == "segments":
-            for segment in message["segments"]:
-                yield _segment(message["job"], segment)
+            yield Segments(message["job"], message["segments"])
+        elif message["event"] == "deleted":
+            yield Deleted(message["job"])
         else:
-            seen = dt.datetime.fromtimestamp(message["at"], dt.UTC) if "at" in message else seen
-            yield message
+            known = dt.datetime.fromtimestamp(message["at"], dt.UTC)
+            yield State.of(message)
 
 
-async def _active(pool: asyncpg.Pool) -> AsyncGenerator[Message, None]:
+async def _active(pool: asyncpg.Pool) -> AsyncGenerator[Segments | State, None]:
     for job in await lookup.active(pool):
-        yield current(job)
+        yield State.of(current(job))
 
 
-async def _changed(pool: asyncpg.Pool, since: dt.datetime) -> AsyncGenerator[Message, None]:
+async def _changed(pool: asyncpg.Pool, since: dt.datetime) -> AsyncGenerator[Segments | State, None]:
     since -= _OVERLAP
-    async for job in lookup.changed_since(pool, since):
-        for segment in await _segments_since(pool, job, since):
-            yield _segment(str(job.id), segment)
-        yield current(job)
+    async for jobs in _groups(lookup.changed_since(pool, since)):
+        found = await results.segments_since(pool, jobs, since)
+        for job in jobs:
+            if segments := found.get(job.id):
+                yield Segments(str(job.id), segments)
+            yield State.of(current(job))
 
 
-async def _segments_since(pool: asyncpg.Pool, job: model.Job, since: dt.datetime) -> list[dict[str, object]]:
-    segments: list[dict[str, object]] = []
-    number = 0
-    for span in await results.spans(pool, job):
-        for segment in span["segments"]:
-            if span["created_at"] >= since:
-                segments.append({"id": number, **segment})
-            number += 1
-    return segments
+async def _groups(jobs: AsyncIterator[Job]) -> AsyncGenerator[list[Job], None]:
+    group: list[Job] = []
+    async for job in jobs:
+        group.append(job)
+        if len(group) == _GROUP:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -78,6 +78,11 @@ async def changed_since(pool: Connection, since: dt.datetime) -> AsyncGenerator[
 async def active(pool: Connection) -> list[Job]:
     """Jobs that wait or run, oldest first."""
     return await _all(queries.active_jobs(pool))
+
+
+async def ended_among(pool: Connection, job_ids: Iterable[UUID]) -> list[Job]:
+    """Those of some jobs that have ended, without their text."""
+    return await _all(queries.ended_among(pool, ids=list(job_ids)))
 
 
 async def server_time(pool: Connection) -> dt.datetime:

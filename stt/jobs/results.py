@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
@@ -59,6 +61,25 @@ async def peaks(pool: Connection, job: Job) -> list[tuple[float, bytes]]:
     Of all spans, for whatever options they were made: the recording is the same.
     """
     return [(row["start"], row["peaks"]) async for row in queries.get_peaks(pool, id=job.id)]
+
+
+async def segments_since(
+    pool: Connection, jobs: Sequence[Job], since: dt.datetime
+) -> dict[UUID, list[dict[str, Any]]]:
+    """The segments that were saved since a time, each with its number in the recording as ``id``.
+
+    Args:
+        pool: The database.
+        jobs: Whose segments.
+        since: A time by PostgreSQL's clock.
+
+    Returns:
+        The segments by job, in order; a job without any is left out.
+    """
+    found: dict[UUID, list[dict[str, Any]]] = {}
+    async for row in queries.spans_since(pool, ids=[job.id for job in jobs], since=since):
+        found.setdefault(row["id"], []).extend(numbered(row["segments"], row["first"]))
+    return found
 
 
 def _unbroken(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:

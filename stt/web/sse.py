@@ -1,4 +1,4 @@
-"""Server-sent events as every stream here sends them: a client that leaves is noticed and is no error."""
+"""Server-sent events, for the JSON streams and those of the pages. A client that leaves is no error."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 # How long a client waits before it connects again, in milliseconds.
 RECONNECT_MS = 2000
-# How long nothing may come before it is asked whether something was missed.
+# Seconds without a message after which a reader looks at the rows.
 LISTEN_SECONDS = 15
 
 
 @asynccontextmanager
 async def stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
-    """A stream of events; a client that leaves ends it.
+    """A stream of events, which ends when the client leaves or an error occurs.
 
-    So does an error, which is logged: the answer has begun, so it cannot become another one. The client
-    connects again and is told what it missed.
+    The error is logged: the response has begun, so its status cannot change any more. The client connects
+    again and gets what it missed.
     """
     with suppress(ClientConnectionResetError):
         async with sse_response(request) as events:
@@ -43,11 +43,11 @@ async def stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
                 log.exception("%s ended", where(request), extra=about_job(request))
 
 
-async def heard(events: EventSourceResponse, listener: Listener) -> AsyncGenerator[Message, None]:
+async def messages_or_idle(events: EventSourceResponse, listener: Listener) -> AsyncGenerator[Message, None]:
     """The listener's messages, until it is closed or the client has left.
 
-    When there was none for a while, `IDLE`: a message may never have been published (whoever should have was
-    killed just then), so that the rows are worth a look.
+    After `LISTEN_SECONDS` without a message comes `IDLE`: the reader then looks at the rows, because a
+    process that is killed after its transaction does not publish its message.
     """
     while events.is_connected():
         try:

@@ -18,6 +18,7 @@ from stt.jobs import lifecycle, messages, results
 from stt.jobs.messages import current
 from stt.jobs.model import Job
 from stt.pubsub import RESYNC, Listener, Message, publish
+from stt.web import sse
 from stt.web.context import HUB
 from tests.support.jobs import again, beat, claim, complete, new
 
@@ -177,6 +178,48 @@ async def test_the_stream_of_all_jobs_tells_what_happened_meanwhile(
     await finish(pool, redis, running)
     async with stream(client, "/api/events", last=last) as events:
         assert names(await take(events, 2)) == ["segment:0", "completed"]
+
+
+async def test_after_an_absence_the_segments_of_all_jobs_come_with_their_numbers(
+    client: TestClient, pool: asyncpg.Pool, redis: ArqRedis
+) -> None:
+    """Only those that were saved since, numbered from the beginning of each recording."""
+    jobs = []
+    for number in range(3):
+        await new(pool)
+        job = await claim(pool)
+        assert job
+        await say(pool, None, job, 0, *["early"] * number)
+        jobs.append(job)
+    await pool.execute("update spans set created_at = created_at - interval '1 minute'")
+    async with stream(client, "/api/events") as events:
+        last = (await take(events, 3))[-1][2]
+    for job in jobs:
+        await say(pool, None, job, 1, "late", "later")
+        await beat(pool, job)
+    async with stream(client, "/api/events", last=last) as events:
+        received = await take(events, 9)
+    by_job = {str(job.id): names([e for e in received if e[1]["job_id"] == str(job.id)]) for job in jobs}
+    assert [by_job[str(job.id)] for job in jobs] == [
+        [f"segment:{number}", f"segment:{number + 1}", "progress"] for number in range(3)
+    ]
+
+
+async def test_an_end_whose_message_was_never_published_is_found_in_the_rows(
+    client: TestClient, pool: asyncpg.Pool, running: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "LISTEN_SECONDS", 0.2)
+    async with (
+        stream(client, f"/api/jobs/{running.id}/events") as one,
+        stream(client, "/api/events") as every,
+    ):
+        await take(one, 1)
+        await take(every, 1)
+        await complete(pool, running)
+        assert names(await to_end(one)) == ["segment:0", "completed"]
+        async with asyncio.timeout(10):
+            while (await anext(every))[0] != "completed":
+                pass
 
 
 async def test_a_slow_listener_keeps_the_newest_progress_and_every_end(pool: asyncpg.Pool) -> None:

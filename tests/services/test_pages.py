@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -19,12 +20,14 @@ from arq import ArqRedis
 from stt.jobs import lifecycle, lookup, model
 from stt.jobs.messages import state
 from stt.pubsub import RESYNC
+from stt.web import sse
 from stt.web.api import jobs
 from stt.web.context import HUB
 from stt.web.pages import home, wording
 from tests.support.acting import Actor, segment
 
 HTML = {"Accept": "text/html"}
+ENDED_AMONG = lookup.ended_among
 EVIL = '<img src=x onerror="alert(1)">.mp3'
 Event = tuple[str, str, str | None]
 
@@ -412,6 +415,33 @@ async def test_the_list_is_read_again_after_redis_was_lost(client: TestClient, a
         job = await actor.create(told=False)
         client.app[HUB]._spread(RESYNC)
         assert f'id="job-{job.id}"' in (await anext(events))[1]
+
+
+async def test_ends_whose_messages_were_never_published_are_found_with_one_query(
+    client: TestClient, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches = []
+
+    async def ended_among(pool: asyncpg.Pool, ids: set[UUID]) -> list[model.Job]:
+        found = await ENDED_AMONG(pool, ids)
+        searches.append(found)
+        return found
+
+    async def get_one(*_: object, **__: object) -> None:
+        raise AssertionError("a query for one job")
+
+    running = [await actor.running() for _ in range(3)]
+    monkeypatch.setattr(sse, "LISTEN_SECONDS", 0.2)
+    monkeypatch.setattr(lookup, "ended_among", ended_among)
+    async with stream(client, address(await get(client, "/"))) as events:
+        await anext(events)
+        for job in running[:2]:
+            await actor.complete(job, told=False)
+        monkeypatch.setattr(lookup, "get", get_one)
+        received = [(await anext(events))[1] for _ in range(2)]
+    for job, fragment in zip(running[:2], received, strict=True):
+        assert f'id="job-{job.id}"' in fragment
+    assert sum(len(found) for found in searches) == 2
 
 
 # A recording's stream

@@ -1,20 +1,22 @@
-"""Server-sent events for programs: each event's data is JSON. Pages have streams of their own in pages.py."""
+"""Server-sent events for programs: the data of each event is JSON."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from stt.jobs import feed
-from stt.jobs.messages import END_EVENTS
-from stt.pubsub import Message
+from stt.jobs.messages import current
 from stt.web.context import HUB, POOL
 from stt.web.params import job_or_404
 from stt.web.problems import Problem
-from stt.web.sse import RECONNECT_MS, heard, stream
+from stt.web.sse import RECONNECT_MS, messages_or_idle, stream
 
 _FURTHEST_BACK = dt.timedelta(days=1)
 
@@ -28,16 +30,49 @@ async def of_job(request: web.Request) -> web.StreamResponse:
     last = request.headers.get("Last-Event-ID", "")
     if job.ended and last == end_id(job.claim):
         return web.Response(status=204)  # stops an EventSource from connecting again
-    after = int(last) if last.isdecimal() and len(last) <= 9 else -1
+    sent = int(last) + 1 if last.isdecimal() and len(last) <= 9 else 0
     async with request.app[HUB].listen(str(job.id)) as listener, stream(request) as sse:
-        async for message in feed.of_job(request.app[POOL], heard(sse, listener), job.id, after=after):
-            await sse.send(
-                json.dumps(message["data"], ensure_ascii=False),
-                event=message["event"],
-                id=_id(message),
-                retry=RECONNECT_MS,
-            )
+        messages = messages_or_idle(sse, listener)
+        async for batch in feed.of_job(request.app[POOL], messages, job.id, sent=sent):
+            for event in _of_snapshot(batch) if isinstance(batch, feed.Snapshot) else _events(batch):
+                await _send(sse, event)
     return sse
+
+
+async def of_all(request: web.Request) -> web.StreamResponse:
+    """`GET /api/events`: every job's events; the id is the time up to which a client knows."""
+    since = _since(request.headers.get("Last-Event-ID"))
+    async with request.app[HUB].listen() as listener, stream(request) as sse:
+        async for batch in feed.of_all(request.app[POOL], messages_or_idle(sse, listener), since=since):
+            at = f"{batch.at:.6f}" if isinstance(batch, feed.State) else None
+            for event in _events(batch):
+                data = {"job_id": batch.job_id, **event.data}
+                await _send(sse, replace(event, data=data, id=at))
+    return sse
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    name: str
+    data: dict[str, Any]
+    id: str | None = None
+
+
+def _of_snapshot(snapshot: feed.Snapshot) -> Iterator[_Event]:
+    job, message = snapshot.job, current(snapshot.job)
+    yield from _events(feed.Segments(str(job.id), snapshot.segments))
+    yield _Event(message["event"], message["data"], end_id(job.claim) if job.ended else None)
+
+
+def _events(batch: feed.Segments | feed.State | feed.Deleted) -> Iterator[_Event]:
+    match batch:
+        case feed.Segments():
+            for segment in batch.segments:
+                yield _Event("segment", segment, str(segment["id"]))
+        case feed.State():
+            yield _Event(batch.event, batch.job)
+        case feed.Deleted():
+            yield _Event("deleted", {"id": batch.job_id})
 
 
 def end_id(claim: int) -> str:
@@ -45,29 +80,9 @@ def end_id(claim: int) -> str:
     return f"end-{claim}"
 
 
-def _id(message: Message) -> str | None:
-    if message["event"] == "segment":
-        return str(message["id"])
-    return end_id(message["claim"]) if message["event"] in END_EVENTS else None
-
-
-async def of_all(request: web.Request) -> web.StreamResponse:
-    """`GET /api/events`: every job's events; the id is the time up to which a client knows."""
-    since = _since(request.headers.get("Last-Event-ID"))
-    async with request.app[HUB].listen() as listener, stream(request) as sse:
-        async for message in feed.of_all(request.app[POOL], heard(sse, listener), since=since):
-            await _send(sse, message)
-    return sse
-
-
-async def _send(sse: EventSourceResponse, message: Message) -> None:
-    at = message.get("at")
-    await sse.send(
-        json.dumps({"job_id": message["job"], **message["data"]}, ensure_ascii=False),
-        event=message["event"],
-        id=None if at is None else f"{at:.6f}",
-        retry=RECONNECT_MS,
-    )
+async def _send(sse: EventSourceResponse, event: _Event) -> None:
+    data = json.dumps(event.data, ensure_ascii=False)
+    await sse.send(data, event=event.name, id=event.id, retry=RECONNECT_MS)
 
 
 def _since(value: str | None) -> dt.datetime | None:

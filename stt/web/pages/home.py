@@ -1,8 +1,4 @@
-"""HTML for people: pages, and the fragments that keep them true.
-
-A page and its fragments are rendered from the same templates. A stream sends fragments that name
-their own place (htmx's out-of-band swaps), so that one listening element serves a whole page.
-"""
+"""The page with the upload form and the list of jobs, and the stream that updates the list."""
 
 from __future__ import annotations
 
@@ -10,15 +6,14 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from aiohttp import web
+from aiohttp_sse import EventSourceResponse
 from markupsafe import Markup
 
-from stt.jobs import lookup
-from stt.jobs.messages import END_EVENTS, current
+from stt.jobs import feed, lookup
+from stt.jobs.messages import END_EVENTS
 from stt.jobs.model import Job
-from stt.pubsub import Message
 from stt.web import params
 from stt.web.context import HUB, POOL
 from stt.web.pages import wording
@@ -33,7 +28,7 @@ from stt.web.pages.render import (
     _send,
     _view,
 )
-from stt.web.sse import heard
+from stt.web.sse import messages_or_idle
 from stt.web.sse import stream as events_of
 
 log = logging.getLogger(__name__)
@@ -58,79 +53,74 @@ async def job_list(request: web.Request) -> web.Response:
 
 
 async def _list(request: web.Request, after: lookup.Position | None = None) -> dict[str, Any]:
-    page, last = await lookup.list_page(request.app[POOL], limit=ROWS, after=after)
+    return _listed(feed.Page(*await lookup.list_page(request.app[POOL], limit=ROWS, after=after)))
+
+
+def _listed(page: feed.Page) -> dict[str, Any]:
     return {
-        "jobs": [_view(job) for job in page],
-        "next_cursor": params.as_cursor(last),
-        "state": _state(page),
+        "jobs": [_view(job) for job in page.jobs],
+        "next_cursor": params.as_cursor(page.end),
+        "state": _state(page.jobs),
     }
 
 
 def _state(page: Sequence[Job]) -> str:
-    """Names what a list shows: another state, another name."""
+    """A digest of what a list shows, by which a stream knows whether the page is up to date."""
     shown = "|".join(f"{job.id} {job.updated_at.isoformat()}" for job in page)
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
-# What a person does
-
-
-# Fragments
-
-
-# Streams
+# The stream
 
 
 async def list_stream(request: web.Request) -> web.StreamResponse:
-    """`GET /stream?state=`: the list's changes. A page that was away gets the list anew."""
+    """`GET /stream?state=`: the list's changes. A page that connects again gets the whole list."""
     async with request.app[HUB].listen() as listener, events_of(request) as stream:
-        # The id comes back when the browser connects again: the page has moved on by then.
-        known = None if stream.last_event_id else request.query.get("state")
-        rows = _ListStream(request)
-        await _send(stream, await rows.catch_up(known), number="live")
-        async for message in heard(stream, listener):
-            if fragment := await rows.tell(message):
-                await _send(stream, fragment)
+        # The browser sends the id when it connects again: then the page is not in its first state any more.
+        state = None if stream.last_event_id else request.query.get("state")
+        rows = _ListStream(request, stream, state)
+        messages = messages_or_idle(stream, listener)
+        async for batch in feed.of_list(request.app[POOL], messages, limit=ROWS):
+            await rows.draw(batch)
     return stream
 
 
 class _ListStream:
-    """Remembers what one page's rows look like, so that it sends no more than what has changed."""
+    """Draws the batches of the list on one page, and remembers how its rows look."""
 
-    def __init__(self, request: web.Request) -> None:
-        self._request = request
-        self._listed: set[str] = set()  # rows that were in the list at first or came on top
-        self._shown: dict[str, View] = {}
+    def __init__(self, request: web.Request, stream: EventSourceResponse, state: str | None) -> None:
+        self._request, self._stream = request, stream
+        self._state = state  # of the list that the page was rendered with
+        self._listed: set[str] = set()  # ids of the rows that the page has
+        self._drawn: dict[str, View] = {}  # the rows of unfinished jobs, by id
 
-    async def catch_up(self, state: str | None = None) -> Fragment:
-        """The whole list, unless the page shows just this state."""
-        context = await _list(self._request)
+    async def draw(self, batch: feed.Page | feed.State | feed.Deleted) -> None:
+        match batch:
+            case feed.Page():
+                await self._draw_page(batch)
+            case feed.State():
+                await _send(self._stream, self._row(batch.event, {**batch.job, "stopping": False}))
+            case feed.Deleted():
+                self._listed.discard(batch.job_id)
+                self._drawn.pop(batch.job_id, None)
+                await _send(self._stream, _removal(batch.job_id))
+
+    async def _draw_page(self, page: feed.Page) -> None:
+        """Draw the whole list, unless the page was rendered with just this one."""
+        context = _listed(page)
         self._listed = {job["id"] for job in context["jobs"]}
-        self._shown = {job["id"]: job for job in context["jobs"] if job["completed_at"] is None}
-        if context["state"] == state:
-            return Markup("")
-        return _fragment(self._request, "_jobs.html", oob=True, **context)
-
-    async def tell(self, message: Message) -> Fragment | None:
-        event = message["event"]
-        if event == "resync":
-            return await self.catch_up()
-        if event == "idle":
-            return await self._ended_unheard()
-        if event == "segments":
-            return None
-        if event == "deleted":
-            self._listed.discard(message["job"])
-            self._shown.pop(message["job"], None)
-            return _removal(message["job"])
-        return self._row(event, {**message["data"], "stopping": False})
+        self._drawn = {job["id"]: job for job in context["jobs"] if job["completed_at"] is None}
+        state, self._state = self._state, None
+        same = context["state"] == state
+        fragment = Markup("") if same else _fragment(self._request, "_jobs.html", oob=True, **context)
+        await _send(self._stream, fragment, number="live")
 
     def _row(self, event: str, job: View) -> Fragment:
-        before = self._shown.get(job["id"])
+        before = self._drawn.get(job["id"])
         if event in END_EVENTS:
-            self._shown.pop(job["id"], None)
+            self._drawn.pop(job["id"], None)
         else:
-            self._shown[job["id"]] = job
+            self._drawn[job["id"]] = job
         if event == "created" and job["id"] not in self._listed:
             self._listed.add(job["id"])
             row = _fragment(self._request, "_row.html", job=job)
@@ -141,9 +131,3 @@ class _ListStream:
         if event in END_EVENTS:
             row += _said(f"{job['original_filename']}: {wording.doing(job)}")
         return row
-
-    async def _ended_unheard(self) -> Fragment | None:
-        """What has ended without our hearing of it."""
-        found = [await lookup.get(self._request.app[POOL], UUID(job_id)) for job_id in list(self._shown)]
-        told = [await self.tell(current(job)) for job in found if job and job.ended]
-        return Markup("").join(filter(None, told)) or None

@@ -10,11 +10,9 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from markupsafe import Markup
 
-from stt.jobs import lookup, results
+from stt.jobs import feed, lookup, results
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
-from stt.jobs.messages import END_EVENTS
 from stt.jobs.model import Job, Status
-from stt.pubsub import Message
 from stt.web import bodies
 from stt.web.api import jobs
 from stt.web.context import HUB, POOL
@@ -32,7 +30,7 @@ from stt.web.pages.render import (
     _view,
 )
 from stt.web.problems import Problem
-from stt.web.sse import heard
+from stt.web.sse import messages_or_idle
 from stt.web.sse import stream as events_of
 
 
@@ -128,82 +126,66 @@ async def job_stream(request: web.Request) -> web.StreamResponse:
     if last == "end":
         return web.Response(status=204)  # stops an EventSource from connecting again
     job_id = _id(request)
+    known = last or request.query.get("from", "")
+    drawn = int(known) if known.isdecimal() and len(known) <= 9 else None
     async with request.app[HUB].listen(str(job_id)) as listener, events_of(request) as stream:
-        recording = _JobStream(request, job_id, stream)
-        known = last or request.query.get("from", "")
-        await recording.catch_up(
-            int(known) if known.isdecimal() and len(known) <= 9 else None,
-            state=None if last else request.query.get("state"),
-        )
-        messages = heard(stream, listener)
-        while not recording.ended and (message := await anext(messages, None)):
-            await recording.tell(message)
+        page = _JobStream(request, stream, drawn, None if last else request.query.get("state"))
+        messages = messages_or_idle(stream, listener)
+        pool = request.app[POOL]
+        async for batch in feed.of_job(pool, messages, job_id, sent=drawn or 0, final_text=True):
+            await page.draw(batch)
     return stream
 
 
 class _JobStream:
-    """Remembers what one page has of a recording."""
+    """Draws the batches of a recording on one page, and remembers what the page shows.
 
-    def __init__(self, request: web.Request, job_id: UUID, stream: EventSourceResponse) -> None:
-        self._request, self._id, self._stream = request, job_id, stream
-        self._sent = 0  # segments
-        self._shown: View | None = None
-        self.ended = False
+    Args:
+        request: The page's request for the stream.
+        stream: Where the fragments go.
+        drawn: How many segments the page has; None for a page to be drawn anew.
+        state: When the job last changed before the page was rendered, if that is known.
+    """
 
-    async def catch_up(self, sent: int | None, *, state: str | None = None) -> None:
-        """Bring the page up to date.
+    def __init__(
+        self, request: web.Request, stream: EventSourceResponse, drawn: int | None, state: str | None
+    ) -> None:
+        self._request, self._stream = request, stream
+        self._drawn, self._state = drawn, state
+        self._job: View | None = None
 
-        Args:
-            sent: How many segments it has; None for a page to be made anew.
-            state: When the job last changed before the page was rendered, if that is known.
-        """
-        found = await lookup.get(self._request.app[POOL], self._id)
-        if found is None:
-            await self._end(_fragment(self._request, "_gone.html"))
+    async def draw(self, batch: feed.Snapshot | feed.Segments | feed.State | feed.Deleted) -> None:
+        match batch:
+            case feed.Snapshot():
+                await self._draw_snapshot(batch)
+            case feed.Segments():
+                await self._update(self._part(batch.segments))
+            case feed.State():
+                await self._draw_state({**batch.job, "stopping": False})
+            case feed.Deleted():
+                await self._end(_fragment(self._request, "_gone.html"))
+
+    async def _draw_snapshot(self, snapshot: feed.Snapshot) -> None:
+        job, before = snapshot.job, self._state
+        self._state = None  # of later snapshots the page has only parts
+        if job.ended or snapshot.first != self._drawn:
+            await self._draw_whole(_recording(job, snapshot.segments))
             return
-        segments = await results.segments(self._request.app[POOL], found)
-        context = _recording(found, segments)
-        if found.ended or sent is None or sent > len(segments):
-            await self._whole(context)
-            return
-        self._shown = context["job"]
-        fragments = [self._part(segments[sent:])]
-        if context["state"] != state:
-            fragments.append(self._head(context["job"]))
-        self._sent = len(segments)
-        await self._update(*fragments)
+        self._job = _view(job)
+        head = Markup("") if job.updated_at.isoformat() == before else self._head(self._job)
+        await self._update(self._part(snapshot.segments), head)
 
-    async def _whole(self, context: dict[str, Any]) -> None:
-        job = self._shown = context["job"]
-        self._sent = len(context["segments"])
+    async def _draw_whole(self, context: dict[str, Any]) -> None:
+        job = self._job = context["job"]
+        self._drawn = len(context["segments"])
         fragment = _fragment(self._request, "_job.html", oob=True, **context) + self._title(job)
         if context["ended"]:
             await self._end(fragment + _said(wording.doing(job)))
         else:
             await self._update(fragment)
 
-    async def tell(self, message: Message) -> None:
-        event = message["event"]
-        if event == "idle":
-            found = await lookup.get(self._request.app[POOL], self._id)
-            if found and not found.ended:
-                return
-        missed = event == "segments" and message["first"] > self._sent
-        if event in END_EVENTS | {"idle"} or event in ("deleted", "resync") or missed:
-            await self.catch_up(self._sent)
-        elif event == "segments":
-            await self._tell_segments(message)
-        else:
-            await self._tell_progress({**message["data"], "stopping": False})
-
-    async def _tell_segments(self, message: Message) -> None:
-        fresh = message["segments"][self._sent - message["first"] :]
-        if fresh:
-            self._sent += len(fresh)
-            await self._update(self._part(fresh))
-
-    async def _tell_progress(self, job: View) -> None:
-        before, self._shown = self._shown, job
+    async def _draw_state(self, job: View) -> None:
+        before, self._job = self._job, job
         if before and _beside_progress(before) == _beside_progress(job):
             fragment = _fragment(self._request, "_state.html", oob=True, job=job)
         else:
@@ -216,8 +198,10 @@ class _JobStream:
         return _fragment(self._request, "_head.html", oob=True, job=job, segments=[])
 
     def _part(self, segments: list[dict[str, Any]]) -> Fragment:
+        """Segments to put below the others."""
         if not segments:
             return Markup("")
+        self._drawn = (self._drawn or 0) + len(segments)
         part = _fragment(self._request, "_segments.html", segments=segments)
         return Markup('<div hx-swap-oob="beforeend:#transcript">{}</div>').format(part)
 
@@ -226,9 +210,8 @@ class _JobStream:
         return Markup("<title>{}</title>").format(text.strip())
 
     async def _update(self, *fragments: Fragment) -> None:
-        await _send(self._stream, Markup("").join(fragments), number=str(self._sent))
+        await _send(self._stream, Markup("").join(fragments), number=str(self._drawn))
 
     async def _end(self, fragment: Fragment) -> None:
-        self.ended = True
         await _send(self._stream, fragment, number="end")
         await self._stream.send("", event="end", id="end")
