@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,6 @@ from stt.jobs import tickets
 from stt.storage import Storage
 from stt.web import filenames
 from tests.support.uploads import form, send, stored, until
-
-
-def test_what_looks_into_an_upload_starts_without_the_web_application() -> None:
-    """Every upload waits for it."""
-    program = (
-        "import sys, stt.media.probe_child; assert not {'aiohttp', 'pydantic', 'redis'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
 
 
 async def test_an_upload_becomes_a_pending_job_with_a_ticket(
