@@ -1,5 +1,5 @@
 """The `stt` command: one thin function a sub-command."""
-# A command imports what it runs when it is run: `stt migrate` needs no web app.
+# A command imports its modules when it runs: `stt migrate` needs no web app.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def _load() -> Settings:
 
 
 def _load_for_role() -> Settings:
-    """A role alone starts no servers: it has to be told where they are."""
+    """The settings of a role that runs alone: it starts no servers, so it needs their URLs.
+
+    Raises:
+        SettingsError: A URL is missing.
+    """
     loaded = _load()
     for name in ("database_url", "redis_url"):
         if not getattr(loaded, name):
@@ -97,6 +101,7 @@ def maintenance() -> None:
 
 
 def _become(module: str) -> None:
+    """Replace this process by `python -m module`."""
     _load_for_role()
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606

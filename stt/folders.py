@@ -13,18 +13,21 @@ from stt.settings import Settings
 from stt.storage import INCOMING, RESULTS, UPLOADS, Storage
 
 DATA_DIR, STORAGE_URL = "STT_DATA_DIR", "STT_STORAGE_URL"
-# It is written to check whether there is room: a block of a file system.
+# Written to check for free space: one block of a file system.
 _PROBE = bytes(4096)
 
 _NO_FOLDER = "is not a folder", "Move it away or name another folder."
-_NOT_OURS = "may not be written to by this user", "Give it to the user that runs stt, or name another folder."
+_NOT_WRITABLE = (
+    "may not be written to by this user",
+    "Give it to the user that runs stt, or name another folder.",
+)
 _FULL = "has no room left", "Free some disk space, or name a folder on another disk."
 _READ_ONLY = "is on a disk that is read-only", "Mount the disk writable, or name a folder on another one."
 _REASONS = {
     errno.EEXIST: _NO_FOLDER,
     errno.ENOTDIR: _NO_FOLDER,
-    errno.EACCES: _NOT_OURS,
-    errno.EPERM: _NOT_OURS,
+    errno.EACCES: _NOT_WRITABLE,
+    errno.EPERM: _NOT_WRITABLE,
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EROFS: _READ_ONLY,
@@ -32,7 +35,7 @@ _REASONS = {
 
 
 class FolderError(Exception):
-    """A folder of a setting cannot be used: which, what is wrong, and what to do, in one line."""
+    """A folder of a setting cannot be used. The text names it and the reason, with advice, in one line."""
 
     def __init__(self, setting: str, folder: Path, error: OSError) -> None:
         where = folder

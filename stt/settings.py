@@ -27,7 +27,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseModel):
-    """What the operator decided. Sizes in bytes, times in seconds."""
+    """The operator's settings. Sizes are in bytes, times in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -170,7 +170,7 @@ class Settings(BaseModel):
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        # Children are started with their own working folder: a relative path would move.
+        # Children have working folders of their own: a relative path would name another folder there.
         return value.expanduser().absolute()
 
     @field_validator("database_url", "redis_url", "storage_url", "server")
@@ -212,10 +212,10 @@ class Settings(BaseModel):
 
 
 def load(environ: Mapping[str, str] | None = None, dotenv: Path = Path(".env")) -> Settings:
-    """Read the settings from the environment, which wins over ``.env``.
+    """Read the settings from the environment, which takes precedence over ``.env``.
 
     Raises:
-        SettingsError: a value is bad; one line that names the setting.
+        SettingsError: A value is bad; the text is one line that names the setting.
     """
     environ = os.environ if environ is None else environ
     given = {**_dotenv(dotenv), **environ}

@@ -1,4 +1,4 @@
-"""`stt doctor`: is everything there that the service needs, and what to do where it is not."""
+"""`stt doctor`: checks what the service needs, with advice for each check that fails."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ COUNT_CUDA = "import ctranslate2; print(ctranslate2.get_cuda_device_count())"
 
 
 class Failed(Exception):
-    """A check failed: what is wrong, and what to do about it."""
+    """A check failed: what is wrong, and advice."""
 
     def __init__(self, wrong: str, advice: str) -> None:
         super().__init__(wrong)
         self.wrong, self.advice = wrong, advice
 
 
-Check = Callable[[Settings], Awaitable[str]]  # what was found; raises Failed
+Check = Callable[[Settings], Awaitable[str]]  # returns what was found; raises Failed
 
 
 async def run(settings: Settings) -> int:
-    """Print one line for each check, and advice under a failure; the exit code: 1 if one failed."""
+    """Print one line for each check, with advice under a failure. Returns the exit code, 1 if one failed."""
     console = Console(highlight=False, soft_wrap=True)
     failed = 0
     for name, check in CHECKS.items():
@@ -59,7 +59,7 @@ async def run(settings: Settings) -> int:
 
 
 async def check_media(_: Settings) -> str:
-    """PyAV brings FFmpeg's libraries: can it read what people record?"""
+    """PyAV, with FFmpeg's libraries, decodes the usual codecs."""
     missing = [name for name in CODECS if not _can_decode(name)]
     if missing:
         raise Failed(
@@ -79,7 +79,7 @@ def _can_decode(name: str) -> bool:
 
 
 async def check_gpu(settings: Settings) -> str:
-    """Does the engine see the GPUs that the driver shows?"""
+    """The engine can use the GPUs that the driver shows."""
     if settings.device == "cpu":
         return "not asked for (STT_DEVICE=cpu)"
     shown = await asyncio.to_thread(gpus.listed)
@@ -101,13 +101,13 @@ async def check_gpu(settings: Settings) -> str:
 
 
 def _cuda_devices() -> int:
-    # In a process of its own: this one must not load what comes with the engine.
+    # In a process of its own: this one must not load the engine's libraries.
     done = subprocess.run([sys.executable, "-c", COUNT_CUDA], capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else 0
 
 
 async def check_engine(_: Settings) -> str:
-    """What the worker needs is installed."""
+    """The packages of the worker are installed."""
     try:
         found = [f"{name} {version(name)}" for name in ("whisperx", "faster-whisper", "torch")]
     except PackageNotFoundError as error:
@@ -119,7 +119,7 @@ async def check_engine(_: Settings) -> str:
 
 
 async def check_model(settings: Settings) -> str:
-    """Is the default model here already, or at least near?"""
+    """The default model is on this disk, or in installed packages."""
     with folders.explained(folders.DATA_DIR, settings.data_dir):
         folder = models.find_on_disk(settings.model, settings.data_folder.models)
     if folder is not None:
@@ -138,7 +138,7 @@ async def check_model(settings: Settings) -> str:
 
 
 async def check_database(settings: Settings) -> str:
-    """Does PostgreSQL answer?"""
+    """PostgreSQL answers, or the embedded one can be started."""
     if not settings.database_url and not holder(settings.data_dir):
         return await asyncio.to_thread(_embedded_postgres, settings)
     url = Servers(settings).database_url
@@ -164,7 +164,7 @@ def _embedded_postgres(settings: Settings) -> str:
 
 
 async def check_redis(settings: Settings) -> str:
-    """Does Redis or Valkey answer?"""
+    """Redis or Valkey answers, or the embedded one can be started."""
     if not settings.redis_url and not holder(settings.data_dir):
         return "embedded, `stt up` starts it"
     client: redis.asyncio.Redis = redis.asyncio.from_url(  # type: ignore[no-untyped-call]
@@ -186,13 +186,13 @@ async def check_redis(settings: Settings) -> str:
 
 
 async def check_folders(settings: Settings) -> str:
-    """Do the folders exist or can they be made, and can they be written to?"""
+    """The folders exist or can be made, and can be written to."""
     folders.check(settings)
     return " and ".join(dict.fromkeys(map(str, (settings.data_dir, settings.storage_dir))))
 
 
 async def check_disk(settings: Settings) -> str:
-    """Is there room for recordings?"""
+    """The disks have room for recordings."""
     found = []
     for folder in dict.fromkeys((settings.data_dir, settings.storage_dir)):
         place = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))

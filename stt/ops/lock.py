@@ -1,4 +1,4 @@
-"""Who owns a data folder: one `stt up` at a time, held by a lock that ends with its process."""
+"""The lock of a data folder: one `stt up` at a time. The kernel releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stt.paths import DataFolder
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a data folder. `url` is empty until its web app listens; `since` is RFC 3339."""
+    """The process that holds a data folder. `url` is empty until its web app listens; `since` is RFC 3339."""
 
     pid: int
     url: str
@@ -26,7 +26,7 @@ class Holder:
 
 
 class Held(Exception):
-    """Another process holds the data folder; the text is a sentence that says who."""
+    """Another process holds the data folder; the text is a sentence that names it."""
 
     def __init__(self, data_dir: Path, holder: Holder | None) -> None:
         who = f"process {holder.pid}, since {holder.since}" if holder else "another process"
@@ -54,8 +54,8 @@ def hold(data_dir: Path) -> Iterator[Lock]:
     """Make the data folder (0700) if it is missing, and hold it.
 
     Raises:
-        Held: somebody else does.
-        FolderError: it cannot be made or written to.
+        Held: Another process holds it.
+        FolderError: It cannot be made or written to.
     """
     with explained(DATA_DIR, data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,10 +72,10 @@ def hold(data_dir: Path) -> Iterator[Lock]:
 
 
 def holder(data_dir: Path) -> Holder | None:
-    """Who holds the data folder now, or None.
+    """The process that holds the data folder now, or None.
 
     Raises:
-        FolderError: it cannot be looked into.
+        FolderError: It cannot be read.
     """
     try:
         with explained(DATA_DIR, data_dir):
@@ -93,7 +93,7 @@ def holder(data_dir: Path) -> Holder | None:
 def _taken(fd: int, kind: int, tries: int = 1) -> bool:
     for attempt in range(tries):
         if attempt:
-            time.sleep(0.02)  # `holder` may be looking, which takes microseconds
+            time.sleep(0.02)  # `holder` may have a shared lock for some microseconds
         try:
             fcntl.flock(fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -105,5 +105,5 @@ def _taken(fd: int, kind: int, tries: int = 1) -> bool:
 def _read(fd: int) -> Holder | None:
     try:
         return Holder(**json.loads(os.pread(fd, 4096, 0)))
-    except (ValueError, TypeError):  # a holder that has not written yet
+    except (ValueError, TypeError):  # the holder has not written yet
         return None

@@ -28,17 +28,17 @@ from stt.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # seconds before a dead child is started again
-SHOWN_LINES = 1  # of a dead role's words: they all stand just above, in the log
-LIVED = 60.0  # seconds of life after which its earlier deaths are forgotten
-ROLE_STOP = ((signal.SIGTERM, 5.5),)  # with the servers' patience below 10 s
+FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # seconds before a child that ended is started again
+OUTPUT_LINES = 1  # of a role that ended, in the log: the lines before are already there
+HEALTHY_SECONDS = 60.0  # uptime that resets the restart backoff
+ROLE_STOP = ((signal.SIGTERM, 5.5),)  # together with the steps of the servers less than 10 s
 READY_POLL_SECONDS = 0.05
-COMPLAIN_SECONDS = 20.0
+NOT_READY_LOG_SECONDS = 20.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Service(Protocol):
-    """What can be kept alive: an embedded server, or a role."""
+    """A process that is restarted when it ends: an embedded server, or a role."""
 
     name: str
 
@@ -48,12 +48,12 @@ class Service(Protocol):
 
 
 class Role:
-    """One of our own programs, `python -m …`. What it prints goes to our standard error."""
+    """One of our own programs, `python -m …`. Its output goes to our standard error."""
 
     def __init__(self, name: str, module: list[str], env: dict[str, str]) -> None:
         self.name = name
         self.env = env
-        self._program = [sys.executable, "-P", "-m", *module]  # not what lies in the working folder
+        self._program = [sys.executable, "-P", "-m", *module]  # -P: import nothing from the working folder
         self._child: Child | None = None
 
     async def start(self) -> None:
@@ -62,7 +62,7 @@ class Role:
     async def wait(self) -> str:
         assert self._child is not None
         await self._child.wait()
-        return self._child.last_words(SHOWN_LINES)
+        return self._child.how_it_ended(OUTPUT_LINES)
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:
         if self._child is not None:
@@ -76,7 +76,7 @@ class Role:
 
 
 class Web(Role):
-    """The web app; it says over a pipe where it listens."""
+    """The web app. It writes the URL that it serves into a pipe."""
 
     def __init__(self, env: dict[str, str]) -> None:
         super().__init__("web", ["stt", "web"], env)
@@ -88,10 +88,10 @@ class Web(Role):
             await self._spawn(STT_READY_FD=str(theirs))
         finally:
             os.close(theirs)
-        self._hearing = asyncio.create_task(self._hear(ours))
+        self._url_reader = asyncio.create_task(self._read_url(ours))
 
-    async def _hear(self, fd: int) -> None:
-        """Take down the URL it writes; an end without one means it died, which `wait` tells."""
+    async def _read_url(self, fd: int) -> None:
+        """Read the URL from the pipe. If the pipe ends without one, the web app has ended: see `wait`."""
         reader = asyncio.StreamReader()
         with os.fdopen(fd, "rb", 0) as pipe:
             loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ class Web(Role):
             transport.close()
         if url and not self.url.done():
             self.url.set_result(url)
-            # Started again it must be found where it was, also when the port was any free one.
+            # A restarted web app keeps its port, also if the first one was any free port.
             self.env["STT_PORT"] = str(urlsplit(url).port or 80)
 
 
@@ -118,7 +118,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start everything, keep it alive until a signal comes, stop everything."""
-        self._listen_to_signals()
+        self._handle_signals()
         start = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -132,11 +132,11 @@ class Supervisor:
             await asyncio.wait([start, stopping])
             await self._stop()
 
-    def _listen_to_signals(self) -> None:
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # nohup
+                continue  # started by nohup
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:
@@ -162,7 +162,11 @@ class Supervisor:
         print(f"ready: {url}", flush=True)  # noqa: T201
 
     def make_roles(self) -> Web:
-        """Decide what runs: web, maintenance, and a worker for each GPU; the web role."""
+        """Make the roles: web, maintenance, and the workers, by default one for each GPU.
+
+        Returns:
+            The web role.
+        """
         devices = gpus.usable(self.settings)
         given = self.settings.workers
         count = given if given != "auto" else max(1, len(devices))
@@ -183,41 +187,41 @@ class Supervisor:
         self._keepers.append(asyncio.create_task(keep(service)))
 
     async def _until_ready(self, url: str) -> None:
-        """Until the web app says that a file can be taken; tell now and then what is missing."""
-        complain = time.monotonic() + COMPLAIN_SECONDS
+        """Wait until the web app is ready for uploads. Log the reason if that takes long."""
+        log_at = time.monotonic() + NOT_READY_LOG_SECONDS
         async with aiohttp.ClientSession() as session:
             while problem := await _not_ready(session, url):
-                if time.monotonic() > complain:
+                if time.monotonic() > log_at:
                     log.warning("not ready yet: %s", problem)
-                    complain = time.monotonic() + COMPLAIN_SECONDS
+                    log_at = time.monotonic() + NOT_READY_LOG_SECONDS
                 await asyncio.sleep(READY_POLL_SECONDS)
 
     async def _stop(self) -> None:
-        """Roles first: they still write what they know. The servers after them."""
+        """Stop the roles, which still write to the servers, then the servers."""
         for keeper in self._keepers:
             keeper.cancel()
         results = await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(role.stop(self._hurry) for role in self.roles))
         await self._servers.stop(self._hurry)
         for result in results:
-            if isinstance(result, Exception):  # a keeper never ends but by our cancel
+            if isinstance(result, Exception):  # not the cancellation above
                 raise result
 
 
 async def keep(service: Service, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-    """Start `service` again whenever it ends: after a second, then twice as long each time."""
+    """Restart `service` whenever it ends, with exponential backoff from `FIRST_DELAY` to `LONGEST_DELAY`."""
     delay = FIRST_DELAY
     while True:
         started = time.monotonic()
         reason = await service.wait()
-        if time.monotonic() - started >= LIVED:
+        if time.monotonic() - started >= HEALTHY_SECONDS:
             delay = FIRST_DELAY
         log.error("%s ended, again in %.0f s: %s", service.name, delay, reason)
         delay = await _start_again(service, delay, sleep)
 
 
 async def _start_again(service: Service, delay: float, sleep: Callable[[float], Awaitable[None]]) -> float:
-    """Wait and start it until that works; the delay before the next time."""
+    """Wait `delay` seconds and start it, until that works. Returns the delay for the next restart."""
     while True:
         await sleep(delay)
         delay = min(2 * delay, LONGEST_DELAY)
@@ -238,14 +242,14 @@ async def _not_ready(session: aiohttp.ClientSession, url: str) -> str:
 
 
 def reachable(url: str) -> str:
-    """`url` as this machine can open it: nobody connects to 0.0.0.0."""
+    """`url` with the loopback address in place of 0.0.0.0 or ::, to which nobody can connect."""
     parts = urlsplit(url)
     own = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname or "")  # noqa: S104
     return urlunsplit(parts._replace(netloc=f"{own}:{parts.port}")) if own else url
 
 
 def port_taken(host: str, port: int) -> str:
-    """Why the web app could not listen there, or an empty text."""
+    """Why the web app cannot listen there, or an empty text."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -257,13 +261,13 @@ def port_taken(host: str, port: int) -> str:
 
 
 def _print(line: str) -> None:
-    with contextlib.suppress(OSError):  # a terminal that has gone stops no service
+    with contextlib.suppress(OSError):  # the terminal was closed: the service goes on
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
 
 
 def run(settings: Settings) -> int:
-    """Run everything until SIGTERM or SIGINT; the exit code. One line says why it could not."""
+    """Run everything until SIGTERM or SIGINT. Returns the exit code; a line on stderr explains a 1."""
     setproctitle("stt up")
     try:
         with hold(settings.data_dir) as lock:

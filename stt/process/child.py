@@ -1,4 +1,4 @@
-"""Child processes that never outlive us, and whose last words are kept."""
+"""Child processes that never outlive this one, with the last lines of their output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Stop = Sequence[tuple[signal.Signals, float]]  # send this, wait so many seconds
 
 
 class Child:
-    """One process in a session of its own (a terminal's Ctrl-C does not reach it)."""
+    """One process in a session of its own, so that a terminal's Ctrl-C does not reach it."""
 
     def __init__(self, process: subprocess.Process, on_line: Callable[[str], None]) -> None:
         self.process = process
@@ -40,7 +40,20 @@ class Child:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> Child:
-        """Start `program` (absolute path first); each line of its output goes to `on_line`."""
+        """Start a program.
+
+        Args:
+            program: Absolute path and arguments.
+            on_line: Called with each line of its standard output and standard error.
+            death_signal: What the kernel sends it when the thread that called this ends.
+            user: Its user id and group id; ours if None.
+            cwd: Its working folder; ours if None.
+            env: Its whole environment; ours if None.
+            pass_fds: File descriptors that it inherits.
+
+        Raises:
+            OSError: No process could be started.
+        """
         process = await asyncio.create_subprocess_exec(
             *launch.command(program, death_signal=death_signal, user=user),
             stdin=subprocess.DEVNULL,
@@ -58,15 +71,20 @@ class Child:
         return self.process.returncode is None
 
     async def wait(self) -> int:
-        """The exit code, negative for a signal, once it has ended and its output is read."""
+        """Wait until it has ended and its output is read. Returns the exit code, negative for a signal."""
         code = await self.process.wait()
-        # A grandchild may hold the pipe open: its words are not worth waiting for.
+        # A grandchild may hold the pipe open: its output is not waited for.
         await asyncio.wait([self._reader], timeout=DRAIN_SECONDS)
         self._reader.cancel()
         return code
 
     async def stop(self, steps: Stop, hurry: asyncio.Event | None = None) -> int:
-        """End it: each signal with its patience, at last SIGKILL. `hurry` ends the patience."""
+        """End it, at last by SIGKILL, and return its exit code.
+
+        Args:
+            steps: Signals to send, each with the seconds to wait for the end.
+            hurry: Ends the waiting: the next signal is sent at once.
+        """
         for number, seconds in steps:
             self._send(number)
             if await self._ended_within(seconds, hurry):
@@ -75,8 +93,8 @@ class Child:
             self._send(signal.SIGKILL)
         return await self.wait()
 
-    def last_words(self, lines: int = TAIL_LINES) -> str:
-        """How it ended, for a person: exit code or signal, and the last lines of its output."""
+    def how_it_ended(self, lines: int = TAIL_LINES) -> str:
+        """How it ended, for the log: exit code or signal, and the last `lines` of its output."""
         code = self.process.returncode
         how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
         return "\n  ".join([how, *list(self.tail)[-lines:]])
@@ -103,11 +121,11 @@ class Child:
             if len(rest) > LONGEST_LINE:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                self._heard(line)
+                self._take_line(line)
         if rest:
-            self._heard(rest)
+            self._take_line(rest)
 
-    def _heard(self, raw: bytes) -> None:
+    def _take_line(self, raw: bytes) -> None:
         line = raw.decode("utf-8", "replace").rstrip()
         self.tail.append(line)
         self._on_line(line)

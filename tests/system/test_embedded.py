@@ -247,7 +247,7 @@ async def test_a_socket_folder_that_a_stranger_made_first_is_refused(tmp_path: P
     squatted.mkdir()
     squatted.chmod(0o777)
     with pytest.raises(ServersError, match="open to other users"):
-        folders._make_private(squatted, None)
+        folders.make_private(squatted, None)
 
 
 @ROOT_ONLY

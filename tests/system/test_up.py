@@ -265,7 +265,7 @@ async def test_the_last_words_of_a_child_are_kept() -> None:
     program = ["/bin/sh", "-c", "echo first; echo out of memory >&2; exit 3"]
     child = await Child.start(program, on_line=lines.append)
     assert await child.wait() == 3
-    assert child.last_words() == "exit code 3\n  first\n  out of memory"
+    assert child.how_it_ended() == "exit code 3\n  first\n  out of memory"
     assert lines == ["first", "out of memory"]
 
 

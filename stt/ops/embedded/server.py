@@ -28,10 +28,13 @@ class ServersError(Exception):
 
 
 class Server:
-    """What PostgreSQL and Valkey have in common: one process on one data folder."""
+    """What PostgreSQL and Valkey have in common: one process on one data folder.
+
+    `stop_steps` are the signals that end it, each with the seconds to wait afterwards.
+    """
 
     name: str
-    command_name: str  # as the kernel shows it
+    command_name: str  # in /proc/PID/comm
     death_signal: signal.Signals
     stop_steps: Stop
 
@@ -41,10 +44,10 @@ class Server:
         self.child: Child | None = None
 
     async def start(self) -> None:
-        """Start it, and come back when it answers.
+        """Start it, and return when it answers.
 
         Raises:
-            ServersError: it did not.
+            ServersError: It did not start, or did not answer within `START_SECONDS`.
         """
         await self._stop_leftovers()
         await self._prepare()
@@ -58,12 +61,13 @@ class Server:
         await self._until(self._answers, START_SECONDS, "does not answer")
 
     async def wait(self) -> str:
-        """Until it ends; how it ended."""
+        """Wait until it ends. Returns how it ended."""
         assert self.child is not None
         await self.child.wait()
-        return self.child.last_words()
+        return self.child.how_it_ended()
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:
+        """Stop it, and remove the folder of its socket. `hurry` ends the waiting between signals."""
         if self.child is not None:
             await self.child.stop(self.stop_steps, hurry)
         if self.sockets != self.folder and self.sockets.exists():
@@ -91,10 +95,10 @@ class Server:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _stop_leftovers(self) -> None:
-        """End the processes that an earlier start left on this data, gently first."""
+        """End the processes of an earlier start on this data: first as `stop` does, at last with SIGKILL."""
         self.child = None
         for number in (*(step for step, _ in self.stop_steps), signal.SIGKILL):
-            pids = _working_in(self.folder, self.command_name)
+            pids = processes_in(self.folder, self.command_name)
             if not pids:
                 return
             log.warning("%s of an earlier start still runs: %s to %s", self.name, number.name, pids)
@@ -105,11 +109,15 @@ class Server:
                 await self._until(self._left, LEFTOVER_SECONDS, "goes on")
 
     async def _left(self) -> bool:
-        return not _working_in(self.folder, self.command_name)
+        return not processes_in(self.folder, self.command_name)
 
 
-def _package(name: str) -> Path:
-    """Where an installed package lies; it is not imported, its binaries are all we want."""
+def package_folder(name: str) -> Path:
+    """The folder of an installed package, without importing it.
+
+    Raises:
+        ServersError: The package is not installed.
+    """
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ServersError(
@@ -119,23 +127,23 @@ def _package(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _reason(output: str) -> str:
-    """Why a program of PostgreSQL failed, in one line: its errors, without what it says of its progress."""
+def error_lines(output: str) -> str:
+    """The error messages in the output of a program of PostgreSQL, as one line."""
     if "No space left on device" in output:
         return "No space left on device. Make room on this disk, or set STT_DATA_DIR to a folder on another."
     lines = [line for line in output.splitlines() if "error:" in line.lower() or "fatal:" in line.lower()]
     return " ".join(" ".join(lines or output.splitlines()[-3:]).split())
 
 
-def _can_see_processes() -> bool:
+def can_see_processes() -> bool:
     return Path("/proc/self/cwd").exists()
 
 
-def _working_in(folder: Path, command_name: str) -> list[int]:
-    """Processes of that name whose working folder is `folder` (both servers change into theirs)."""
+def processes_in(folder: Path, command_name: str) -> list[int]:
+    """Process ids by command name and working folder: both servers change into their data folder."""
     found = []
-    for process in Path("/proc").glob("[0-9]*") if _can_see_processes() else ():
-        with contextlib.suppress(OSError):  # it has just ended, or is not ours to look at
+    for process in Path("/proc").glob("[0-9]*") if can_see_processes() else ():
+        with contextlib.suppress(OSError):  # it has just ended, or belongs to another user
             same = process.joinpath("comm").read_text().strip() == command_name
             if same and (process / "cwd").readlink() == folder.resolve():
                 found.append(int(process.name))

@@ -1,8 +1,8 @@
 """PostgreSQL and Valkey from wheels, for a service whose operator gave no URLs.
 
-Both are our direct children: they end with us, however we end. They listen on Unix sockets in
-folders that only their own user may enter, so nobody else on the machine reaches them, and need no
-password. What an earlier, killed start left running on the same data is stopped first.
+Both are direct children and end when this process ends, for whatever reason. They listen on Unix sockets in
+folders that only their own user may enter. So nobody else on the machine reaches them, and they need no
+password. Processes that an earlier, killed start left running on the same data are stopped first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Servers:
         """Start them side by side.
 
         Raises:
-            ServersError: one cannot be started; the others are stopped.
+            ServersError: One cannot be started. The others are stopped.
         """
         results = await asyncio.gather(*(server.start() for server in self.running), return_exceptions=True)
         for result in results:
@@ -50,16 +50,17 @@ class Servers:
                 raise result
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:
+        """Stop them side by side. `hurry` ends the waiting between signals."""
         await asyncio.gather(*(server.stop(hurry) for server in self.running))
 
 
 @asynccontextmanager
 async def servers(settings: Settings) -> AsyncIterator[tuple[str, str]]:
-    """Run the embedded servers: (database_url, redis_url), for as long as the block lasts.
+    """Run the embedded servers while the block lasts. Yields (database_url, redis_url).
 
     Raises:
-        Held: another process holds the data folder.
-        ServersError: a server cannot be started.
+        Held: Another process holds the data folder.
+        ServersError: A server cannot be started.
     """
     with hold(settings.data_dir):
         running = Servers(settings)

