@@ -27,6 +27,7 @@ from stt.pubsub import Message, publish
 from stt.settings import Settings
 from stt.storage import Storage
 from stt.transcript import formats, passages, speakers
+from stt.transcript.schema import Segment, Turn
 from workers.engine.handle import Engine, EngineDied, EngineHung
 from workers.failures import AttemptError, PermanentError, Stop, Stopped, StorageError, TransientError
 
@@ -92,7 +93,7 @@ class Attempt:
         self.pool, self.settings = context.pool, context.settings
         self.warnings = list(job.warnings)
         self.spans = self.segments = 0
-        self.turns: list[speakers.Turn] = []
+        self.turns: list[Turn] = []
         self._why: Stop | None = None
         self._renewed = time.monotonic()
         self._left: tuple[float, float] | None = None  # seconds to the end, and when that was told
@@ -373,7 +374,7 @@ class Attempt:
         spans = await self._patiently(lambda: results.spans(self.pool, self.job))
         if len(spans) != self.spans:
             raise TransientError(ErrorCode.SPANS_MISSING)
-        segments = [segment for span in spans for segment in span["segments"]]
+        segments: list[Segment] = [segment for span in spans for segment in span["segments"]]
         # Only now: spans are saved before speakers are known.
         segments = self._with_speakers(segments)
         text, file = await asyncio.to_thread(self._rendered, segments)
@@ -397,7 +398,7 @@ class Attempt:
         elif job is not None:
             await self._publish(current(job))
 
-    def _with_speakers(self, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _with_speakers(self, segments: list[Segment]) -> list[Segment]:
         """A failure costs the names, never the text."""
         try:
             return speakers.assign(segments, speakers.ordered(self.turns))
@@ -406,7 +407,7 @@ class Attempt:
             self._warn(WarningCode.SPEAKERS_FAILED)
             return segments
 
-    def _rendered(self, segments: list[dict[str, Any]]) -> tuple[str, str]:
+    def _rendered(self, segments: list[Segment]) -> tuple[str, str]:
         """The text, and the file with all that is known; a failure costs the form, never the text."""
         language, duration = self.job.language, self.job.duration_seconds
         try:

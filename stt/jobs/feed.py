@@ -27,6 +27,7 @@ from stt.jobs.messages import (
 )
 from stt.jobs.model import Job
 from stt.pubsub import Message
+from stt.transcript.schema import Segment
 
 Messages = AsyncIterator[Message]
 
@@ -42,7 +43,7 @@ class Snapshot:
 
     job: Job
     first: int  # the number of the first of them; 0 though the reader has some: it must begin anew
-    segments: list[dict[str, Any]]
+    segments: list[Segment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Segments:
     """Segments of a job, in order, each with its number as `id`."""
 
     job_id: str
-    segments: list[dict[str, Any]]
+    segments: list[Segment]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from stt.db import queries
 from stt.jobs.lookup import _all, _some
 from stt.jobs.model import Connection, DeletedJob, Job, NewJob
 from stt.jobs.options import JobOptions
+from stt.transcript.schema import Segment
 
 _RETRY_FIRST, _RETRY_MAX = 5.0, 300.0
 
@@ -88,7 +89,7 @@ async def complete(
     job: Job,
     *,
     text: str,
-    segments: list[dict[str, Any]],
+    segments: list[Segment],
     file_path: str,
     language: str | None,
     duration_seconds: float | None,

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from stt.jobs.model import Job, Status
 from stt.pubsub import Message
+from stt.transcript.schema import Segment
 
 StateName = Literal["created", "progress", "completed", "failed", "cancelled"]
 # The names of the messages that say that a job has ended.
@@ -36,7 +37,7 @@ class SegmentsMessage(_Published):
 
     event: Literal["segments"]
     first: int  # the number of the first one
-    segments: list[dict[str, Any]]
+    segments: list[Segment]
 
 
 class DeletedMessage(_Published):
@@ -79,7 +80,7 @@ def current(job: Job) -> StateMessage:
     return state(cast(StateName, str(job.status)) if job.ended else "progress", job)
 
 
-def segments(job: Job, first: int, numbered: list[dict[str, Any]]) -> SegmentsMessage:
+def segments(job: Job, first: int, numbered: list[Segment]) -> SegmentsMessage:
     """The message that carries segments which have just been saved.
 
     Args:

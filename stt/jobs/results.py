@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from stt.db import queries
 from stt.jobs.model import Connection, Job
+from stt.transcript.schema import Segment
 
 
-async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
+async def segments(pool: Connection, job: Job) -> list[Segment]:
     """What is known of the text so far: the transcript of a finished job, else its spans in order.
 
     A job that was done before and came to nothing this time has the text that it had.
@@ -27,12 +27,12 @@ async def segments(pool: Connection, job: Job) -> list[dict[str, Any]]:
     return numbered(row["segments"] if row else [])
 
 
-async def recognised(pool: Connection, job: Job) -> list[dict[str, Any]]:
+async def recognised(pool: Connection, job: Job) -> list[Segment]:
     """The segments as streamed during recognition, before diarization split any."""
     return numbered([segment for span in await spans(pool, job) for segment in span["segments"]])
 
 
-def numbered(segments: Sequence[dict[str, Any]], first: int = 0) -> list[dict[str, Any]]:
+def numbered(segments: Sequence[Segment], first: int = 0) -> list[Segment]:
     """Segments of a row, each with its number in the recording as ``id``: `first` and on."""
     return [{"id": number, **segment} for number, segment in enumerate(segments, first)]
 
@@ -65,7 +65,7 @@ async def peaks(pool: Connection, job: Job) -> list[tuple[float, bytes]]:
 
 async def segments_since(
     pool: Connection, jobs: Sequence[Job], since: dt.datetime
-) -> dict[UUID, list[dict[str, Any]]]:
+) -> dict[UUID, list[Segment]]:
     """The segments that were saved since a time, each with its number in the recording as ``id``.
 
     Args:
@@ -76,7 +76,7 @@ async def segments_since(
     Returns:
         The segments by job, in order; a job without any is left out.
     """
-    found: dict[UUID, list[dict[str, Any]]] = {}
+    found: dict[UUID, list[Segment]] = {}
     async for row in queries.spans_since(pool, ids=[job.id for job in jobs], since=since):
         found.setdefault(row["id"], []).extend(numbered(row["segments"], row["first"]))
     return found
@@ -93,7 +93,7 @@ async def save_span(
     number: int,
     start: float,
     end: float,
-    segments: list[dict[str, Any]],
+    segments: list[Segment],
     last: bool = False,
     peaks: bytes | None = None,
     unsure: bool | None = None,

@@ -13,11 +13,12 @@ from docx.shared import Pt, RGBColor
 
 from stt.transcript import scripts
 from stt.transcript.labels import clock, language_name, speaker_name
+from stt.transcript.schema import Paragraph, Transcript
 
 GREY = RGBColor(0x66, 0x66, 0x66)
 
 
-def write(transcript: dict[str, Any], paragraphs: list[dict[str, Any]], *, title: str) -> bytes:
+def write(transcript: Transcript, paragraphs: list[Paragraph], *, title: str) -> bytes:
     """The document's bytes: its title, what is known of the recording, and the paragraphs."""
     made = Document()
     properties = made.core_properties
@@ -35,13 +36,13 @@ def write(transcript: dict[str, Any], paragraphs: list[dict[str, Any]], *, title
     return out.getvalue()
 
 
-def _facts(transcript: dict[str, Any]) -> str:
+def _facts(transcript: Transcript) -> str:
     language, duration = transcript["language"], transcript["duration"]
     known = [language_name(language)] if language else []
     return " · ".join([*known, clock(duration)] if duration is not None else known)
 
 
-def _add(made: Any, part: dict[str, Any]) -> None:
+def _add(made: Any, part: Paragraph) -> None:
     """Speaker and time on a line of their own, which keeps with the text below it."""
     head = made.add_paragraph()
     head.paragraph_format.keep_with_next = True

@@ -5,34 +5,34 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
 
 from stt.transcript import scripts, subtitles
-from stt.transcript.paragraphs import Paragraph, Segment, paragraphs, plain_text
+from stt.transcript.paragraphs import paragraphs, plain_text
+from stt.transcript.schema import Paragraph, Segment, Transcript
 from stt.transcript.subtitles import Cue
 
 RIGHT_TO_LEFT_MARK = "\u200f"
 
 
-def document(segments: list[Segment], *, language: str | None, duration: float | None) -> dict[str, Any]:
+def document(segments: list[Segment], *, language: str | None, duration: float | None) -> Transcript:
     """The transcript in WhisperX's own shape, so that its users' tools go on working."""
     return {
         "text": plain_text(segments),
         "language": language,
         "duration": duration,
-        "segments": [{"id": number, **_shown(segment)} for number, segment in enumerate(segments)],
+        "segments": [_shown(segment, number) for number, segment in enumerate(segments)],
     }
 
 
-def _shown(segment: Segment) -> Segment:
-    return {**segment, "text": segment["text"].strip()}
+def _shown(segment: Segment, number: int) -> Segment:
+    return {"id": number, **segment, "text": segment["text"].strip()}
 
 
-def to_json(transcript: dict[str, Any]) -> str:
+def to_json(transcript: Transcript) -> str:
     return json.dumps(transcript, ensure_ascii=False, indent=1) + "\n"
 
 
-def to_txt(transcript: dict[str, Any]) -> str:
+def to_txt(transcript: Transcript) -> str:
     """Paragraphs with an empty line between, each with its speaker where speakers are known."""
     return "\n".join(f"{_spoken(part)}\n" for part in paragraphs(transcript["segments"]))
 
@@ -42,9 +42,9 @@ def _spoken(part: Paragraph) -> str:
     return f"{part['speaker']}: {text}" if part["speaker"] else text
 
 
-def to_srt(transcript: dict[str, Any]) -> str:
+def to_srt(transcript: Transcript) -> str:
     """SubRip; a speaker stands before the text, as WhisperX writes it."""
-    longest = max((len(_mark(segment)) for segment in transcript["segments"]), default=0)
+    longest = max((len(_mark(segment.get("speaker"))) for segment in transcript["segments"]), default=0)
     found = subtitles.cues(transcript["segments"], label=longest)
     return "".join(
         f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{_labelled(cue)}\n\n"
@@ -52,18 +52,18 @@ def to_srt(transcript: dict[str, Any]) -> str:
     )
 
 
-def _mark(segment: Segment) -> str:
-    return f"[{segment['speaker']}]: " if segment.get("speaker") else ""
+def _mark(speaker: str | None) -> str:
+    return f"[{speaker}]: " if speaker else ""
 
 
 def _labelled(cue: Cue) -> str:
     text = re.sub("--+>", "->", "\n".join(cue.texts))  # an arrow looks like a time line
-    mark = _mark({"speaker": cue.speaker})
+    mark = _mark(cue.speaker)
     # Without the mark before it, the Latin label would turn an Arabic or Hebrew line around.
     return (RIGHT_TO_LEFT_MARK if mark and scripts.right_to_left(text) else "") + mark + text
 
 
-def to_vtt(transcript: dict[str, Any], *, highlight: bool = False) -> str:
+def to_vtt(transcript: Transcript, *, highlight: bool = False) -> str:
     """WebVTT with speakers as voices; with `highlight`, the time of each word for players that show it."""
     found = subtitles.cues(transcript["segments"])
     return "WEBVTT\n\n" + "".join(
@@ -88,7 +88,7 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def to_tsv(transcript: dict[str, Any]) -> str:
+def to_tsv(transcript: Transcript) -> str:
     """Start and end in milliseconds and the text, as Whisper's command line writes it.
 
     A fourth column holds the speaker, where speakers are known at all.
@@ -110,14 +110,14 @@ def _time(milliseconds: int, mark: str) -> str:
     return f"{hours:02d}:{minutes:02d}:{whole:02d}{mark}{rest:03d}"
 
 
-def to_docx(transcript: dict[str, Any], *, title: str = "") -> bytes:
+def to_docx(transcript: Transcript, *, title: str = "") -> bytes:
     """A Word document: title, then paragraphs with their time and speaker."""
     from stt.transcript import docx  # noqa: PLC0415  its library takes a while to load and few need it
 
     return docx.write(transcript, paragraphs(transcript["segments"]), title=title)
 
 
-Writer = Callable[[dict[str, Any]], str | bytes]
+Writer = Callable[[Transcript], str | bytes]
 # By the name a download asks for: how it is written, and its media type.
 FORMATS: dict[str, tuple[Writer, str]] = {
     "txt": (to_txt, "text/plain"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from stt.transcript import scripts
+from stt.transcript.schema import Paragraph, Segment
 
-Segment = dict[str, Any]
-Paragraph = dict[str, Any]
 # A longer silence begins a new paragraph, in seconds.
 PARAGRAPH_PAUSE = 2.0
 # So much text ends a paragraph, after a sentence and at the latest.
@@ -44,15 +42,25 @@ def paragraphs(segments: Iterable[Segment]) -> list[Paragraph]:
         if not segment["text"].strip():
             continue
         if not grouped or _starts_paragraph(grouped[-1], segment):
-            begun = {"id": segment.get("id"), "start": segment["start"], "text": "", "segments": []}
-            grouped.append({**begun, "speaker": segment.get("speaker")})
+            grouped.append(_begun(segment))
         _append(grouped[-1], segment)
     return grouped
 
 
+def _begun(segment: Segment) -> Paragraph:
+    """An empty paragraph that begins with a segment."""
+    return {
+        "id": segment.get("id"),
+        "start": segment["start"],
+        "speaker": segment.get("speaker"),
+        "text": "",
+        "segments": [],
+    }
+
+
 def _append(paragraph: Paragraph, segment: Segment) -> None:
     before = paragraph["text"]
-    paragraph["text"] = plain_text([{"text": before}, segment])
+    paragraph["text"] = _joined([before, segment["text"]])
     paragraph["segments"].append({**segment, "text": paragraph["text"][len(before) :]})
 
 

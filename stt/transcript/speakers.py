@@ -1,7 +1,8 @@
-"""Who said what: the turns of speakers laid over a transcript. Pure.
+"""Assigns the words of a transcript to the turns of speakers. Pure.
 
-The rule is that of WhisperX's `assign_word_speakers`: a word is of whoever speaks longest while it is said.
-A word in nobody's turn is of the nearest turn where that is close, else of the words around it.
+The rule is that of WhisperX's `assign_word_speakers`: a word is assigned to the speaker whose turns overlap
+it most. A word outside all turns is assigned to the nearest turn if that is close, else to the speaker of the
+word before it.
 """
 
 from __future__ import annotations
@@ -9,21 +10,22 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
-from typing import Any
+from typing import TypeVar
 
+from stt.transcript.schema import Segment, Turn, Word
 from stt.transcript.subtitles import split_words
 
-Segment = dict[str, Any]
-Turn = dict[str, Any]  # {"start", "end", "speaker"}, seconds
+T = TypeVar("T", Segment, Word)
 
-# A word so far from every turn, in seconds, is in nobody's: the voice activity of two models differs by less.
+# Seconds. A word farther from every turn is assigned to none: voice activity detections of recognition and
+# of diarization differ by less.
 NEAR = 2.0
 
 
 def ordered(turns: Iterable[Turn]) -> list[Turn]:
     """Turns by time; SPEAKER_00 is the first to speak, and so on."""
     names: dict[str, str] = {}
-    found = []
+    found: list[Turn] = []
     for turn in sorted(turns, key=lambda turn: (turn["start"], turn["end"])):
         name = names.setdefault(turn["speaker"], f"SPEAKER_{len(names):02d}")
         found.append({"start": turn["start"], "end": turn["end"], "speaker": name})
@@ -49,14 +51,14 @@ class _Timeline:
         self._ends = list(accumulate((turn["end"] for turn in self._turns), max))
 
     def who(self, start: float, end: float) -> str | None:
-        """Whoever speaks longest from `start` to `end`; the nearest where nobody does."""
-        heard: dict[str, float] = {}
+        """The speaker whose turns overlap `start` to `end` most; else that of a turn near by."""
+        overlaps: dict[str, float] = {}
         for turn in self._around(start, end):
             shared = min(end, turn["end"]) - max(start, turn["start"])
             if shared > 0:
-                heard[turn["speaker"]] = heard.get(turn["speaker"], 0.0) + shared
-        if heard:
-            return max(heard, key=lambda speaker: heard[speaker])
+                overlaps[turn["speaker"]] = overlaps.get(turn["speaker"], 0.0) + shared
+        if overlaps:
+            return max(overlaps, key=lambda speaker: overlaps[speaker])
         around = self._around(start - NEAR, end + NEAR)
         near = min(around, key=lambda turn: _gap(turn, start, end), default=None)
         return near["speaker"] if near and _gap(near, start, end) <= NEAR else None
@@ -84,12 +86,12 @@ def _split(segment: Segment, timeline: _Timeline) -> list[Segment]:
     return [_part(segment, speaker, numbers, texts) for speaker, numbers in parts]
 
 
-def _times(word: dict[str, Any]) -> tuple[float, float]:
+def _times(word: Word) -> tuple[float, float]:
     return word["start"], word.get("end", word["start"])
 
 
 def _filled(who: list[str | None]) -> list[str | None]:
-    """Words of nobody go with the word before them, the first ones with the word after."""
+    """Words without a speaker get that of the word before them, the first ones that of the word after."""
     last = next((speaker for speaker in who if speaker), None)
     filled = []
     for speaker in who:
@@ -102,19 +104,18 @@ def _part(segment: Segment, speaker: str | None, numbers: list[int], texts: list
     words = [_named(segment["words"][number], speaker) for number in numbers]
     timed = [word for word in words if "start" in word]
     whole = len(numbers) == len(texts)
-    return _named(
-        {
-            **segment,
-            "start": segment["start"] if numbers[0] == 0 or not timed else timed[0]["start"],
-            "end": segment["end"]
-            if whole or numbers[-1] == len(texts) - 1 or not timed
-            else timed[-1]["end"],
-            "text": "".join(texts[number] for number in numbers),
-            "words": words,
-        },
-        speaker,
-    )
+    part: Segment = {
+        **segment,
+        "start": segment["start"] if numbers[0] == 0 or not timed else timed[0]["start"],
+        "end": segment["end"] if whole or numbers[-1] == len(texts) - 1 or not timed else timed[-1]["end"],
+        "text": "".join(texts[number] for number in numbers),
+        "words": words,
+    }
+    return _named(part, speaker)
 
 
-def _named(thing: dict[str, Any], speaker: str | None) -> dict[str, Any]:
-    return {**thing, "speaker": speaker} if speaker else dict(thing)
+def _named(thing: T, speaker: str | None) -> T:
+    named = thing.copy()
+    if speaker:
+        named["speaker"] = speaker
+    return named

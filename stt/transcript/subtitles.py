@@ -10,11 +10,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
 
 from stt.transcript import phrases, scripts
-
-Segment = dict[str, Any]
+from stt.transcript.schema import Segment, Word
 
 COLUMNS = 42  # of a line
 COLUMNS_WIDE = 36  # of a line of Chinese, Japanese or Korean: 18 characters
@@ -90,7 +88,7 @@ def stamped(cue: Cue) -> list[list[tuple[int | None, str]]]:
     return lines
 
 
-def split_words(text: str, words: Sequence[dict[str, Any]]) -> list[str] | None:
+def split_words(text: str, words: Sequence[Word]) -> list[str] | None:
     """A text in parts, one for each word, spaces and all; None where the words are not those of the text."""
     ends: list[int] = []
     for word in words:
@@ -234,7 +232,7 @@ def _pieces(segment: Segment) -> list[Piece]:
     return [replace(piece, inside=at in inside) for piece, at in zip(pieces, begins, strict=False)]
 
 
-def _of_words(segment: Segment, words: Sequence[dict[str, Any]], texts: list[str]) -> list[Piece]:
+def _of_words(segment: Segment, words: Sequence[Word], texts: list[str]) -> list[Piece]:
     parts: list[Piece] = []
     clock = _ms(segment["start"])
     for word, text in zip(words, texts, strict=True):

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stt.settings import Settings
-from stt.transcript import speakers
+from stt.transcript.schema import Segment, Turn
 from stt.transcript.speakers import assign, ordered
 from workers.diarization import clustering
 from workers.engine.handle import Engine
@@ -29,11 +29,11 @@ pytestmark = pytest.mark.engine
 Event = dict[str, Any]
 
 
-def turn(start: float, end: float, speaker: str) -> speakers.Turn:
+def turn(start: float, end: float, speaker: str) -> Turn:
     return {"start": start, "end": end, "speaker": speaker}
 
 
-def said(text: str, *times: tuple[float, float]) -> speakers.Segment:
+def said(text: str, *times: tuple[float, float]) -> Segment:
     words = [
         {"word": word, "start": start, "end": end}
         for word, (start, end) in zip(text.split(), times, strict=True)
@@ -91,7 +91,7 @@ _turns = st.lists(
 
 
 @given(_turns, st.lists(st.tuples(st.sampled_from([" no", " 3", ".5", "の", " why?"]), _times), min_size=1))
-def test_no_word_is_lost_or_moved(turns: list[speakers.Turn], words: list[tuple[str, float]]) -> None:
+def test_no_word_is_lost_or_moved(turns: list[Turn], words: list[tuple[str, float]]) -> None:
     clock, listed = 0.0, []
     for word, pause in words:
         listed.append({"word": word.strip(), "start": clock + pause / 10, "end": clock + pause / 10 + 0.2})
@@ -247,21 +247,21 @@ def _request(path: Path, options: dict[str, Any]) -> Event:
     }  # fmt: skip
 
 
-def turns_in(events: list[Event]) -> list[speakers.Turn]:
+def turns_in(events: list[Event]) -> list[Turn]:
     (event,) = [event for event in events if event["type"] == "speakers"]
     return ordered(event["turns"])
 
 
-def names(turns: list[speakers.Turn]) -> list[str]:
+def names(turns: list[Turn]) -> list[str]:
     return sorted({one["speaker"] for one in turns})
 
 
-def rttm(path: Path) -> list[speakers.Turn]:
+def rttm(path: Path) -> list[Turn]:
     fields = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     return [turn(float(f[3]), float(f[3]) + float(f[4]), f[7]) for f in fields if f]
 
 
-def error_rate(reference: list[speakers.Turn], found: list[speakers.Turn], collar: float = 0.25) -> float:
+def error_rate(reference: list[Turn], found: list[Turn], collar: float = 0.25) -> float:
     """Diarization error rate: missed, invented and confused speech as a share of the speech there is.
 
     Frames of 10 ms; none are judged so close to a boundary of the reference as `collar`, in seconds.
@@ -271,7 +271,7 @@ def error_rate(reference: list[speakers.Turn], found: list[speakers.Turn], colla
     for edge in (time for one in reference for time in (one["start"], one["end"])):
         judged[max(0, round((edge - collar) * 100)) : round((edge + collar) * 100)] = False
 
-    def grid(turns: list[speakers.Turn]) -> np.ndarray:
+    def grid(turns: list[Turn]) -> np.ndarray:
         made = np.zeros((max(4, len(names(turns))), length), bool)
         for one in turns:
             made[names(turns).index(one["speaker"]), round(one["start"] * 100) : round(one["end"] * 100)] = (

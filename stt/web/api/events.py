@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,7 +54,7 @@ async def of_all(request: web.Request) -> web.StreamResponse:
 @dataclass(frozen=True, slots=True)
 class _Event:
     name: str
-    data: dict[str, Any]
+    data: Mapping[str, Any]
     id: str | None = None
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from stt.jobs import feed, lookup, results
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
 from stt.jobs.model import Job, Status
+from stt.transcript.schema import Segment
 from stt.web import bodies
 from stt.web.api import jobs
 from stt.web.context import HUB, POOL
@@ -41,7 +42,7 @@ async def job(request: web.Request) -> web.Response:
     return _page(request, "job.html", _recording(found, segments))
 
 
-def _recording(job: Job, segments: list[dict[str, Any]]) -> dict[str, Any]:
+def _recording(job: Job, segments: list[Segment]) -> dict[str, Any]:
     return {
         "job": _view(job),
         "segments": segments,
@@ -197,7 +198,7 @@ class _JobStream:
     def _head(self, job: View) -> Fragment:
         return _fragment(self._request, "_head.html", oob=True, job=job, segments=[])
 
-    def _part(self, segments: list[dict[str, Any]]) -> Fragment:
+    def _part(self, segments: list[Segment]) -> Fragment:
         """Segments to put below the others."""
         if not segments:
             return Markup("")
