@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,11 +30,38 @@ _FLUSH_EVERY = 64 * 2**20
 RESERVE = 256 * 2**20
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+# The storage is read-only, broken, not mounted, or not this user's.
+_UNAVAILABLE = {errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EACCES, errno.EPERM}
+
+
+class StorageFull(OSError):
+    """There is no room for a file."""
+
+
+class StorageUnavailable(OSError):
+    """The storage cannot be written to just now."""
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Raise StorageFull or StorageUnavailable for an OSError of the block that means this."""
+    try:
+        yield
+    except OSError as error:
+        arguments = (error.errno, error.strerror, error.filename)
+        if error.errno in _FULL:
+            raise StorageFull(*arguments) from error
+        if error.errno in _UNAVAILABLE:
+            raise StorageUnavailable(*arguments) from error
+        raise
+
+
 class Incoming:
     """A file being received under a temporary name on the storage's own file system."""
 
     def __init__(self, path: Path, file: Any) -> None:
-        self.path, self._file = path, file
+        self._path, self._file = path, file
         self.size = 0
         self._buffer = bytearray()
         self._flushed = 0
@@ -43,22 +70,33 @@ class Incoming:
         self._buffer += chunk
         self.size += len(chunk)
         if len(self._buffer) >= _BUFFER:
-            await self._write_out()
+            with _explained():
+                await self._write_out()
 
     async def _write_out(self) -> None:
         await self._file.write(self._buffer)
         self._buffer = bytearray()
         if self.size - self._flushed >= _FLUSH_EVERY:
             self._flushed = self.size
-            check_room(self.path.parent)
+            check_room(self._path.parent)
             await self._file.flush()
             await asyncio.to_thread(os.fdatasync, self._file.fileno())
 
     async def sync(self) -> None:
         """Make all bytes durable."""
-        await self._write_out()
-        await self._file.flush()
-        await asyncio.to_thread(os.fsync, self._file.fileno())
+        with _explained():
+            await self._write_out()
+            await self._file.flush()
+            await asyncio.to_thread(os.fsync, self._file.fileno())
+
+    @contextlib.asynccontextmanager
+    async def local_copy(self) -> AsyncIterator[Path]:
+        """A file with what is durable so far; to be read inside the block only."""
+        yield self._path
+
+    def rename(self, target: Path) -> None:
+        """Give the file its name for good."""
+        _rename(self._path, target)
 
 
 class Storage:
@@ -98,29 +136,41 @@ class Storage:
         return missing
 
     def check_room(self, size: int) -> None:
-        """Raise OSError (ENOSPC) where `size` bytes more would not leave room for what else is stored."""
-        check_room(self.root, size)
+        """Check that `size` bytes more leave room for what else is stored.
+
+        Raises:
+            StorageFull: they do not.
+        """
+        with _explained():
+            check_room(self.root, size)
 
     @contextlib.asynccontextmanager
     async def incoming(self) -> AsyncIterator[Incoming]:
         """A file to receive into; unless it is published it is gone at the end."""
         path = self.root / INCOMING / str(uuid4())
         try:
-            async with aiofiles.open(path, "wb", opener=_private) as file:
+            with _explained():
+                file = await aiofiles.open(path, "wb", opener=_private)
+            try:
                 yield Incoming(path, file)
+            finally:
+                with _explained():
+                    await file.close()
         finally:
-            path.unlink(missing_ok=True)
+            with _explained():
+                path.unlink(missing_ok=True)
 
-    async def publish(self, incoming: Path, key: str) -> None:
+    async def publish(self, incoming: Incoming, key: str) -> None:
         """Give a durable file its name, atomically."""
-        await asyncio.to_thread(_rename, incoming, self.path(key))
+        with _explained():
+            await asyncio.to_thread(incoming.rename, self.path(key))
 
     async def write(self, key: str, data: bytes) -> None:
         """Write a whole small file: there under its name, all of it and durable, or not at all."""
         async with self.incoming() as incoming:
             await incoming.write(data)
             await incoming.sync()
-            await self.publish(incoming.path, key)
+            await self.publish(incoming, key)
 
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self.remove, self.path(key))

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # the model imports the options, which raise OptionError
-    from stt.jobs.model import Status
-
 
 class JobNotFound(Exception):
     """The owner has no such job."""
@@ -15,7 +10,7 @@ class JobNotFound(Exception):
 class JobEnded(Exception):
     """The job has ended, so it cannot be cancelled; `status` says how it ended."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: str) -> None:
         super().__init__(f"the job is {status}")
         self.status = status
 
@@ -23,7 +18,7 @@ class JobEnded(Exception):
 class JobNotEnded(Exception):
     """The job waits or runs, so it cannot be restarted; `status` says which."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: str) -> None:
         super().__init__(f"the job is {status}")
         self.status = status
 

@@ -24,6 +24,9 @@ from stt.jobs.model import Job
 
 log = logging.getLogger(__name__)
 
+# A Redis client that can also enqueue tickets.
+Redis = ArqRedis
+
 TRANSCRIBE_QUEUE, TRANSCRIBE = "stt:queue:transcribe", "transcribe"
 # Longer than any recording takes: what ends a job is its lease in the row, never arq.
 TICKET_SECONDS = 30 * 24 * 3600

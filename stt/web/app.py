@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 
 import aiohttp_jinja2
 import jinja2
@@ -12,13 +13,14 @@ from aiohttp import web
 
 from stt import db
 from stt.jobs import tickets
+from stt.jobs.actions import Services
 from stt.paths import TEMPLATES
 from stt.pubsub import Hub
 from stt.settings import Settings
 from stt.storage import Storage
 from stt.web import guard, problems, upload
 from stt.web.api import download, events, health, jobs, media
-from stt.web.context import HUB, POOL, REDIS, RUNNING, SETTINGS, STORAGE
+from stt.web.context import RUNNING, SERVICES, SETTINGS
 from stt.web.pages import home, recording, render
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,7 @@ def create_app(settings: Settings) -> web.Application:
     )
     app[RUNNING] = set()
     app[SETTINGS] = settings
-    app[STORAGE] = Storage(settings.storage_dir)
-    app.cleanup_ctx.extend((_database, _redis, _hub))
+    app.cleanup_ctx.append(_services(Storage(settings.storage_dir)))
     app.on_response_prepare.append(guard.add_headers)
     app.on_shutdown.append(_end_streams)
     _set_up_templates(app)
@@ -80,27 +81,27 @@ def _set_up_templates(app: web.Application) -> None:
     environment.globals.update(render.GLOBALS, max_attempts=app[SETTINGS].max_attempts)
 
 
-async def _database(app: web.Application) -> AsyncIterator[None]:
-    app[POOL] = await db.open_pool(app[SETTINGS].database_url)
-    yield
-    await app[POOL].close()
+def _services(storage: Storage) -> Callable[[web.Application], AsyncIterator[None]]:
+    """What opens the connections of an app when it starts, and closes them when it ends."""
 
+    async def connected(app: web.Application) -> AsyncIterator[None]:
+        settings = app[SETTINGS]
+        async with AsyncExitStack() as stack:
+            pool = await db.open_pool(settings.database_url)
+            stack.push_async_callback(pool.close)
+            redis = await tickets.connect(settings.redis_url)
+            stack.push_async_callback(redis.aclose)
+            hub = Hub(redis)
+            stack.push_async_callback(hub.close)
+            await hub.start()
+            app[SERVICES] = Services(pool, redis, storage, settings, hub)
+            yield
 
-async def _redis(app: web.Application) -> AsyncIterator[None]:
-    app[REDIS] = await tickets.connect(app[SETTINGS].redis_url)
-    yield
-    await app[REDIS].aclose()
-
-
-async def _hub(app: web.Application) -> AsyncIterator[None]:
-    app[HUB] = Hub(app[REDIS])
-    await app[HUB].start()
-    yield
-    await app[HUB].close()
+    return connected
 
 
 async def _end_streams(app: web.Application) -> None:
-    app[HUB].end_listeners()
+    app[SERVICES].hub.end_listeners()
 
 
 @web.middleware

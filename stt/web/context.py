@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 from aiohttp import web
-from arq import ArqRedis
 
-from stt.pubsub import Hub
+from stt.jobs.actions import Services
 from stt.settings import Settings
-from stt.storage import Storage
 
 SETTINGS = web.AppKey("settings", Settings)
-POOL: web.AppKey[asyncpg.Pool] = web.AppKey("pool", asyncpg.Pool)
-REDIS: web.AppKey[ArqRedis] = web.AppKey("redis", ArqRedis)
-HUB = web.AppKey("hub", Hub)
-STORAGE = web.AppKey("storage", Storage)
-RUNNING: web.AppKey[set[asyncio.Future[None]]] = web.AppKey("running", set)  # an end for each request
+SERVICES = web.AppKey("services", Services)
+RUNNING: web.AppKey[set[asyncio.Future[None]]] = web.AppKey("running", set)  # a future for each request

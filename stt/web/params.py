@@ -12,7 +12,7 @@ from aiohttp import web
 from stt import texts
 from stt.jobs import lookup
 from stt.jobs.model import Job, Status
-from stt.web.context import POOL
+from stt.web.context import SERVICES
 from stt.web.problems import Problem, not_found
 
 _MAX_LIMIT = 200
@@ -28,7 +28,7 @@ def job_id(request: web.Request) -> UUID:
 
 
 async def job_or_404(request: web.Request) -> Job:
-    job = await lookup.get(request.app[POOL], job_id(request))
+    job = await lookup.get(request.app[SERVICES].pool, job_id(request))
     if job is None:
         raise not_found()
     return job

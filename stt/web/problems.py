@@ -17,6 +17,7 @@ from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound, OptionError
 from stt.media.errors import MediaError
 from stt.media.probe import NoMemoryForProbe
 from stt.outages import UNAVAILABLE
+from stt.storage import RESERVE, StorageFull, StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def _of_error(request: web.Request, error: Exception) -> Problem:
     if isinstance(error, _BAD_VALUE):
         log.warning("%s: %s", where(request), type(error).__name__, extra=about_job(request))
         return _bad_value()
+    if isinstance(error, StorageUnavailable):
+        log.error("the storage cannot be written to", extra=about_job(request), exc_info=error)
     problem = of_domain_error(error)
     if problem is None:
         log.error("%s failed", where(request), extra=about_job(request), exc_info=error)
@@ -78,7 +81,7 @@ def _of_error(request: web.Request, error: Exception) -> Problem:
 
 
 def of_domain_error(error: Exception) -> Problem | None:
-    """The answer for an error that the jobs or the probe raise; None for any other exception."""
+    """The answer for an error that the jobs, the probe or the storage raise; None for any other exception."""
     problem = None
     match error:
         case JobNotFound():
@@ -96,6 +99,10 @@ def of_domain_error(error: Exception) -> Problem | None:
             problem = _media_problem(error)
         case NoMemoryForProbe():
             problem = _no_memory()
+        case StorageFull():
+            problem = _disk_full()
+        case StorageUnavailable():
+            problem = _storage_unavailable()
     return problem
 
 
@@ -111,6 +118,26 @@ def _no_memory() -> Problem:
         "short_of_memory",
         "Service unavailable",
         "The server has too little memory to look into the file just now; send it again in a while.",
+        headers={"Retry-After": "30"},
+    )
+
+
+def _disk_full() -> Problem:
+    return Problem(
+        507,
+        "disk_full",
+        "No room",
+        f"The server's disk has no room for this file and the {RESERVE / 1e6:.0f} MB that must stay free "
+        "besides it; free some space and send it again.",
+    )
+
+
+def _storage_unavailable() -> Problem:
+    return Problem(
+        503,
+        "storage_unavailable",
+        "Service unavailable",
+        "The server cannot write to its storage just now; send the file again in a while.",
         headers={"Retry-After": "30"},
     )
 

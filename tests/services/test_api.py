@@ -18,7 +18,7 @@ from arq import ArqRedis
 from stt.jobs import lifecycle, lookup, results, tickets
 from stt.jobs.model import Job
 from stt.storage import Storage
-from stt.web.context import REDIS, STORAGE
+from stt.web.context import SERVICES
 from tests.support.jobs import again, claim, complete, new
 from tests.support.uploads import problem
 
@@ -117,7 +117,7 @@ async def test_cancelling_twice_is_409(client: TestClient, pool: asyncpg.Pool) -
 
 async def test_delete_removes_row_and_files(client: TestClient, pool: asyncpg.Pool) -> None:
     job = await new(pool)
-    storage = client.app[STORAGE]  # type: ignore[index]
+    storage = client.app[SERVICES].storage  # type: ignore[index]
     await storage.write(job.file_path, b"sound")
     await storage.write(storage.result_key(job.id, 1), b"{}")
     async with client.delete(f"/api/jobs/{job.id}") as response:
@@ -129,7 +129,7 @@ async def test_delete_removes_row_and_files(client: TestClient, pool: asyncpg.Po
 async def test_health_says_what_failed(client: TestClient) -> None:
     async with client.get("/health/ready", headers={"Host": "10.0.0.7"}) as response:
         assert response.status == 200
-    incoming = client.app[STORAGE].root / "incoming"  # type: ignore[index]
+    incoming = client.app[SERVICES].storage.root / "incoming"  # type: ignore[index]
     incoming.rmdir()
     async with client.get("/health/ready") as response:
         assert response.status == 503
@@ -182,7 +182,7 @@ async def test_what_a_page_may_load_is_told_to_the_browser(client: TestClient) -
     async with client.get("/health/live") as response:
         assert "default-src 'self'" in response.headers["Content-Security-Policy"]
         assert response.headers["X-Content-Type-Options"] == "nosniff"
-    assert client.app[REDIS]  # type: ignore[index]
+    assert client.app[SERVICES].redis  # type: ignore[index]
 
 
 async def test_a_fault_of_ours_is_500_without_a_stack_trace(

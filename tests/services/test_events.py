@@ -19,7 +19,7 @@ from stt.jobs.messages import current
 from stt.jobs.model import Job
 from stt.pubsub import RESYNC, Listener, Message, publish
 from stt.web import sse
-from stt.web.context import HUB
+from stt.web.context import SERVICES
 from tests.support.jobs import again, beat, claim, complete, new
 
 Event = tuple[str, dict[str, Any], str | None]
@@ -251,7 +251,7 @@ async def test_a_listener_receives_only_messages_of_its_owner(
     client: TestClient, pool: asyncpg.Pool, redis: ArqRedis
 ) -> None:
     """Every kind of published message says whose job it is; those of others never reach the queue."""
-    hub = client.app[HUB]
+    hub = client.app[SERVICES].hub
     async with hub.listen(owner="ann") as ann, hub.listen(owner=None) as every, hub.listen() as local:
         for owner in ("ann", "bob", "local"):
             job = await new(pool, owner=owner)
@@ -305,7 +305,7 @@ async def test_stopping_the_app_ends_the_streams(
 ) -> None:
     async with stream(client, f"/api/jobs/{running.id}/events") as events:
         await take(events, 1)
-        client.app[HUB].end_listeners()  # type: ignore[union-attr]
+        client.app[SERVICES].hub.end_listeners()  # type: ignore[union-attr]
         assert await to_end(events) == []
 
 

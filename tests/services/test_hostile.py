@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from stt.jobs import lifecycle
 from stt.web.app import routes
-from stt.web.context import STORAGE
+from stt.web.context import SERVICES
 from tests.support import raw
 from tests.support.jobs import new
 from tests.support.raw import SECRET, Log, ask, logged, post
@@ -406,14 +406,14 @@ async def test_chunks_that_break_in_the_middle_of_an_upload_are_answered(
             b"POST /api/jobs/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + chunked(FILE[:60])[:-5]
         )
-        await until(lambda: stored(client.app[STORAGE]))
+        await until(lambda: stored(client.app[SERVICES].storage))
         writer.write(S + b"\r\n")
         found = await raw.answer(reader)
         assert found
         assert found.problem()["code"] == "bad_transfer"
         found.check()
         assert await reader.read() == b""
-    assert not stored(client.app[STORAGE])
+    assert not stored(client.app[SERVICES].storage)
     log.check()
     assert len(log.lines) == 1
 
@@ -422,12 +422,12 @@ async def test_an_upload_that_ends_early_is_told_so(client: TestClient, log: Log
     """The client has closed its side alone, as `nc -N` does."""
     async with raw.connect(client) as (reader, writer):
         writer.write(post("/api/jobs/upload", FILE[:60], f"Content-Type: {MULTIPART}", length=10_000))
-        await until(lambda: stored(client.app[STORAGE]))
+        await until(lambda: stored(client.app[SERVICES].storage))
         writer.write_eof()
         found = await raw.answer(reader)
         assert found
         assert found.problem()["code"] == "ended_early"
-    assert not stored(client.app[STORAGE])
+    assert not stored(client.app[SERVICES].storage)
     log.check()
     assert log.lines == ["INFO POST /api/jobs/upload: the client ended the body early"]
 

@@ -17,12 +17,11 @@ from aiohttp import ClientResponse, FormData
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt.jobs import lifecycle, lookup, model
+from stt.jobs import actions, lifecycle, lookup, model
 from stt.jobs.messages import state
 from stt.pubsub import RESYNC
 from stt.web import sse
-from stt.web.api import jobs
-from stt.web.context import HUB
+from stt.web.context import SERVICES
 from stt.web.pages import home, wording
 from tests.support.acting import Actor, segment
 
@@ -388,15 +387,15 @@ async def test_rows_follow_their_jobs(client: TestClient, actor: Actor) -> None:
         assert row not in fragment
         await actor.complete(await _again(actor, job))
         assert "Done" in (await anext(events))[1]
-        await jobs.delete(client.app, job.id)
+        await actions.delete(client.app[SERVICES], job.id)
         assert f'{row} hx-swap-oob="delete"' in (await anext(events))[1]
 
 
 async def test_a_new_job_is_not_put_on_top_of_a_list_that_has_it(client: TestClient, actor: Actor) -> None:
     async with stream(client, "/stream") as events:
         job = await actor.create(told=False)
-        client.app[HUB]._spread(RESYNC)  # the list that is read now has it
-        client.app[HUB]._spread(state("created", job))
+        client.app[SERVICES].hub._spread(RESYNC)  # the list that is read now has it
+        client.app[SERVICES].hub._spread(state("created", job))
         assert [await anext(events) for _ in range(2)][1][1].count(f'id="job-{job.id}"') == 1
         _, fragment, _ = await anext(events)
         assert f'id="state-{job.id}"' in fragment
@@ -413,7 +412,7 @@ async def test_the_list_is_read_again_after_redis_was_lost(client: TestClient, a
     async with stream(client, address(await get(client, "/"))) as events:
         await anext(events)
         job = await actor.create(told=False)
-        client.app[HUB]._spread(RESYNC)
+        client.app[SERVICES].hub._spread(RESYNC)
         assert f'id="job-{job.id}"' in (await anext(events))[1]
 
 
@@ -522,7 +521,7 @@ async def test_a_deleted_recording_ends_its_stream(client: TestClient, actor: Ac
     path = address(await get(client, f"/jobs/{job.id}"))
     async with stream(client, path) as events:
         await anext(events)
-        await jobs.delete(client.app, job.id)
+        await actions.delete(client.app[SERVICES], job.id)
         received = [event async for event in events]
     assert "was deleted" in received[-2][1]
     assert received[-1][0] == "end"

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient
 
 from stt.settings import Settings
 from stt.web.connections import Connection, Runner
-from stt.web.context import STORAGE
+from stt.web.context import SERVICES
 from tests.support import raw
 from tests.support.jobs import claim, complete, new
 from tests.support.raw import SECONDS, SECRET, Log, logged, post
@@ -97,7 +97,7 @@ async def test_a_body_below_the_least_rate_is_given_up_and_its_file_goes(
 ) -> None:
     async with raw.connect(hurried) as (reader, writer):
         writer.write(post("/api/jobs/upload", FILE + bytes(5000), TYPE, length=10_000))
-        await until(lambda: stored(hurried.app[STORAGE]))
+        await until(lambda: stored(hurried.app[SERVICES].storage))
         dripping = asyncio.create_task(drip(writer, bytes(4000), pause)) if pause else None
         found = await raw.answer(reader)
         assert found
@@ -105,7 +105,7 @@ async def test_a_body_below_the_least_rate_is_given_up_and_its_file_goes(
         found.check()
         if dripping:
             dripping.cancel()
-        assert stored(hurried.app[STORAGE]) == []
+        assert stored(hurried.app[SERVICES].storage) == []
     log.check()
     assert log.lines == ["INFO POST /api/jobs/upload: the client stopped sending the body"]
 
@@ -251,7 +251,7 @@ async def test_a_client_that_goes_away_is_one_line(
         async with raw.connect(client) as (reader, writer):
             writer.write(request if isinstance(request, bytes) else request.encode())
             if request is upload:
-                await until(lambda: stored(client.app[STORAGE]))
+                await until(lambda: stored(client.app[SERVICES].storage))
             else:
                 assert await raw.head(reader)
             if how == "reset":
@@ -262,7 +262,7 @@ async def test_a_client_that_goes_away_is_one_line(
         log.check()
         [line] = log.lines
         assert line.startswith(f"INFO {place}: the client "), line
-        assert stored(client.app[STORAGE]) == []
+        assert stored(client.app[SERVICES].storage) == []
 
 
 async def test_a_page_whose_client_is_gone_is_one_line(

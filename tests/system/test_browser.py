@@ -20,8 +20,8 @@ from arq import ArqRedis
 from playwright.async_api import Browser, Locator, Page, Route, async_playwright, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 
-from stt.web.api import jobs
-from stt.web.context import HUB
+from stt.jobs import actions
+from stt.web.context import SERVICES
 from tests.conftest import Live
 from tests.support.acting import Actor, segment
 
@@ -282,7 +282,7 @@ async def test_the_list_follows_what_others_do(
     await actor.complete(job)
     await expect(listed.get_by_role("link", name="Download the text")).to_be_visible()
     await expect(page.locator("#said")).to_have_text("by curl.wav: Done")
-    await jobs.delete(client.app, job.id)
+    await actions.delete(client.app[SERVICES], job.id)
     await expect(listed).to_have_count(0)
     await expect(page.get_by_text("Nothing here yet")).to_be_visible()
 
@@ -295,7 +295,7 @@ async def test_a_page_that_lost_touch_catches_up_without_doubles(
     await connected(page)
     await actor.create("second.mp3")
     await expect(page.locator(".job")).to_have_count(2)
-    client.app[HUB].end_listeners()
+    client.app[SERVICES].hub.end_listeners()
     await actor.create("third.mp3", told=False)
     await expect(page.locator(".job")).to_have_count(3)
     await actor.create("fourth.mp3")

@@ -12,7 +12,7 @@ from aiohttp import web
 from stt.jobs import results
 from stt.jobs.model import Job, Status
 from stt.transcript import formats
-from stt.web.context import POOL
+from stt.web.context import SERVICES
 from stt.web.params import job_or_404
 from stt.web.problems import Problem
 
@@ -25,7 +25,7 @@ async def download(request: web.Request) -> web.Response:
         raise Problem(422, "bad_format", "Unknown format", f"format: must be one of {known}")
     highlight = _highlight(request, name)
     job = await job_or_404(request)
-    found = await results.latest_transcript(request.app[POOL], job)
+    found = await results.latest_transcript(request.app[SERVICES].pool, job)
     if found is None:
         raise no_transcript(await job_or_404(request))  # it may have been deleted meanwhile
     transcript = formats.document(

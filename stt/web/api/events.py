@@ -13,7 +13,7 @@ from aiohttp_sse import EventSourceResponse
 
 from stt.jobs import feed
 from stt.jobs.messages import current
-from stt.web.context import HUB, POOL
+from stt.web.context import SERVICES
 from stt.web.params import job_or_404
 from stt.web.problems import Problem
 from stt.web.sse import RECONNECT_MS, messages_or_idle, stream
@@ -31,9 +31,9 @@ async def of_job(request: web.Request) -> web.StreamResponse:
     if job.ended and last == end_id(job.claim):
         return web.Response(status=204)  # stops an EventSource from connecting again
     sent = int(last) + 1 if last.isdecimal() and len(last) <= 9 else 0
-    async with request.app[HUB].listen(str(job.id)) as listener, stream(request) as sse:
+    async with request.app[SERVICES].hub.listen(str(job.id)) as listener, stream(request) as sse:
         messages = messages_or_idle(sse, listener)
-        async for batch in feed.of_job(request.app[POOL], messages, job.id, sent=sent):
+        async for batch in feed.of_job(request.app[SERVICES].pool, messages, job.id, sent=sent):
             for event in _of_snapshot(batch) if isinstance(batch, feed.Snapshot) else _events(batch):
                 await _send(sse, event)
     return sse
@@ -42,8 +42,10 @@ async def of_job(request: web.Request) -> web.StreamResponse:
 async def of_all(request: web.Request) -> web.StreamResponse:
     """`GET /api/events`: every job's events; the id is the time up to which a client knows."""
     since = _since(request.headers.get("Last-Event-ID"))
-    async with request.app[HUB].listen() as listener, stream(request) as sse:
-        async for batch in feed.of_all(request.app[POOL], messages_or_idle(sse, listener), since=since):
+    async with request.app[SERVICES].hub.listen() as listener, stream(request) as sse:
+        async for batch in feed.of_all(
+            request.app[SERVICES].pool, messages_or_idle(sse, listener), since=since
+        ):
             at = f"{batch.at:.6f}" if isinstance(batch, feed.State) else None
             for event in _events(batch):
                 data = {"job_id": batch.job_id, **event.data}

@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from stt.jobs import lookup
-from stt.web.context import POOL, REDIS, STORAGE
+from stt.web.context import SERVICES
 
 
 async def live(_: web.Request) -> web.Response:
@@ -18,9 +18,9 @@ async def live(_: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """`GET /health/ready`: a file can be taken; 503 with what failed otherwise."""
     checks = {
-        "database": lookup.server_time(request.app[POOL]),
-        "redis": request.app[REDIS].ping(),
-        "storage": asyncio.to_thread(request.app[STORAGE].check),
+        "database": lookup.server_time(request.app[SERVICES].pool),
+        "redis": request.app[SERVICES].redis.ping(),
+        "storage": asyncio.to_thread(request.app[SERVICES].storage.check),
     }
     results = await asyncio.gather(
         *(asyncio.wait_for(check, 5) for check in checks.values()), return_exceptions=True

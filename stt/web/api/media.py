@@ -8,7 +8,7 @@ from stt.jobs import results
 from stt.jobs.model import Job
 from stt.transcript import waveform
 from stt.web import params
-from stt.web.context import POOL
+from stt.web.context import SERVICES
 from stt.web.params import job_or_404
 from stt.web.problems import Problem
 
@@ -17,7 +17,7 @@ async def get_peaks(request: web.Request) -> web.Response:
     """`GET /api/jobs/{id}/peaks?points=`: the wave form of what is decoded so far; 409 where nothing is."""
     points = params.points(request)
     job = await job_or_404(request)
-    whole = waveform.joined(await results.peaks(request.app[POOL], job))
+    whole = waveform.joined(await results.peaks(request.app[SERVICES].pool, job))
     if not whole:
         raise _no_peaks(job)
     shown = whole if points is None else waveform.fewer(whole, points)

@@ -15,7 +15,7 @@ from stt.jobs import feed, lookup
 from stt.jobs.messages import END_EVENTS
 from stt.jobs.model import Job
 from stt.web import params
-from stt.web.context import HUB, POOL
+from stt.web.context import SERVICES
 from stt.web.pages import wording
 from stt.web.pages.render import (
     Fragment,
@@ -53,7 +53,7 @@ async def job_list(request: web.Request) -> web.Response:
 
 
 async def _list(request: web.Request, after: lookup.Position | None = None) -> dict[str, Any]:
-    return _listed(feed.Page(*await lookup.list_page(request.app[POOL], limit=ROWS, after=after)))
+    return _listed(feed.Page(*await lookup.list_page(request.app[SERVICES].pool, limit=ROWS, after=after)))
 
 
 def _listed(page: feed.Page) -> dict[str, Any]:
@@ -75,12 +75,12 @@ def _state(page: Sequence[Job]) -> str:
 
 async def list_stream(request: web.Request) -> web.StreamResponse:
     """`GET /stream?state=`: the list's changes. A page that connects again gets the whole list."""
-    async with request.app[HUB].listen() as listener, events_of(request) as stream:
+    async with request.app[SERVICES].hub.listen() as listener, events_of(request) as stream:
         # The browser sends the id when it connects again: then the page is not in its first state any more.
         state = None if stream.last_event_id else request.query.get("state")
         rows = _ListStream(request, stream, state)
         messages = messages_or_idle(stream, listener)
-        async for batch in feed.of_list(request.app[POOL], messages, limit=ROWS):
+        async for batch in feed.of_list(request.app[SERVICES].pool, messages, limit=ROWS):
             await rows.draw(batch)
     return stream
 

@@ -10,13 +10,12 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from markupsafe import Markup
 
-from stt.jobs import feed, lookup, results
+from stt.jobs import actions, feed, lookup, results
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
 from stt.jobs.model import Job, Status
 from stt.transcript.schema import Segment
 from stt.web import bodies
-from stt.web.api import jobs
-from stt.web.context import HUB, POOL
+from stt.web.context import SERVICES
 from stt.web.pages import wording
 from stt.web.pages.render import (
     Fragment,
@@ -38,7 +37,7 @@ from stt.web.sse import stream as events_of
 async def job(request: web.Request) -> web.Response:
     """`GET /jobs/{id}`: one recording."""
     found = await _job_or_404(request)
-    segments = await results.segments(request.app[POOL], found)
+    segments = await results.segments(request.app[SERVICES].pool, found)
     return _page(request, "job.html", _recording(found, segments))
 
 
@@ -55,7 +54,7 @@ def _recording(job: Job, segments: list[Segment]) -> dict[str, Any]:
 
 
 async def _job_or_404(request: web.Request) -> Job:
-    found = await lookup.get(request.app[POOL], _id(request))
+    found = await lookup.get(request.app[SERVICES].pool, _id(request))
     if found is None:
         raise _no_recording()
     return found
@@ -77,12 +76,12 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/cancel`."""
     job_id = _id(request)
     with suppress(JobEnded):  # Then what the page shows next says how it ended.
-        await jobs.cancel(request.app, job_id)
+        await actions.cancel(request.app[SERVICES], job_id)
     if "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(f"/jobs/{job_id}")
     found = await _job_or_404(request)
     if _asked_from(request, job_id):
-        segments = await results.segments(request.app[POOL], found)
+        segments = await results.segments(request.app[SERVICES].pool, found)
         return _html(_fragment(request, "_head.html", oob=True, **_recording(found, segments)))
     return _html(_fragment(request, "_row.html", oob=True, job=_view(found)))
 
@@ -91,7 +90,7 @@ async def retry(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/retry`: done again with the same options."""
     job_id = _id(request)
     with suppress(JobNotEnded):  # Then it runs already, and what the page shows next says so.
-        await jobs.retry(request.app, job_id, {})
+        await actions.retry(request.app[SERVICES], job_id, {})
     if "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(f"/jobs/{job_id}")
     found = await _job_or_404(request)
@@ -105,7 +104,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     if not scripted and "sure" not in await bodies.form(request):
         return _page(request, "delete.html", {"job": _view(await _job_or_404(request))})
     with suppress(JobNotFound):  # Then it is already deleted, as was wished.
-        await jobs.delete(request.app, job_id)
+        await actions.delete(request.app[SERVICES], job_id)
     if not scripted:
         raise web.HTTPSeeOther("/")
     if _asked_from(request, job_id):
@@ -129,10 +128,10 @@ async def job_stream(request: web.Request) -> web.StreamResponse:
     job_id = _id(request)
     known = last or request.query.get("from", "")
     drawn = int(known) if known.isdecimal() and len(known) <= 9 else None
-    async with request.app[HUB].listen(str(job_id)) as listener, events_of(request) as stream:
+    async with request.app[SERVICES].hub.listen(str(job_id)) as listener, events_of(request) as stream:
         page = _JobStream(request, stream, drawn, None if last else request.query.get("state"))
         messages = messages_or_idle(stream, listener)
-        pool = request.app[POOL]
+        pool = request.app[SERVICES].pool
         async for batch in feed.of_job(pool, messages, job_id, sent=drawn or 0, final_text=True):
             await page.draw(batch)
     return stream

@@ -1,0 +1,187 @@
+"""The use cases: accept a recording, cancel, retry and delete a job.
+
+They know no HTTP. The pages, the JSON API and workers call the same functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from stt.codes import ErrorCode
+from stt.jobs import lifecycle, lookup, options, tickets
+from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
+from stt.jobs.messages import END_EVENTS, current, deleted, state
+from stt.jobs.model import Job, NewJob
+from stt.media import telephone
+from stt.media.errors import MediaError
+from stt.media.probe import Media, probe
+from stt.pubsub import Hub, publish
+from stt.settings import Settings
+from stt.storage import Incoming, Storage
+
+log = logging.getLogger(__name__)
+
+# Seconds that `delete` waits for a worker to stop. It sees the request at its next heartbeat, after a second.
+_STOP_SECONDS = 10
+# Errors of files that libav can open: the ending of the name does not matter.
+_NAME_TELLS_NOTHING = {ErrorCode.ENCRYPTED, ErrorCode.EMPTY_AUDIO, ErrorCode.TOO_LONG}
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the use cases work with; one set for each process."""
+
+    pool: asyncpg.Pool
+    redis: tickets.Redis
+    storage: Storage
+    settings: Settings
+    hub: Hub
+
+
+async def accept(
+    services: Services, incoming: Incoming, *, filename: str, fields: Mapping[str, Any], owner: str = "local"
+) -> Job:
+    """Make a job of a received file.
+
+    Order: bytes durable under a temporary name, probed, renamed, row, ticket, message. A crash in between
+    leaves a file that is swept, or a row without a ticket, which maintenance mends; never a row without its
+    bytes.
+
+    Args:
+        services: What it works with.
+        incoming: The file, received whole.
+        filename: Its name, as it is shown.
+        fields: The option fields, as `options.parse` takes them.
+        owner: Whose job it becomes.
+
+    Raises:
+        OptionError: an option is unknown or has a bad value.
+        MediaError: the file cannot be transcribed.
+        NoMemoryForProbe: the machine has too little memory to inspect the file just now.
+        StorageFull: there is no room for the file.
+        StorageUnavailable: the storage cannot be written to just now.
+    """
+    job_options = options.parse(dict(fields), services.settings)
+    await incoming.sync()
+    async with incoming.local_copy() as path:
+        media = await _look_into(path, filename, services.settings.max_duration_seconds)
+    job_id = uuid4()
+    key = services.storage.upload_key(job_id)
+    await services.storage.publish(incoming, key)
+    new = NewJob(
+        id=job_id,
+        original_filename=filename,
+        file_path=key,
+        file_type=media.file_type,
+        file_size=incoming.size,
+        duration_seconds=media.duration_seconds,
+        options=job_options,
+        owner=owner,
+    )
+    return await _register(services, new)
+
+
+async def _look_into(path: Path, filename: str, longest: float) -> Media:
+    """What the file holds; of a recording without a header only its name tells why it is refused."""
+    try:
+        return await probe(path, longest)
+    except MediaError as error:
+        parameters = telephone.advice(filename)
+        if error.code in _NAME_TELLS_NOTHING or parameters is None:
+            raise
+        raise MediaError(ErrorCode.NOT_MEDIA, **parameters) from None
+
+
+async def _register(services: Services, new: NewJob) -> Job:
+    try:
+        job = await lifecycle.create(services.pool, new)
+    except Exception:
+        # The row may be there all the same (its answer was lost): the sweep of files without a row decides.
+        log.exception("the row could not be inserted", extra={"job": str(new.id)})
+        raise
+    await tickets.announce(services.redis, job)
+    await publish(services.redis, state("created", job))
+    log.info("received %d bytes of %s", job.file_size, job.file_type, extra={"job": str(job.id)})
+    return job
+
+
+async def cancel(services: Services, job_id: UUID) -> Job:
+    """Cancel a job that waits; ask the worker of one that runs to stop.
+
+    Raises:
+        JobNotFound: there is no such job.
+        JobEnded: it has ended.
+    """
+    job = await lifecycle.request_cancel(services.pool, job_id)
+    if job is None:
+        found = await lookup.get(services.pool, job_id)
+        if found is None:
+            raise JobNotFound
+        raise JobEnded(found.status)
+    await publish(services.redis, current(job))
+    return job
+
+
+async def retry(services: Services, job_id: UUID, fields: Mapping[str, Any]) -> Job:
+    """Restart an ended job.
+
+    Args:
+        services: What it works with.
+        job_id: The job.
+        fields: Option fields that change; the others stay as they were.
+
+    Raises:
+        JobNotFound: there is no such job.
+        JobNotEnded: it waits or runs.
+        OptionError: an option is unknown or has a bad value.
+    """
+    job = await lookup.get(services.pool, job_id)
+    if job is None:
+        raise JobNotFound
+    asked = options.parse({**options.of_job(job), **fields}, services.settings)
+    again = await lifecycle.restart(services.pool, job, asked)
+    if again is None:
+        raise JobNotEnded(job.status)
+    await tickets.announce(services.redis, again)
+    await publish(services.redis, current(again))
+    return again
+
+
+async def delete(services: Services, job_id: UUID) -> None:
+    """Stop a job that runs, then remove its row and its files.
+
+    Raises:
+        JobNotFound: there is no such job.
+    """
+    await _stop(services, job_id)
+    gone = await lifecycle.delete(services.pool, job_id)
+    if gone is None:
+        raise JobNotFound
+    try:
+        await services.storage.delete_job(job_id, gone.file_path)
+    except OSError:  # read-only or not mounted: the job is deleted all the same, maintenance sweeps its files
+        log.exception("the files of a deleted job are still there", extra={"job": str(job_id)})
+    await publish(services.redis, deleted(job_id, gone.owner, gone.claim))
+
+
+async def _stop(services: Services, job_id: UUID) -> None:
+    async with services.hub.listen(str(job_id)) as messages:
+        job = await lifecycle.request_cancel(services.pool, job_id)
+        if job is None or job.ended:
+            return
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                async for message in messages:
+                    if message["event"] in END_EVENTS:
+                        return
+        except TimeoutError:
+            # Its worker is dead or hangs. Every write of a worker needs the row, which is about to go.
+            log.warning("deleted while its worker did not answer", extra={"job": str(job_id)})
