@@ -18,7 +18,7 @@ GIVE_UP_SECONDS = 120.0  # without one answer
 
 
 class ServiceError(Exception):
-    """The service said no, or cannot be reached; the text is a sentence for a person."""
+    """The service refused, or cannot be reached; the text is a sentence for a person."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,25 @@ class Event:
 
 
 class Client:
-    """The few calls of the HTTP API that a transcription takes."""
+    """The calls of the HTTP API that `stt transcribe` needs."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     async def upload(self, name: str, file: Any, fields: Mapping[str, str]) -> dict[str, Any]:
-        """Stream a file; the job."""
+        """Upload a recording as a stream.
+
+        Args:
+            name: The file's name.
+            file: The file, opened for reading bytes.
+            fields: Option fields of the form, such as `model` and `language`.
+
+        Returns:
+            The job, as the API shows it.
+
+        Raises:
+            ServiceError: the service refused the file.
+        """
         form = aiohttp.FormData(dict(fields), quote_fields=False)  # names as browsers send them
         form.add_field("file", file, filename=name, content_type="application/octet-stream")
         async with self._session.post("api/jobs/upload", data=form) as answer:
@@ -46,16 +58,19 @@ class Client:
             return job
 
     async def follow(self, job_id: str, show: Show) -> dict[str, Any]:
-        """Until the job has ended; the job. `show` gets each state on the way.
+        """Wait until the job has ended; `show` receives each state before that.
+
+        Returns:
+            The ended job, as the API shows it.
 
         Raises:
             ServiceError: the job is gone, or the service did not answer for two minutes.
         """
-        last_id, heard = "", time.monotonic()
+        last_id, answered_at = "", time.monotonic()
         while True:
             try:
                 async for event in self._events(job_id, last_id):
-                    last_id, heard = event.id or last_id, time.monotonic()
+                    last_id, answered_at = event.id or last_id, time.monotonic()
                     if event.name in ENDED:
                         return dict(json.loads(event.data))
                     if event.name == "deleted":
@@ -63,7 +78,7 @@ class Client:
                     if event.name == "progress":
                         show(json.loads(event.data))
             except (aiohttp.ClientError, TimeoutError, ServiceBusy) as error:
-                if time.monotonic() - heard > GIVE_UP_SECONDS:
+                if time.monotonic() - answered_at > GIVE_UP_SECONDS:
                     raise ServiceError(f"the service does not answer: {error}") from None
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -87,11 +102,11 @@ class Client:
 
 
 class ServiceBusy(ServiceError):
-    """A 5xx: the same call may go through later."""
+    """A 5xx: the same call may succeed later."""
 
 
 async def _check(answer: aiohttp.ClientResponse) -> None:
-    """Raise what a problem+json answer says."""
+    """Raise a `ServiceError` with the text of a problem+json answer."""
     if answer.ok:
         return
     text = await answer.text()

@@ -24,7 +24,16 @@ SERVICE_STOP = ((signal.SIGTERM, 12.0),)
 
 @asynccontextmanager
 async def service(settings: Settings, server: str, console: Console) -> AsyncIterator[str]:
-    """The URL of a service: the given one, the data folder's running one, or one for this block."""
+    """The URL of a service: the given one, else the one that runs on the data folder, else a new one.
+
+    Args:
+        settings: Whose data folder is searched for a running service.
+        server: The URL of a service; empty to find or start one.
+        console: Where the lines of a service that is started here go.
+
+    Raises:
+        ServiceError: the service did not start.
+    """
     if server:
         yield server
     elif url := await _running(settings):
@@ -35,7 +44,7 @@ async def service(settings: Settings, server: str, console: Console) -> AsyncIte
 
 
 async def _running(settings: Settings) -> str:
-    """Where the data folder's `stt up` is reached; waits for one that is still starting."""
+    """The URL of the `stt up` of the data folder, or empty; waits for one that is still starting."""
     end = time.monotonic() + START_SECONDS
     while found := holder(settings.data_dir):
         if found.url:
@@ -48,10 +57,10 @@ async def _running(settings: Settings) -> str:
 
 @asynccontextmanager
 async def _started(console: Console) -> AsyncIterator[str]:
-    """`stt up` on any free port, ended with this block, and with us."""
+    """`stt up` on a free port; it ends with this block, or with this process."""
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    def hear(line: str) -> None:
+    def on_line(line: str) -> None:
         if line.startswith("ready: ") and not ready.done():
             ready.set_result(line.removeprefix("ready: "))
         else:
@@ -59,7 +68,7 @@ async def _started(console: Console) -> AsyncIterator[str]:
 
     env = {**os.environ, "STT_HOST": "127.0.0.1", "STT_PORT": "0", "STT_LOG_LEVEL": "WARNING"}
     child = await Child.start(
-        [sys.executable, "-P", "-m", "stt", "up"], on_line=hear, death_signal=signal.SIGTERM, env=env
+        [sys.executable, "-P", "-m", "stt", "up"], on_line=on_line, death_signal=signal.SIGTERM, env=env
     )
     try:
         with console.status("starting the service"):

@@ -1,4 +1,4 @@
-"""`stt transcribe`: files go to a service, their text comes back."""
+"""`stt transcribe`: uploads files to a service and fetches their text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Target:
     taken: set[Path] = field(default_factory=set)
 
     def reserve(self, source: Path) -> dict[str, Path]:
-        """The file for each format, named after `source` and like no other input or its results."""
+        """The file for each format: named after `source`, and not the name of an input or another result."""
         stems = [source.stem, source.name]
         number = 1
         while True:
@@ -55,7 +55,7 @@ class Target:
 
 
 class Eta(ProgressColumn):
-    """What is left: as the service reckons, while uploading as the speed so far says."""
+    """Time left: as the service estimates it; during an upload, from its speed so far."""
 
     def render(self, task: Task) -> Text:
         seconds = task.fields.get("eta")
@@ -74,7 +74,18 @@ def run(
     fields: Mapping[str, str],
     target: Target,
 ) -> int:
-    """Transcribe `files`; the exit code: 0, 1 when one failed, 130 after Ctrl-C."""
+    """Transcribe files.
+
+    Args:
+        settings: Whose data folder is searched for a running service.
+        server: The URL of a service; empty to find or start one.
+        files: The recordings.
+        fields: Option fields, such as `model` and `language`.
+        target: Where the results go.
+
+    Returns:
+        The exit code: 0, 1 when a file failed, 130 after Ctrl-C.
+    """
     try:
         return asyncio.run(_run(settings, server, files, fields, target))
     except KeyboardInterrupt:
@@ -99,7 +110,7 @@ async def _run(
 
 
 def _session(url: str) -> aiohttp.ClientSession:
-    # A stream of events is never silent for long: the service sends pings.
+    # The service sends pings in a stream of events, so that 90 s without a byte mean a lost connection.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
     base = url if url.endswith("/") else url + "/"
     return aiohttp.ClientSession(base, timeout=timeout, read_bufsize=2**20)
@@ -113,7 +124,7 @@ async def _transcribe_all(
     target: Target,
 ) -> int:
     target.taken |= {path.resolve() for path in files}
-    uploading = asyncio.Lock()  # one after the other: the first can be worked on at once
+    uploading = asyncio.Lock()  # one upload at a time: work on the first file begins while the next is sent
     with Progress(*_columns(), console=console) as bars:
         runs = [
             asyncio.create_task(FileRun(client, bars, path, target.reserve(path)).run(fields, uploading))
@@ -149,14 +160,14 @@ def _report(console: Console, files: Sequence[Path], results: Sequence[str | Bas
 
 
 class FileRun:
-    """One file on its way: upload, wait, fetch."""
+    """One file: uploads it, waits for its job, fetches the results."""
 
     def __init__(self, client: Client, bars: Progress, path: Path, outputs: Mapping[str, Path]) -> None:
         self.client, self.bars, self.path, self.outputs = client, bars, path, outputs
         self.bar: TaskID = bars.add_task(path.name, total=None, stage="", eta=None)
 
     async def run(self, fields: Mapping[str, str], uploading: asyncio.Lock) -> str:
-        """The text, where no files are asked for; a cancel of this task cancels the job."""
+        """The text, or empty if results go to files. Cancelling this task cancels the job."""
         async with uploading:
             job = await self._accepted(fields)
         try:
@@ -168,7 +179,7 @@ class FileRun:
         return await self._fetch(job["id"])
 
     async def _accepted(self, fields: Mapping[str, str]) -> dict[str, Any]:
-        """The job; a cancel once all was sent, before the service has said so, cancels it too."""
+        """The job. Cancelling this task cancels it too, also when the upload is complete but not answered."""
         upload = asyncio.create_task(self._upload(fields))
         try:
             return await asyncio.shield(upload)

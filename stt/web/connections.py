@@ -79,7 +79,7 @@ class Connection(web.RequestHandler):
     def __init__(self, server: _Server, settings: Settings, **options: Any) -> None:
         super().__init__(server, **options)
         self._settings = settings
-        self._window_bytes = settings.least_bytes_per_second * settings.stall_seconds
+        self._window = _Window(settings.least_bytes_per_second * settings.stall_seconds)
         self._socket: asyncio.Transport | None = None  # aiohttp drops its own when it begins to close
         self._request: web.BaseRequest | None = None  # the one that is being answered
         self._body: StreamReader | None = None  # that of the last request
@@ -87,9 +87,7 @@ class Connection(web.RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._window_timer: asyncio.TimerHandle | None = None
         self._begun = False  # whether anything of the next head has arrived
-        self._received = self._received_before = 0
-        self._reading_was_paused = False  # whether this server paused reading in this window
-        self._written = self._sent_before = self._left_before = 0
+        self._written = 0  # bytes of the answers before the one that is being sent
         self._ended = False  # the client sends nothing more, but may still read
         self._gone = asyncio.Event()
 
@@ -114,7 +112,7 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._received += len(data)
+        self._window.received += len(data)
         coming = self._body_is_coming()
         if data and not coming and not self._close:
             self._begun = True
@@ -133,7 +131,7 @@ class Connection(web.RequestHandler):
         return True  # the client may still read the answer
 
     def pause_reading(self) -> None:
-        self._reading_was_paused = True
+        self._window.reading_paused = True
         super().pause_reading()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp calls it so
@@ -188,17 +186,17 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what the parser refuses, and to an exception that no middleware has caught."""
+        """The answer to a request that the parser refuses, and to an exception that no middleware has caught.
+
+        Raises:
+            ConnectionError: the client has gone, or the answer has begun.
+        """
         if self._gone.is_set() or request.writer.output_size > 0:
             raise ConnectionError("nobody is left to answer, or the answer has begun")
         if isinstance(exc, HttpProcessingError):
             self._log_once(f"a request cannot be read ({type(exc).__name__})")
             return _response(_unreadable(exc))
-        if isinstance(exc, UnicodeEncodeError) and not request.headers.get("Expect", "").isascii():
-            # aiohttp quotes the header in its own answer, which then cannot be encoded.
-            return _response(problems.from_http(web.HTTPExpectationFailed()))
-        log.error("%s failed", problems.where(request), exc_info=exc, extra=problems.about_job(request))
-        return _response(problems.internal())
+        return _response(_unexpected(request, exc))
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log an exception for which there is no answer, unless it is a client's mistake."""
@@ -234,33 +232,23 @@ class Connection(web.RequestHandler):
         if self._window_timer:
             self._window_timer.cancel()
         self._window_timer = self._loop.call_later(self._settings.stall_seconds, self._check_rate)
-        self._received_before, self._sent_before, self._left_before = self._received, *self._sent()
-        self._reading_was_paused = self._socket is not None and not self._socket.is_reading()
+        paused = self._socket is not None and not self._socket.is_reading()
+        self._window.begin(*self._sent(), reading_paused=paused)
 
     def _check_rate(self) -> None:
         """Check the rate at the end of a window, and end the connection or begin the next window."""
-        if self._reads_too_slowly():
+        sent, _ = self._sent()
+        if self._window.sent_too_little(sent):
             self._log_once("the client stopped reading the answer")
             assert self._socket is not None
             self._socket.abort()
             return
-        if self._sends_too_slowly():
+        if self._body_is_coming() and self._window.received_too_little():
             self._end_body(_too_slow(self._settings), "the client stopped sending the body")
         self._begin_window()
 
-    def _sends_too_slowly(self) -> bool:
-        """Whether the body arrives below the least rate; not if this server paused, as for a slow disk."""
-        if not self._body_is_coming() or self._reading_was_paused:
-            return False
-        return self._received - self._received_before < self._window_bytes
-
-    def _reads_too_slowly(self) -> bool:
-        """Whether less was sent than the least rate, of what waited at the beginning of the window."""
-        sent, _ = self._sent()
-        return sent - self._sent_before < min(self._window_bytes, self._left_before)
-
     def _sent(self) -> tuple[int, int]:
-        """Bytes of the answers that were handed to the system, and bytes that wait."""
+        """Bytes of the answers that were handed to the system, and bytes that wait to be."""
         left = self._socket.get_write_buffer_size() if self._socket else 0
         running = self._request.writer.output_size if self._request is not None else 0
         return self._written + running - left, left
@@ -276,6 +264,35 @@ class Connection(web.RequestHandler):
         self._log_once(what)
         self._body.set_exception(problem)
         self.close()
+
+
+class _Window:
+    """Compares the bytes of one connection in a window of time with the least that must pass in it."""
+
+    def __init__(self, least: float) -> None:
+        self._least = least  # bytes a window
+        self.received = 0  # bytes since the connection was made
+        self.reading_paused = False  # whether this server paused reading in this window
+        self._received_before = self._sent_before = self._unsent_before = 0
+
+    def begin(self, sent: int, unsent: int, *, reading_paused: bool) -> None:
+        """Begin the next window.
+
+        Args:
+            sent: Bytes that have been sent since the connection was made.
+            unsent: Bytes that wait to be sent.
+            reading_paused: Whether this server does not read just now.
+        """
+        self._received_before, self._sent_before, self._unsent_before = self.received, sent, unsent
+        self.reading_paused = reading_paused
+
+    def received_too_little(self) -> bool:
+        """Whether the client sends too slowly; not if this server paused, for example for a slow disk."""
+        return not self.reading_paused and self.received - self._received_before < self._least
+
+    def sent_too_little(self, sent: int) -> bool:
+        """Whether the client reads too slowly: of what waited at the beginning, too little was sent."""
+        return sent - self._sent_before < min(self._least, self._unsent_before)
 
 
 def _limit_unsent(transport: asyncio.Transport, seconds: float) -> None:
@@ -322,6 +339,14 @@ def _unreadable(error: HttpProcessingError) -> Problem:
     elif isinstance(error, InvalidURLError):
         detail = "The address of the request is not valid."
     return Problem(400, "bad_request", "Bad request", detail)
+
+
+def _unexpected(request: web.BaseRequest, error: BaseException | None) -> Problem:
+    if isinstance(error, UnicodeEncodeError) and not request.headers.get("Expect", "").isascii():
+        # aiohttp quotes the header in its own answer, which then cannot be encoded.
+        return problems.from_http(web.HTTPExpectationFailed())
+    log.error("%s failed", problems.where(request), exc_info=error, extra=problems.about_job(request))
+    return problems.internal()
 
 
 def _bad_transfer() -> Problem:

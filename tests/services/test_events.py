@@ -89,7 +89,7 @@ async def finish(pool: asyncpg.Pool, redis: ArqRedis, job: Job) -> None:
     await publish(redis, current(done))
 
 
-async def test_a_listener_hears_segments_then_the_end_and_the_stream_ends(
+async def test_a_listener_gets_segments_then_the_end_and_the_stream_ends(
     client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
 ) -> None:
     async with stream(client, f"/api/jobs/{running.id}/events") as events:
@@ -97,14 +97,14 @@ async def test_a_listener_hears_segments_then_the_end_and_the_stream_ends(
         await say(pool, redis, running, 0, "a", "b")
         await say(pool, redis, running, 1, "c")
         await finish(pool, redis, running)
-        heard = await to_end(events)
-    assert names(heard) == ["segment:0", "segment:1", "segment:2", "completed"]
-    assert [data["text"] for _, data, _ in heard[:3]] == ["a", "b", "c"]
-    assert [id_ for _, _, id_ in heard] == ["0", "1", "2", f"end-{running.claim}"]
-    assert "transcription_text" not in heard[-1][1]
+        got = await to_end(events)
+    assert names(got) == ["segment:0", "segment:1", "segment:2", "completed"]
+    assert [data["text"] for _, data, _ in got[:3]] == ["a", "b", "c"]
+    assert [id_ for _, _, id_ in got] == ["0", "1", "2", f"end-{running.claim}"]
+    assert "transcription_text" not in got[-1][1]
 
 
-async def test_a_late_listener_is_told_everything(
+async def test_a_late_listener_gets_everything(
     client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
 ) -> None:
     await say(pool, redis, running, 0, "a", "b")
@@ -168,7 +168,7 @@ async def test_a_deleted_job_ends_its_streams(
         assert names(await to_end(events))[-1] == "deleted"
 
 
-async def test_the_stream_of_all_jobs_tells_what_happened_meanwhile(
+async def test_the_stream_of_all_jobs_sends_what_happened_meanwhile(
     client: TestClient, pool: asyncpg.Pool, redis: ArqRedis, running: Job
 ) -> None:
     async with stream(client, "/api/events") as events:
@@ -233,8 +233,8 @@ async def test_a_slow_listener_keeps_the_newest_progress_and_every_end(pool: asy
     assert done
     listener.put(current(done))
     listener.close()
-    heard = [message async for message in listener]
-    assert [(m["event"], m.get("step")) for m in heard] == [("progress", 4999), ("completed", None)]
+    got = [message async for message in listener]
+    assert [(m["event"], m.get("step")) for m in got] == [("progress", 4999), ("completed", None)]
 
 
 async def test_a_listener_that_is_far_behind_reads_the_rows_again() -> None:
@@ -242,9 +242,9 @@ async def test_a_listener_that_is_far_behind_reads_the_rows_again() -> None:
     for number in range(3000):
         listener.put({"event": "created", "job": str(number), "data": {}})
     listener.close()
-    heard = [message async for message in listener]
-    assert RESYNC in heard
-    assert len(heard) <= 1000
+    got = [message async for message in listener]
+    assert RESYNC in got
+    assert len(got) <= 1000
 
 
 async def test_a_listener_receives_only_messages_of_its_owner(

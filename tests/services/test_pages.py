@@ -220,7 +220,7 @@ async def test_older_rows_come_as_a_fragment_or_as_a_page(
     client: TestClient, actor: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(home, "ROWS", 2)
-    made = [str((await actor.create(told=False)).id) for _ in range(5)]
+    made = [str((await actor.create(publish=False)).id) for _ in range(5)]
     found: list[str] = []
     path: str | None = "/"
     while path:
@@ -393,7 +393,7 @@ async def test_rows_follow_their_jobs(client: TestClient, actor: Actor) -> None:
 
 async def test_a_new_job_is_not_put_on_top_of_a_list_that_has_it(client: TestClient, actor: Actor) -> None:
     async with stream(client, "/stream") as events:
-        job = await actor.create(told=False)
+        job = await actor.create(publish=False)
         client.app[SERVICES].hub._spread(RESYNC)  # the list that is read now has it
         client.app[SERVICES].hub._spread(state("created", job))
         assert [await anext(events) for _ in range(2)][1][1].count(f'id="job-{job.id}"') == 1
@@ -411,7 +411,7 @@ async def _again(actor: Actor, job: model.Job) -> model.Job:
 async def test_the_list_is_read_again_after_redis_was_lost(client: TestClient, actor: Actor) -> None:
     async with stream(client, address(await get(client, "/"))) as events:
         await anext(events)
-        job = await actor.create(told=False)
+        job = await actor.create(publish=False)
         client.app[SERVICES].hub._spread(RESYNC)
         assert f'id="job-{job.id}"' in (await anext(events))[1]
 
@@ -435,7 +435,7 @@ async def test_ends_whose_messages_were_never_published_are_found_with_one_query
     async with stream(client, address(await get(client, "/"))) as events:
         await anext(events)
         for job in running[:2]:
-            await actor.complete(job, told=False)
+            await actor.complete(job, publish=False)
         monkeypatch.setattr(lookup, "get", get_one)
         received = [(await anext(events))[1] for _ in range(2)]
     for job, fragment in zip(running[:2], received, strict=True):
@@ -459,10 +459,10 @@ async def test_each_segment_arrives_once_however_it_got_known(client: TestClient
         received = texts((await anext(events))[1])
         await actor.say(job, 2, segment(" Live."))
         received += texts((await anext(events))[1])
-        await actor.say(job, 3, segment(" Its message was lost."), told=False)
-        await actor.say(job, 4, segment(" Told again."))
+        await actor.say(job, 3, segment(" Its message was lost."), publish=False)
+        await actor.say(job, 4, segment(" Sent again."))
         received += texts((await anext(events))[1])
-    assert received == ["Before the stream.", "Live.", "Its message was lost.", "Told again."]
+    assert received == ["Before the stream.", "Live.", "Its message was lost.", "Sent again."]
 
 
 async def test_a_reconnect_goes_on_where_the_page_stopped(client: TestClient, actor: Actor) -> None:
@@ -495,7 +495,7 @@ async def test_the_end_brings_text_and_downloads_and_closes_the_stream(
     path = address(await get(client, f"/jobs/{job.id}"))
     async with stream(client, path) as events:
         await anext(events)
-        await actor.say(job, 0, segment(" All of it."), told=False)
+        await actor.say(job, 0, segment(" All of it."), publish=False)
         await actor.complete(job)
         received = [event async for event in events]  # ends by itself
     (_, fragment, _), (name, _, number) = received
@@ -506,7 +506,7 @@ async def test_the_end_brings_text_and_downloads_and_closes_the_stream(
         assert response.status == 204
 
 
-async def test_an_end_before_the_stream_was_open_is_told(client: TestClient, actor: Actor) -> None:
+async def test_an_end_before_the_stream_was_open_is_sent(client: TestClient, actor: Actor) -> None:
     job = await actor.running()
     path = address(await get(client, f"/jobs/{job.id}"))
     await actor.fail(job, "broken", "The file is broken.")

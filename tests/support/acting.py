@@ -1,4 +1,4 @@
-"""A worker without a model: makes the same calls as the real one, at a test's pace."""
+"""A worker without a model: a test says when it makes the calls of the real one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from uuid import uuid4
 import asyncpg
 from arq import ArqRedis
 
+from stt import pubsub
 from stt.jobs import lifecycle, messages, results
 from stt.jobs.messages import current, state
 from stt.jobs.model import Job, NewJob
 from stt.jobs.options import JobOptions
-from stt.pubsub import publish
 
 Segment = dict[str, Any]
 
@@ -22,12 +22,12 @@ def segment(text: str, start: float = 0.0, **more: Any) -> Segment:
 
 
 class Actor:
-    """`redis=None` in a call: the message is lost, as when Redis is away."""
+    """With `publish=False` the message of a call is lost, as when Redis is away."""
 
     def __init__(self, pool: asyncpg.Pool, redis: ArqRedis) -> None:
         self.pool, self.redis = pool, redis
 
-    async def create(self, filename: str = "talk.mp3", *, told: bool = True, **options: Any) -> Job:
+    async def create(self, filename: str = "talk.mp3", *, publish: bool = True, **options: Any) -> Job:
         job_id = uuid4()
         new = NewJob(
             id=job_id,
@@ -39,14 +39,14 @@ class Actor:
             options=JobOptions(**{"model": "base", **options}),
         )
         job = await lifecycle.create(self.pool, new)
-        if told:
-            await publish(self.redis, state("created", job))
+        if publish:
+            await pubsub.publish(self.redis, state("created", job))
         return job
 
     async def claim(self) -> Job:
         job = await lifecycle.claim_next(self.pool, worker="actor", lease=600)
         assert job
-        return await self.tell(job)
+        return await self.publish(job)
 
     async def running(self, filename: str = "talk.mp3", **options: Any) -> Job:
         await self.create(filename, **options)
@@ -64,17 +64,17 @@ class Actor:
             language="en",
             warnings=[],
         )
-        return await self.tell(beaten)
+        return await self.publish(beaten)
 
-    async def say(self, job: Job, number: int, *segments: Segment, told: bool = True) -> None:
+    async def say(self, job: Job, number: int, *segments: Segment, publish: bool = True) -> None:
         """A finished span."""
         first = len(await results.segments(self.pool, job))
         said = list(segments)
         assert await results.save_span(self.pool, job, number=number, start=0, end=1, segments=said)
-        if told:
-            await publish(self.redis, messages.segments(job, first, results.numbered(said, first)))
+        if publish:
+            await pubsub.publish(self.redis, messages.segments(job, first, results.numbered(said, first)))
 
-    async def complete(self, job: Job, language: str | None = "en", *, told: bool = True) -> Job:
+    async def complete(self, job: Job, language: str | None = "en", *, publish: bool = True) -> Job:
         spans = await results.spans(self.pool, job)
         segments = [segment for span in spans for segment in span["segments"]]
         done = await lifecycle.complete(
@@ -87,13 +87,13 @@ class Actor:
             duration_seconds=12.6,
             warnings=[],
         )
-        return await self.tell(done, told=told)
+        return await self.publish(done, publish=publish)
 
     async def fail(self, job: Job, code: str, message: str) -> Job:
-        return await self.tell(await lifecycle.fail(self.pool, job, code=code, message=message))
+        return await self.publish(await lifecycle.fail(self.pool, job, code=code, message=message))
 
-    async def tell(self, job: Job | None, *, told: bool = True) -> Job:
+    async def publish(self, job: Job | None, *, publish: bool = True) -> Job:
         assert job, "the claim was lost"
-        if told:
-            await publish(self.redis, current(job))
+        if publish:
+            await pubsub.publish(self.redis, current(job))
         return job

@@ -296,7 +296,7 @@ async def test_a_page_that_lost_touch_catches_up_without_doubles(
     await actor.create("second.mp3")
     await expect(page.locator(".job")).to_have_count(2)
     client.app[SERVICES].hub.end_listeners()
-    await actor.create("third.mp3", told=False)
+    await actor.create("third.mp3", publish=False)
     await expect(page.locator(".job")).to_have_count(3)
     await actor.create("fourth.mp3")
     await expect(page.locator(".job-name")).to_have_text(
@@ -380,7 +380,7 @@ async def test_the_text_appears_while_it_is_transcribed_and_the_end_closes_the_s
     await actor.say(job, 0, segment(" The first words."))
     await expect(page.locator(".text")).to_have_text(["The first words."])
     await expect(page.get_by_text("The text appears here")).to_be_hidden()
-    await actor.say(job, 1, segment(" <script>alert(1)</script>", 1.2), told=True)
+    await actor.say(job, 1, segment(" <script>alert(1)</script>", 1.2), publish=True)
     await expect(page.locator(".text")).to_have_text(["The first words.", "<script>alert(1)</script>"])
     await actor.complete(job)
     await expect(page.locator(".text")).to_have_text(["The first words. <script>alert(1)</script>"])

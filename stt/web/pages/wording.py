@@ -1,4 +1,4 @@
-"""How numbers, times and stages read to a person: pure functions, the templates' filters."""
+"""Numbers, times and stages as words for a person: the filters of the templates. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STAGES = {
     "decode": "Reading the recording",
     "transcribe": "Transcribing",
     "align": "Timing the words",
-    "speakers": "Telling the speakers apart",
+    "speakers": "Identifying speakers",
     "finish": "Saving the text",
 }
 STATUSES = {
@@ -43,7 +43,7 @@ def iso_duration(seconds: float) -> str:
 
 
 def left(seconds: float) -> str:
-    """An estimate in seconds, as vague as it is: ``about 2 min left``."""
+    """An estimate in seconds, rounded: ``about 2 min left``."""
     if seconds < 10:
         return "a few seconds left"
     if seconds < 55:
@@ -65,12 +65,12 @@ def moment(value: str | dt.datetime) -> dt.datetime:
 
 
 def when(value: str | dt.datetime) -> str:
-    """A time in full; the page's script shows it in the reader's zone."""
+    """A time in full, in UTC; static/live.js shows it in the reader's zone."""
     return moment(value).astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def ago(value: str | dt.datetime, now: dt.datetime | None = None) -> str:
-    """How long ago: ``3 minutes ago``; static/live.js keeps it true on an open page."""
+    """How long ago: ``3 minutes ago``; static/live.js updates it on an open page."""
     seconds = ((now or dt.datetime.now(dt.UTC)) - moment(value)).total_seconds()
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
@@ -88,12 +88,12 @@ def until(value: str | dt.datetime, now: dt.datetime | None = None) -> str:
 
 
 def model_name(model: str) -> str:
-    """A model without the folders or the account before its name."""
+    """A model's name without the folders or the account before it."""
     return PurePath(model).name or model
 
 
 def doing(job: dict[str, Any]) -> str:
-    """What happens to a job now, in a word or two."""
+    """The stage or the status of a job, in words."""
     if job["status"] == "processing" and job["stage"]:
         return STAGES.get(job["stage"], STATUSES["processing"])
     return STATUSES[job["status"]]
