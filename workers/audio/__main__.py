@@ -1,11 +1,10 @@
-"""Decodes one recording in a process of its own: ``python -m workers.audio``.
+"""The decoder process, the child's side: ``python -m workers.audio``.
 
-`workers.audio.handle` starts it and sends requests. Before it opens the file, it gives up the network, most
-of the memory, and all other files but those of Python and the list of the hardware.
+`workers.audio.handle` is the parent's side: it starts this process, sends requests to its standard input, and
+reads answers from its standard output. `workers.audio.protocol` defines the messages.
 
-A request is a JSON line on standard input: {"path", "longest"} opens a file, {"start"} decodes it. An answer
-is a JSON line on standard output: {"facts", "samples"}, followed by that number of float32 samples, or
-{"error"}. The last answer has {"end"}.
+Each file is decoded in a process that is forked for it. Before that process opens the file, it gives up the
+network, most of the memory, and all other files but those of Python and the list of the hardware.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 from setproctitle import setproctitle
@@ -28,39 +27,44 @@ from stt import resources
 from stt.media import errors, libav
 from stt.process import launch, sandbox
 from workers.audio.decode import Recording
+from workers.audio.protocol import Answer, DecodeRequest, Facts, Failure, OpenRequest
 from workers.audio.resampler import Resampler
 from workers.audio.sound import RATE, Samples
 
-# Decoding takes a small part of the time of playing. These seconds of processor time are allowed beyond that
-# time; the second for each so many bytes, as all of a film has to be read.
+# Limit of the CPU time, in seconds: the duration of the sound decoded so far (decoding takes a small part of
+# that), plus `SPARE_SECONDS`, plus one second for each `BYTES_PER_SECOND` of the file: all of a film is read.
 SPARE_SECONDS, BYTES_PER_SECOND = 60, 16 * 2**20
 _WATCH_SECONDS = 1.0
-# Folders from which modules are imported, some of them after the sandbox was entered.
+# Folders that stay readable in the sandbox: some modules are imported after it was entered.
 _CODE = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent, Path(libav.__file__).parent]
-# onnxruntime (voice activity of tracks and channels) looks at the processor, and for a GPU.
+# onnxruntime, which detects speech in tracks and channels, reads the type of processor and looks for a GPU.
 _HARDWARE = [Path(name) for name in ("/proc/cpuinfo", "/sys/devices", "/sys/bus/pci") if Path(name).exists()]
-
-Message = dict[str, Any]
 
 
 def main() -> None:
-    """Serve one file after the other, each in a process forked for it: that costs no start and no imports."""
+    """Serve one file after another, each in a forked process: so Python and its modules are loaded once."""
     setproctitle("stt decoder")
-    # What libraries print goes to the log.
+    # What libraries print to standard output goes to standard error, and so to the log.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         _warm_up()
-        me = os.getpid()
+        parent = os.getpid()
         while line := sys.stdin.readline():
             if child := os.fork():
                 _, status = os.waitpid(child, 0)
                 _end_like(os.waitstatus_to_exitcode(status))
             else:
-                _serve(line, out, me)
+                _serve(line, out, parent)
 
 
 def _serve(line: str, out: BinaryIO, parent: int) -> NoReturn:
-    """Answer the requests for one file, and end this process."""
+    """Answer the requests for one file, and end this process.
+
+    Args:
+        line: The first request, an `OpenRequest`. The second one is read from standard input.
+        out: Where the answers go.
+        parent: The process id of the process that forked this one, and with which this one ends.
+    """
     code = 1
     try:
         launch.die_with(parent, signal.SIGKILL)
@@ -83,7 +87,7 @@ def _serve(line: str, out: BinaryIO, parent: int) -> NoReturn:
 
 
 def _end_like(code: int) -> None:
-    """End as the child has ended, unless it ended well: so the reader of this process sees why."""
+    """End this process as the forked one has ended, so that the parent sees the cause. Exit code 0: go on."""
     if code < 0:
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
@@ -93,62 +97,84 @@ def _end_like(code: int) -> None:
 
 
 def _warm_up() -> None:
-    """Let numpy allocate what its first product needs: at the ceiling that would end the process."""
+    """Compute a matrix product, so that numpy allocates its buffers before the memory limit applies.
+
+    At the limit that allocation would end the process instead of raising MemoryError.
+    """
     np.ones((2, 64), np.float32).T @ np.ones((2, 64), np.float32)
 
 
-def _answer(request: Message, out: BinaryIO, ceiling: int) -> None:
+def _answer(request: OpenRequest, out: BinaryIO, ceiling: int) -> None:
+    """Open and decode a file in the sandbox.
+
+    Args:
+        request: The file.
+        out: Where the answers go.
+        ceiling: Bytes of address space that this process may take.
+
+    Raises:
+        MediaError, OSError, MemoryError: see `workers.audio.decode.Recording`.
+        BrokenPipeError: the parent does not read the answers any more.
+    """
     path = Path(request["path"])
     spare = SPARE_SECONDS + path.stat().st_size // BYTES_PER_SECOND
     sandbox.enter(path, *_CODE, *_HARDWARE)
     sandbox.limit_memory(ceiling)
-    _allow(spare)
+    _limit_cpu(spare)
     recording = Recording(path, request["longest"])
     _send(out, {"facts": facts(recording), "samples": 0})
     if not (line := sys.stdin.readline()):
         return  # the recording was closed before it was decoded
     threading.Thread(target=_watch, args=[spare], daemon=True).start()
-    for block in recording.blocks(json.loads(line)["start"]):
+    decode: DecodeRequest = json.loads(line)
+    for block in recording.blocks(decode["start"]):
         _send(out, {"facts": facts(recording), "samples": len(block)}, block)
     _send(out, {"facts": facts(recording), "samples": 0, "end": True})
 
 
-def facts(recording: Recording) -> Message:
-    """Every public value of a recording by its name."""
-    names = [name for name in dir(recording) if not name.startswith("_")]
-    values = {name: getattr(recording, name) for name in names}
-    return {name: value for name, value in values.items() if not callable(value)}
+def facts(recording: Recording) -> Facts:
+    """The public values of a recording."""
+    return {
+        "kept": recording.kept,
+        "left_out": recording.left_out,
+        "unreadable": recording.unreadable,
+        "decoded": recording.decoded,
+        "damaged": recording.damaged,
+        "broken_off": recording.broken_off,
+        "duration": recording.duration,
+        "missing": recording.missing,
+    }
 
 
-def _send(out: BinaryIO, message: Message, block: Samples | None = None) -> None:
+def _send(out: BinaryIO, message: Answer, block: Samples | None = None) -> None:
     out.write(json.dumps(message).encode() + b"\n")
     if block is not None:
         out.write(np.ascontiguousarray(block, np.float32).data)
     out.flush()
 
 
-def _no_memory(ceiling: int) -> Message:
-    """The answer to a MemoryError: the file's fault if the process was at its limit, else the machine's."""
+def _no_memory(ceiling: int) -> Failure:
+    """The answer to a MemoryError, which is the file's fault if the process was at its own limit."""
     if not sandbox.is_own_limit(ceiling):
         return {"error": "memory"}
     return _refusal(errors.too_much_memory())
 
 
-def _refusal(error: errors.MediaError) -> Message:
+def _refusal(error: errors.MediaError) -> Failure:
     return {"error": "media", "code": error.code, "parameters": error.parameters}
 
 
 def _watch(spare: int) -> None:
-    """Allow more processor time as more sound is decoded, also of sound that is not returned."""
+    """Raise the limit of the CPU time as more sound is decoded, including sound that is not sent."""
     while True:
-        _allow(spare + Resampler.made // RATE)
+        _limit_cpu(spare + Resampler.made // RATE)
         time.sleep(_WATCH_SECONDS)
 
 
-def _allow(seconds: int) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    wanted = seconds if most == resource.RLIM_INFINITY else min(seconds, most)
-    resource.setrlimit(resource.RLIMIT_CPU, (wanted, most))
+def _limit_cpu(seconds: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = seconds if hard == resource.RLIM_INFINITY else min(seconds, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 if __name__ == "__main__":

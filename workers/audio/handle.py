@@ -1,8 +1,10 @@
-"""Decodes a recording in a process of its own, which has a memory limit.
+"""The decoder process, the parent's side: starts it, sends requests, reads the samples, and ends it.
 
-`Recording` is used like that of `workers.audio.decode`. The engine cannot limit its own address space, as it
-may hold a GPU's memory. A file that takes too much memory, or makes libav crash, ends only the process that
-decodes it.
+`workers.audio.__main__` is the child's side, `workers.audio.protocol` defines the messages.
+
+`SandboxedRecording` is used like `workers.audio.decode.Recording`. The sound is decoded in another process,
+because the engine cannot limit its own address space: it may hold a GPU's memory. A file that takes too much
+memory, or makes libav crash, ends only the decoder process.
 """
 
 from __future__ import annotations
@@ -23,45 +25,59 @@ import numpy as np
 from stt.codes import CodedError, ErrorCode
 from stt.media import errors
 from stt.process import launch
+from workers.audio.protocol import Block, DecodeRequest, Facts, Failure, OpenRequest
 from workers.audio.sound import Samples
 
 Process = subprocess.Popen[bytes]
-# A pipe that holds a block: with the usual 64 KiB both processes would wake each other ten times for it.
+# Bytes that the pipe for answers holds: a whole block. With the usual 64 KiB the two processes would wake
+# each other ten times for a block.
 _PIPE_BYTES = 2**20
 
 
 class DecoderDied(CodedError):
-    """The process that decodes ended before it had sent the whole recording; the text says how it ended."""
+    """The decoder process ended before it had sent the whole recording; the text says how it ended."""
 
     def __init__(self, reason: str, **parameters: Any) -> None:
         super().__init__(ErrorCode.DECODER_DIED, reason=reason, **parameters)
 
 
 class SandboxedRecording:
-    """One pass over a file's sound, with the public attributes of `workers.audio.decode.Recording`.
+    """One pass over a file's sound, which another process decodes.
 
-    The attributes have the values of the last block that was read.
+    It has the public attributes of `workers.audio.decode.Recording` (see `workers.audio.protocol.Facts`).
+    They have the values after the last block that was read.
     """
 
-    def __init__(self, path: Path, longest: float = 0.0) -> None:
-        """Open a file; a recording of more seconds than `longest` is an error, 0: no limit.
+    kept: list[str]
+    left_out: list[str]
+    unreadable: list[str]
+    decoded: int
+    damaged: int
+    broken_off: float | None
+    duration: float | None
+    missing: float
 
-        Call it in the main thread only: see `prepare`.
+    def __init__(self, path: Path, longest: float = 0.0) -> None:
+        """Open a file. Call it in the main thread only: see `prepare`.
+
+        Args:
+            path: The file.
+            longest: A longer recording, in seconds, is an error; 0: no limit.
 
         Raises:
-            media.MediaError: it cannot be transcribed, or decoding takes more memory than any recording.
+            MediaError: it cannot be transcribed, or decoding takes more memory than any recording.
             OSError: the file cannot be read.
             MemoryError: the machine has too little memory.
-            DecoderDied: the process ended, perhaps by a crash of libav.
+            DecoderDied: the decoder process ended, perhaps by a crash of libav.
         """
         prepare()
         self._process = _spares.pop()
-        self._facts: dict[str, Any] = {}
+        self._facts: Facts | dict[str, Any] = {}
         self._closed = False
-        self._read = False  # to its end: then the process can serve another recording
+        self._finished = False  # all answers were read, so the process can serve another recording
         try:
-            self._ask({"path": str(path), "longest": longest})
-            self._message()
+            self._send({"path": str(path), "longest": longest})
+            self._receive()
         except BaseException:
             self.close()
             raise
@@ -69,35 +85,37 @@ class SandboxedRecording:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._facts:
             raise AttributeError(name)
-        return self._facts[name]
+        return self._facts[name]  # type: ignore[literal-required]
 
     def blocks(self, start: int = 0) -> Iterator[Samples]:
-        """Blocks from the sample `start` on, as `workers.audio.decode.Recording.blocks` makes them; once.
+        """Blocks from the sample `start` on, as `workers.audio.decode.Recording.blocks` makes them.
+
+        It can be called once.
 
         Raises:
-            media.MediaError, OSError, MemoryError, DecoderDied: see `__init__`.
+            MediaError, OSError, MemoryError, DecoderDied: see `__init__`.
         """
-        self._ask({"start": start})
-        while not (message := self._message()).get("end"):
-            yield self._samples(message["samples"])
-        self._read = True
+        self._send({"start": start})
+        while not (block := self._receive()).get("end"):
+            yield self._samples(block["samples"])
+        self._finished = True
 
     def close(self) -> None:
-        """Give the process back if it has sent all; else end it, whatever it does."""
+        """Keep the process for the next recording if it has sent all of this one; else kill it."""
         if self._closed:
             return
         self._closed = True
-        if self._read and not _spares:
+        if self._finished and not _spares:
             _spares.append(self._process)
             return
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            with suppress(BrokenPipeError):  # of a request that was not read
+            with suppress(BrokenPipeError):  # the process had not read a request
                 pipe.close()
 
-    def _ask(self, request: dict[str, Any]) -> None:
+    def _send(self, request: OpenRequest | DecodeRequest) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -105,16 +123,17 @@ class SandboxedRecording:
         except BrokenPipeError:
             raise self._death() from None
 
-    def _message(self) -> dict[str, Any]:
+    def _receive(self) -> Block:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise self._death()
-        message: dict[str, Any] = json.loads(line)
-        if "error" in message:
-            raise _error(message)
-        self._facts = message["facts"]
-        return message
+        answer = json.loads(line)
+        if "error" in answer:
+            raise _exception(answer)
+        block: Block = answer
+        self._facts = block["facts"]
+        return block
 
     def _samples(self, count: int) -> Samples:
         assert self._process.stdout is not None
@@ -124,6 +143,7 @@ class SandboxedRecording:
         return samples
 
     def _death(self) -> Exception:
+        """The exception that says how the process ended."""
         code = self._process.wait()
         if code == -signal.SIGXCPU:
             return errors.too_slow()
@@ -134,14 +154,14 @@ class SandboxedRecording:
         return DecoderDied("signal", signal=signal.Signals(-code).name)
 
 
-# Processes that were started before they are needed, as a start takes some 0.2 s.
+# Processes that wait for the next recording. A start takes about 0.2 s.
 _spares: list[Process] = []
 
 
 def prepare() -> None:
-    """Have a process ready for the next recording.
+    """Start a process for the next recording, unless one waits already.
 
-    Call it in the main thread only: the process ends when the thread that started it ends.
+    Call it in the main thread only: the kernel ends the process when the thread that started it ends.
     """
     _spares[:] = [process for process in _spares if process.poll() is None] or [_start()]
 
@@ -154,25 +174,25 @@ def _start() -> Process:
         env=_environment(),
     )
     if sys.platform == "linux" and process.stdout is not None:
-        with suppress(OSError):  # the memory of a user's pipes is limited
+        with suppress(OSError):  # the kernel limits the memory of all pipes of a user
             fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return process
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a decoder, with one thread for computing.
+    """The environment of the decoder process, with one thread for computing.
 
-    Another would take address space, which is limited, and processor time that recognition needs.
+    More threads would take address space, which is limited, and CPU time that recognition needs.
     """
     env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    # The engine's allocator settings keep memory for the next window. That helps only recognition.
+    # The engine's settings of malloc keep freed memory for the next window. Only recognition gains by that.
     env.pop("GLIBC_TUNABLES", None)
     return env
 
 
-def _error(message: dict[str, Any]) -> Exception:
-    if message["error"] == "media":
-        return errors.MediaError(ErrorCode(message["code"]), **message["parameters"])
-    if message["error"] == "memory":
+def _exception(failure: Failure) -> Exception:
+    if failure["error"] == "media":
+        return errors.MediaError(ErrorCode(failure["code"]), **failure["parameters"])
+    if failure["error"] == "memory":
         return MemoryError("the machine has too little memory for decoding")
-    return OSError(message["errno"], message["strerror"])
+    return OSError(failure["errno"], failure["strerror"])
