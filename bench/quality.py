@@ -315,11 +315,11 @@ def _for_senko(_: Any, sound: str, parts: list[tuple[float, float]]) -> tuple[An
 
 def by_pyannote(path: Path, scratch: Path) -> list[Turn] | None:
     """By pyannote's pipeline through WhisperX; none without a token."""
-    from workers.diarization import diarize
+    from workers.diarization import diarize, protocol
 
     if not (token := settings.load().hf_token):
         return None
-    asked = diarize.DiarizationRequest(str(path), "cpu", os.cpu_count() or 1, str(scratch), token)
+    asked = protocol.DiarizationRequest(str(path), "cpu", os.cpu_count() or 1, str(scratch), token)
     return [_turn(one) for one in diarize.by_pyannote(asked, lambda event: None)]
 
 

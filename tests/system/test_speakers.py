@@ -129,7 +129,7 @@ def right(spoken: np.ndarray, labels: np.ndarray) -> float:
 def test_speakers_are_as_many_as_speak_however_long(hours: float, shares: list[float]) -> None:
     spoken, vectors = voices(hours, shares)
     tracemalloc.start()
-    labels = clustering.speakers(vectors)
+    labels = clustering.cluster(vectors)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(np.unique(labels)) == len(shares)
@@ -141,10 +141,10 @@ def test_speakers_are_as_many_as_speak_however_long(hours: float, shares: list[f
 def test_speakers_are_as_many_as_speak_however_many(count: int) -> None:
     spoken, vectors = voices(0.3, [1 / count] * count)
     assert len(np.unique(spoken)) == count
-    labels = clustering.speakers(vectors)
+    labels = clustering.cluster(vectors)
     assert len(np.unique(labels)) == count
     assert right(spoken, labels) > 0.99
-    np.testing.assert_array_equal(clustering.speakers(vectors), labels)
+    np.testing.assert_array_equal(clustering.cluster(vectors), labels)
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
@@ -153,27 +153,27 @@ def test_what_is_repeated_does_not_part_a_voice_from_itself(count: int) -> None:
     spoken, vectors = (rows[::4] for rows in voices(0.1, [1 / count] * count))
     noise = 0.05 * np.random.default_rng(1).normal(size=(8, *vectors.shape))
     repeated = (vectors + noise).reshape(-1, vectors.shape[1]).astype(np.float32)
-    assert len(np.unique(clustering.speakers(repeated))) == len(np.unique(spoken))
+    assert len(np.unique(clustering.cluster(repeated))) == len(np.unique(spoken))
 
 
 def test_who_says_little_is_a_speaker_and_one_or_two_stretches_are_none() -> None:
     spoken, vectors = voices(0.2, [0.5, 0.3, 0.2])
     for stretches, count in ((2, 2), (8, 3)):
         kept = (spoken < 2) | (np.cumsum(spoken == 2) <= stretches)
-        labels = clustering.speakers(vectors[kept])
+        labels = clustering.cluster(vectors[kept])
         assert len(np.unique(labels)) == count
         assert right(spoken[kept], labels) > 0.99
 
 
 @pytest.mark.parametrize(("asked", "count"), [({"at_most": 2}, 2), ({"at_least": 5}, 5), ({"at_most": 9}, 3)])
 def test_hours_of_speech_are_held_to_the_number_that_is_asked(asked: dict[str, int], count: int) -> None:
-    labels = clustering.speakers(voices(2, [0.5, 0.3, 0.2])[1], **asked)
+    labels = clustering.cluster(voices(2, [0.5, 0.3, 0.2])[1], **asked)
     assert len(np.unique(labels)) == count
 
 
 def test_a_limit_below_the_number_who_speak_leaves_as_many_as_it_says() -> None:
-    assert len(np.unique(clustering.speakers(voices(0.05, [0.5, 0.42, 0.08])[1], at_most=2))) == 2
-    assert len(np.unique(clustering.speakers(voices(0.2, [1 / 12] * 12)[1], at_most=10))) == 10
+    assert len(np.unique(clustering.cluster(voices(0.05, [0.5, 0.42, 0.08])[1], at_most=2))) == 2
+    assert len(np.unique(clustering.cluster(voices(0.2, [1 / 12] * 12)[1], at_most=10))) == 10
 
 
 def test_where_stretches_of_two_speakers_overlap_the_turn_changes_in_the_middle() -> None:
@@ -186,7 +186,7 @@ def test_where_stretches_of_two_speakers_overlap_the_turn_changes_in_the_middle(
 def test_as_many_speakers_as_vectors_can_be_asked_for(count: int) -> None:
     vectors = voices(0.05, [0.5, 0.5])[1][:count]
     for asked in {1, min(2, count), min(20, count)}:
-        labels = clustering.speakers(vectors, asked, asked)
+        labels = clustering.cluster(vectors, asked, asked)
         assert len(np.unique(labels)) == asked
 
 
@@ -207,7 +207,7 @@ VOICES = [
 def hear(shared_audio: Path) -> Callable[[int, int], np.ndarray]:
     """Vectors of the first 4.2 s of so many `VOICES`, with so many least bits of noise."""
     from workers.audio import decode, sound  # noqa: PLC0415
-    from workers.diarization.embeddings import EmbeddingModel, stretches  # noqa: PLC0415  torch takes seconds
+    from workers.diarization.embeddings import EmbeddingModel, subsegments  # noqa: PLC0415  torch takes seconds
 
     model = EmbeddingModel("cpu")
 
@@ -216,17 +216,17 @@ def hear(shared_audio: Path) -> Callable[[int, int], np.ndarray]:
         with contextlib.closing(decode.Recording(shared_audio / name)) as recording:
             samples = np.concatenate(list(recording.blocks()))[: int(4.2 * sound.RATE)]
         noise = np.random.default_rng(0).integers(-bits, bits + 1, len(samples)) / 32768
-        parts = list(stretches(0.0, len(samples) / sound.RATE))
-        return model.vectors((samples + noise).astype(np.float32), parts)
+        parts = list(subsegments(0.0, len(samples) / sound.RATE))
+        return model.embed((samples + noise).astype(np.float32), parts)
 
     return lambda count, bits: np.concatenate([one(name, bits) for name in VOICES[:count]])
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 12, 16])
 def test_real_voices_are_as_many_as_there_are(hear: Callable[[int, int], np.ndarray], count: int) -> None:
-    labels = clustering.speakers(hear(count, 0))
+    labels = clustering.cluster(hear(count, 0))
     assert len(np.unique(labels)) == count
-    assert right(labels, clustering.speakers(hear(count, 1))) == 1.0
+    assert right(labels, clustering.cluster(hear(count, 1))) == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -334,11 +334,11 @@ async def test_the_number_of_speakers_is_as_asked(
 
 
 def test_fewer_speakers_than_asked_for_are_told_of() -> None:
-    from workers.diarization import diarize  # noqa: PLC0415  torch takes seconds
+    from workers.diarization import diarize, protocol  # noqa: PLC0415  torch takes seconds
 
     told: list[dict[str, Any]] = []
     for at_least in (None, 2, 3):
-        asked = diarize.DiarizationRequest("x", "cpu", 1, "x", at_least=at_least)
+        asked = protocol.DiarizationRequest("x", "cpu", 1, "x", at_least=at_least)
         diarize.warn_of_few([turn(0, 1, "a"), turn(1, 2, "b")], asked, told.append)
     assert [event["warning"] for event in told] == ["fewer_speakers"]
     assert "Only 2 of at least 3" in told[0]["message"]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
+from stt.codes import ErrorCode, Parameters
+
 
 class OpenRequest(TypedDict):
     """Opens a file. The answer is a `Block` without samples, or a failure."""
@@ -46,8 +48,8 @@ class MediaFailure(TypedDict):
     """The file cannot be transcribed: the fields of a `stt.media.errors.MediaError`."""
 
     error: Literal["media"]
-    code: str
-    message: str
+    code: ErrorCode
+    parameters: Parameters
 
 
 class MemoryFailure(TypedDict):

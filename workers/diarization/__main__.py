@@ -1,4 +1,4 @@
-"""``python -m workers.diarization``: see :mod:`workers.diarization.diarize`."""
+"""``python -m workers.diarization``: the diarization process; see :mod:`workers.diarization.diarize`."""
 
 from __future__ import annotations
 

