@@ -28,7 +28,7 @@ class Window:
     """What is recognised at once: at most `LONGEST` seconds of speech. Times count from the span's start.
 
     From `start` to `end` there are pauses too, but only `speech`, with its padding, is heard, as in
-    faster-whisper: fewer windows, and the same words ("Why it is as it is" in docs/engine.md).
+    faster-whisper: fewer windows, and the same words ("Decoding" in docs/benchmarks.md).
     """
 
     start: float
