@@ -15,7 +15,7 @@ from workers.engine.windows import Window
 NO_SPEECH = 0.6
 LOGPROB_FLOOR = -1.0
 REPETITIVE = 2.4  # length of a text over its compressed length
-# Below this a wider beam finds better words. Hardly a window of clear English lies below it (docs/benchmarks.md).
+# Below this a wider beam finds better words. Hardly any clear English lies below it (docs/benchmarks.md).
 UNSURE = -0.2
 # A hypothesis for a weak window, in which perhaps nobody speaks, is dropped below this log probability.
 WEAK_LOGPROB = -0.8
