@@ -445,6 +445,6 @@ async def test_the_answer_to_an_odd_host_cannot_fail(client: TestClient, log: Lo
 async def test_where_the_page_of_errors_is_broken_there_is_json(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stt.web.pages.home.aiohttp_jinja2.render_template", None)
+    monkeypatch.setattr("stt.web.pages.render.aiohttp_jinja2.render_template", None)
     found = await ask(client, b"GET /jobs/x HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/html\r\n\r\n")
     assert found.problem()["code"] == "job_not_found"

@@ -16,18 +16,8 @@ from stt.jobs.messages import END_EVENTS
 from stt.jobs.model import Job
 from stt.web import params
 from stt.web.context import SERVICES
-from stt.web.pages import wording
-from stt.web.pages.render import (
-    Fragment,
-    View,
-    _beside_progress,
-    _fragment,
-    _page,
-    _removal,
-    _said,
-    _send,
-    _view,
-)
+from stt.web.pages import render, wording
+from stt.web.pages.render import Fragment, View
 from stt.web.sse import messages_or_idle
 from stt.web.sse import stream as events_of
 
@@ -42,14 +32,14 @@ ROWS = 50
 
 async def index(request: web.Request) -> web.Response:
     """`GET /`: upload, and the newest jobs."""
-    return _page(request, "index.html", {**await _list(request), "cursor": ""})
+    return render.page(request, "index.html", {**await _list(request), "cursor": ""})
 
 
 async def job_list(request: web.Request) -> web.Response:
     """`GET /jobs?cursor=`: the next rows; a page of its own where there is no script."""
     template = "_rows.html" if "HX-Request" in request.headers else "index.html"
     context = await _list(request, params.cursor(request))
-    return _page(request, template, {**context, "cursor": request.query.get("cursor", "")})
+    return render.page(request, template, {**context, "cursor": request.query.get("cursor", "")})
 
 
 async def _list(request: web.Request, after: lookup.Position | None = None) -> dict[str, Any]:
@@ -58,7 +48,7 @@ async def _list(request: web.Request, after: lookup.Position | None = None) -> d
 
 def _listed(page: feed.Page) -> dict[str, Any]:
     return {
-        "jobs": [_view(job) for job in page.jobs],
+        "jobs": [render.view(job) for job in page.jobs],
         "next_cursor": params.as_cursor(page.end),
         "state": _state(page.jobs),
     }
@@ -99,11 +89,11 @@ class _ListStream:
             case feed.Page():
                 await self._draw_page(batch)
             case feed.State():
-                await _send(self._stream, self._row(batch.event, {**batch.job, "stopping": False}))
+                await render.send(self._stream, self._row(batch.event, {**batch.job, "stopping": False}))
             case feed.Deleted():
                 self._listed.discard(batch.job_id)
                 self._drawn.pop(batch.job_id, None)
-                await _send(self._stream, _removal(batch.job_id))
+                await render.send(self._stream, render.removal(batch.job_id))
 
     async def _draw_page(self, page: feed.Page) -> None:
         """Draw the whole list, unless the page was rendered with just this one."""
@@ -112,8 +102,8 @@ class _ListStream:
         self._drawn = {job["id"]: job for job in context["jobs"] if job["completed_at"] is None}
         state, self._state = self._state, None
         same = context["state"] == state
-        fragment = Markup("") if same else _fragment(self._request, "_jobs.html", oob=True, **context)
-        await _send(self._stream, fragment, number="live")
+        fragment = Markup("") if same else render.fragment(self._request, "_jobs.html", oob=True, **context)
+        await render.send(self._stream, fragment, number="live")
 
     def _row(self, event: str, job: View) -> Fragment:
         before = self._drawn.get(job["id"])
@@ -123,11 +113,11 @@ class _ListStream:
             self._drawn[job["id"]] = job
         if event == "created" and job["id"] not in self._listed:
             self._listed.add(job["id"])
-            row = _fragment(self._request, "_row.html", job=job)
+            row = render.fragment(self._request, "_row.html", job=job)
             return Markup('<ol hx-swap-oob="afterbegin:#jobs">{}</ol>').format(row)
-        if before and _beside_progress(before) == _beside_progress(job):
-            return _fragment(self._request, "_state.html", oob=True, job=job)
-        row = _fragment(self._request, "_row.html", oob=True, job=job)
+        if before and render.without_progress(before) == render.without_progress(job):
+            return render.fragment(self._request, "_state.html", oob=True, job=job)
+        row = render.fragment(self._request, "_row.html", oob=True, job=job)
         if event in END_EVENTS:
-            row += _said(f"{job['original_filename']}: {wording.doing(job)}")
+            row += render.announcement(f"{job['original_filename']}: {wording.doing(job)}")
         return row

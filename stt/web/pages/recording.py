@@ -16,19 +16,8 @@ from stt.jobs.model import Job, Status
 from stt.transcript.schema import Segment
 from stt.web import bodies
 from stt.web.context import SERVICES
-from stt.web.pages import wording
-from stt.web.pages.render import (
-    Fragment,
-    View,
-    _beside_progress,
-    _fragment,
-    _html,
-    _page,
-    _removal,
-    _said,
-    _send,
-    _view,
-)
+from stt.web.pages import render, wording
+from stt.web.pages.render import Fragment, View
 from stt.web.problems import Problem
 from stt.web.sse import messages_or_idle
 from stt.web.sse import stream as events_of
@@ -38,12 +27,12 @@ async def job(request: web.Request) -> web.Response:
     """`GET /jobs/{id}`: one recording."""
     found = await _job_or_404(request)
     segments = await results.segments(request.app[SERVICES].pool, found)
-    return _page(request, "job.html", _recording(found, segments))
+    return render.page(request, "job.html", _recording(found, segments))
 
 
 def _recording(job: Job, segments: list[Segment]) -> dict[str, Any]:
     return {
-        "job": _view(job),
+        "job": render.view(job),
         "segments": segments,
         "ended": job.ended,
         "has_transcript": job.has_transcript,
@@ -80,40 +69,40 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     if "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(f"/jobs/{job_id}")
     found = await _job_or_404(request)
-    if _asked_from(request, job_id):
+    if _is_from_own_page(request, job_id):
         segments = await results.segments(request.app[SERVICES].pool, found)
-        return _html(_fragment(request, "_head.html", oob=True, **_recording(found, segments)))
-    return _html(_fragment(request, "_row.html", oob=True, job=_view(found)))
+        return render.html(render.fragment(request, "_head.html", oob=True, **_recording(found, segments)))
+    return render.html(render.fragment(request, "_row.html", oob=True, job=render.view(found)))
 
 
 async def retry(request: web.Request) -> web.StreamResponse:
-    """`POST /jobs/{id}/retry`: done again with the same options."""
+    """`POST /jobs/{id}/retry`: transcribe again with the same options."""
     job_id = _id(request)
     with suppress(JobNotEnded):  # Then it runs already, and what the page shows next says so.
         await actions.retry(request.app[SERVICES], job_id, {})
     if "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(f"/jobs/{job_id}")
     found = await _job_or_404(request)
-    return _html(_fragment(request, "_row.html", oob=True, job=_view(found)))
+    return render.html(render.fragment(request, "_row.html", oob=True, job=render.view(found)))
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
-    """`POST /jobs/{id}/delete`; without a script it asks first, with one the page has asked."""
+    """`POST /jobs/{id}/delete`; without a script a page asks for confirmation first."""
     job_id = _id(request)
     scripted = "HX-Request" in request.headers
     if not scripted and "sure" not in await bodies.form(request):
-        return _page(request, "delete.html", {"job": _view(await _job_or_404(request))})
+        return render.page(request, "delete.html", {"job": render.view(await _job_or_404(request))})
     with suppress(JobNotFound):  # Then it is already deleted, as was wished.
         await actions.delete(request.app[SERVICES], job_id)
     if not scripted:
         raise web.HTTPSeeOther("/")
-    if _asked_from(request, job_id):
+    if _is_from_own_page(request, job_id):
         return web.Response(headers={"HX-Redirect": "/"})
-    return _html(_removal(str(job_id)))
+    return render.html(render.removal(str(job_id)))
 
 
-def _asked_from(request: web.Request, job_id: UUID) -> bool:
-    """Does the request come from the job's own page, not from the list?"""
+def _is_from_own_page(request: web.Request, job_id: UUID) -> bool:
+    """Whether the request comes from the job's own page, not from the list."""
     return request.headers.get("HX-Current-URL", "").endswith(f"/jobs/{job_id}")
 
 
@@ -163,7 +152,7 @@ class _JobStream:
             case feed.State():
                 await self._draw_state({**batch.job, "stopping": False})
             case feed.Deleted():
-                await self._end(_fragment(self._request, "_gone.html"))
+                await self._end(render.fragment(self._request, "_gone.html"))
 
     async def _draw_snapshot(self, snapshot: feed.Snapshot) -> None:
         job, before = snapshot.job, self._state
@@ -171,47 +160,47 @@ class _JobStream:
         if job.ended or snapshot.first != self._drawn:
             await self._draw_whole(_recording(job, snapshot.segments))
             return
-        self._job = _view(job)
+        self._job = render.view(job)
         head = Markup("") if job.updated_at.isoformat() == before else self._head(self._job)
         await self._update(self._part(snapshot.segments), head)
 
     async def _draw_whole(self, context: dict[str, Any]) -> None:
         job = self._job = context["job"]
         self._drawn = len(context["segments"])
-        fragment = _fragment(self._request, "_job.html", oob=True, **context) + self._title(job)
+        fragment = render.fragment(self._request, "_job.html", oob=True, **context) + self._title(job)
         if context["ended"]:
-            await self._end(fragment + _said(wording.doing(job)))
+            await self._end(fragment + render.announcement(wording.doing(job)))
         else:
             await self._update(fragment)
 
     async def _draw_state(self, job: View) -> None:
         before, self._job = self._job, job
-        if before and _beside_progress(before) == _beside_progress(job):
-            fragment = _fragment(self._request, "_state.html", oob=True, job=job)
+        if before and render.without_progress(before) == render.without_progress(job):
+            fragment = render.fragment(self._request, "_state.html", oob=True, job=job)
         else:
             fragment = self._head(job)
         if before and wording.doing(before) != wording.doing(job):
-            fragment += _said(wording.doing(job))
+            fragment += render.announcement(wording.doing(job))
         await self._update(fragment, self._title(job))
 
     def _head(self, job: View) -> Fragment:
-        return _fragment(self._request, "_head.html", oob=True, job=job, segments=[])
+        return render.fragment(self._request, "_head.html", oob=True, job=job, segments=[])
 
     def _part(self, segments: list[Segment]) -> Fragment:
         """Segments to put below the others."""
         if not segments:
             return Markup("")
         self._drawn = (self._drawn or 0) + len(segments)
-        part = _fragment(self._request, "_segments.html", segments=segments)
+        part = render.fragment(self._request, "_segments.html", segments=segments)
         return Markup('<div hx-swap-oob="beforeend:#transcript">{}</div>').format(part)
 
     def _title(self, job: View) -> Fragment:
-        text = _fragment(self._request, "_title.html", job=job)
+        text = render.fragment(self._request, "_title.html", job=job)
         return Markup("<title>{}</title>").format(text.strip())
 
     async def _update(self, *fragments: Fragment) -> None:
-        await _send(self._stream, Markup("").join(fragments), number=str(self._drawn))
+        await render.send(self._stream, Markup("").join(fragments), number=str(self._drawn))
 
     async def _end(self, fragment: Fragment) -> None:
-        await _send(self._stream, fragment, number="end")
+        await render.send(self._stream, fragment, number="end")
         await self._stream.send("", event="end", id="end")

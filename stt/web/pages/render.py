@@ -1,4 +1,8 @@
-"""Renders pages and fragments from templates."""
+"""Renders pages and fragments from the templates.
+
+A page and its fragments come from the same templates. A stream sends fragments that name their own place
+(htmx's out-of-band swaps), so that one listening element serves a whole page.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +31,17 @@ log = logging.getLogger(__name__)
 Fragment = Markup
 View = dict[str, Any]
 FILTERS: dict[str, Callable[..., Any]] = wording.FILTERS
-# What changes while a job runs without changing more of its row than its state.
-_RUNNING = {"stage", "progress", "eta_seconds", "updated_at", "stopping"}
+# Fields of a job that change only the `_state.html` part of its row and its page.
+_PROGRESS_FIELDS = {"stage", "progress", "eta_seconds", "updated_at", "stopping"}
 
 
 def asset(name: str) -> str:
-    """The address of a static file, different for each content, so that browsers may keep it."""
+    """The address of a static file; it contains a digest of the content, so that browsers may cache it."""
     path = STATIC / name
     try:
         return f"/static/{name}?v={_digest(path, path.stat().st_mtime_ns)}"
     except FileNotFoundError:
-        # Without it the page works as it does where there is no script.
+        # Without the file the page works as it does without scripts.
         log.error("%s is missing: run make setup", path)
         return f"/static/{name}"
 
@@ -48,7 +52,7 @@ def _digest(path: Path, _changed: int) -> str:
 
 
 async def static(request: web.Request) -> web.FileResponse:
-    """`GET /static/…`; aiohttp's own view answers for a missing file without a body."""
+    """`GET /static/…`; unlike aiohttp's own view it answers 404 for a missing file with a body."""
     try:
         path = (STATIC / request.match_info["name"]).resolve()
         found = path.is_relative_to(STATIC.resolve()) and path.is_file()
@@ -61,19 +65,34 @@ async def static(request: web.Request) -> web.FileResponse:
 
 GLOBALS: dict[str, Any] = {
     "asset": asset,
-    "labelled": False,  # of a button: with a word instead of a picture
-    "oob": False,  # of a fragment: swapped by its own id, wherever the answer's target is
+    "labelled": False,  # whether a button has a word instead of a picture
+    "oob": False,  # whether a fragment replaces the element with its id (hx-swap-oob)
     "languages": sorted(LANGUAGES.items(), key=lambda i: i[1]),
 }
 
 
 def render_error(request: web.Request, status: int, title: str, detail: str) -> web.Response:
-    """What a person sees where a program gets problem+json."""
+    """The page of an error, where a program would get problem+json.
+
+    Args:
+        request: The request that failed.
+        status: The HTTP status.
+        title: What happened, as a heading.
+        detail: What happened and what to do, in sentences.
+    """
     context = {"status": status, "title": title, "detail": detail}
-    return _page(request, "error.html", context, status=status)
+    return page(request, "error.html", context, status=status)
 
 
-def _page(request: web.Request, template: str, context: dict[str, Any], *, status: int = 200) -> web.Response:
+def page(request: web.Request, template: str, context: dict[str, Any], *, status: int = 200) -> web.Response:
+    """A whole page, which browsers check for changes each time.
+
+    Args:
+        request: The request for the page.
+        template: Its file in templates/.
+        context: What the template needs besides the settings.
+        status: The HTTP status.
+    """
     response = aiohttp_jinja2.render_template(
         template, request, {"settings": request.app[SETTINGS], **context}, status=status
     )
@@ -82,31 +101,48 @@ def _page(request: web.Request, template: str, context: dict[str, Any], *, statu
     return response
 
 
-def _view(job: Job) -> View:
-    """A job as the templates want it: that of an event, and whether it has been asked to stop."""
+def view(job: Job) -> View:
+    """A job as the templates need it: its public fields, and whether a cancel was requested."""
     return {**job.public(text=False), "stopping": job.cancel_requested and not job.ended}
 
 
-def _html(fragment: Fragment) -> web.Response:
+def html(fragment: Fragment) -> web.Response:
+    """The answer to a button's request: a fragment alone."""
     return web.Response(text=fragment, content_type="text/html")
 
 
-def _fragment(request: web.Request, template: str, **context: Any) -> Fragment:
+def fragment(request: web.Request, template: str, **context: Any) -> Fragment:
+    """A part of a page.
+
+    Args:
+        request: The request of the page that gets it.
+        template: Its file in templates/.
+        context: What the template needs.
+    """
     return Markup(aiohttp_jinja2.render_string(template, request, context))  # noqa: S704  rendered with autoescape
 
 
-def _removal(job_id: str) -> Fragment:
+def removal(job_id: str) -> Fragment:
+    """The fragment that removes a job's row from the list."""
     return Markup('<li id="job-{}" hx-swap-oob="delete"></li>').format(job_id)
 
 
-def _said(text: str) -> Fragment:
-    """A sentence for a person who listens to the page."""
+def announcement(text: str) -> Fragment:
+    """A sentence for screen readers."""
     return Markup('<span hx-swap-oob="innerHTML:#said">{}</span>').format(text)
 
 
-def _beside_progress(job: View) -> View:
-    return {key: value for key, value in job.items() if key not in _RUNNING}
+def without_progress(job: View) -> View:
+    """A job without the fields of `_state.html`: while these are equal, only that part is drawn again."""
+    return {key: value for key, value in job.items() if key not in _PROGRESS_FIELDS}
 
 
-async def _send(stream: EventSourceResponse, fragment: Fragment, number: str | None = None) -> None:
+async def send(stream: EventSourceResponse, fragment: Fragment, number: str | None = None) -> None:
+    """Send a fragment to a page.
+
+    Args:
+        stream: The page's stream.
+        fragment: Elements that name the place they go to.
+        number: The event id, which the browser sends when it connects again.
+    """
     await stream.send(fragment, event="update", id=number, retry=RECONNECT_MS)
