@@ -10,32 +10,45 @@ values (:id, :owner, :original_filename, :file_path, :file_type, :file_size, :du
 returning *;
 
 -- name: get_job^
-select * from jobs where id = :id;
+-- A job of the owner; its text, which may be long, only if asked for.
+select id, owner, original_filename, file_path, file_type, file_size, duration_seconds, status, priority, model,
+    task, requested_language, language, options, options_hash,
+    case when :text::boolean then transcription_text end as transcription_text,
+    transcription_file_path, stage, progress, eta_seconds, attempt, claim, worker, claimed_at, lease_expires_at,
+    not_before, cancel_requested, warnings, error_code, error_message, created_at, updated_at, started_at,
+    completed_at, error_log, error_parameters
+from jobs where id = :id and (:owner::text is null or owner = :owner);
 
 -- name: queue_position$
-select position from queue where id = :id;
+-- How many jobs of all owners start before this job of the owner, plus one; null if it is not due.
+select position from queue join jobs using (id) where id = :id and (:owner::text is null or owner = :owner);
 
 -- name: list_jobs
--- A page of jobs, newest first, after the cursor (created_at, id).
+-- A page of the owner's jobs, newest first, after the cursor (created_at, id).
 select * from jobs_without_text
-where (:status::job_status is null or status = :status)
+where (:owner::text is null or owner = :owner)
+    and (:status::job_status is null or status = :status)
     and (:q::text is null or strpos(lower(original_filename), lower(:q)) > 0)
     and (:before_created::timestamptz is null or (created_at, id) < (:before_created, :before_id::uuid))
 order by created_at desc, id desc
 limit :limit;
 
 -- name: jobs_changed_since
--- What a listener that was away has to be told, oldest change first.
-select * from jobs_without_text where (updated_at, id) > (:since, :after::uuid)
+-- The owner's jobs that have changed since a time, oldest change first, after the job :after of the page before.
+select * from jobs_without_text where (updated_at, id) > (:since, :after::uuid) and (:owner::text is null or owner = :owner)
 order by updated_at, id limit :limit;
 
 -- name: active_jobs
-select * from jobs_without_text where status in ('pending', 'processing') order by created_at, id;
+-- The owner's jobs that wait or run, oldest first.
+select * from jobs_without_text
+where status in ('pending', 'processing') and (:owner::text is null or owner = :owner)
+order by created_at, id;
 
 -- name: ended_among
 -- Those of the given jobs that have ended, for a page that may have lost the message about it.
 select * from jobs_without_text
 where id = any(:ids::uuid[]) and status in ('completed', 'failed', 'cancelled')
+    and (:owner::text is null or owner = :owner)
 order by updated_at, id;
 
 -- name: server_time$
@@ -173,7 +186,7 @@ update jobs
 set cancel_requested = true, updated_at = clock_timestamp(),
     status = case status when 'pending' then 'cancelled'::job_status else status end,
     completed_at = case status when 'pending' then clock_timestamp() end
-where id = :id and status in ('pending', 'processing')
+where id = :id and status in ('pending', 'processing') and (:owner::text is null or owner = :owner)
 returning *;
 
 -- name: cancelled_as_asked^
@@ -196,7 +209,9 @@ with old as (
         exists (
             select from spans where job_id = jobs.id and spans.options_hash = :options_hash and last
         ) as known
-    from jobs where id = :id and status in ('failed', 'cancelled', 'completed') for update
+    from jobs
+    where id = :id and status in ('failed', 'cancelled', 'completed') and (:owner::text is null or owner = :owner)
+    for update
 ), forgotten as (
     delete from spans using old
     where spans.job_id = old.id and not old.kept and options_hash = :options_hash
@@ -219,7 +234,7 @@ returning jobs.*;
 
 -- name: delete_job^
 -- Remove a job, and with it its spans and transcripts.
-delete from jobs where id = :id returning file_path, owner, claim;
+delete from jobs where id = :id and (:owner::text is null or owner = :owner) returning file_path, owner, claim;
 
 -- name: estimated_start$
 -- When the job at a position of the queue will start, if all goes on as it did: the audio before it, at the pace

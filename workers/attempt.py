@@ -422,7 +422,7 @@ class Attempt:
 
     async def _is_committed(self, key: str) -> bool:
         """Whether a commit went through though PostgreSQL went away before it said so."""
-        job = await self._patiently(lambda: lookup.get(self.pool, self.job.id))
+        job = await self._patiently(lambda: lookup.get(self.pool, self.job.id, owner=None))
         if job is None or job.transcription_file_path != key:
             return False
         await self._publish(current(job))

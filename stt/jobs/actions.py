@@ -19,7 +19,7 @@ from stt.codes import ErrorCode
 from stt.jobs import lifecycle, lookup, options, tickets
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
 from stt.jobs.messages import END_EVENTS, current, deleted, state
-from stt.jobs.model import Job, NewJob
+from stt.jobs.model import LOCAL, Job, NewJob
 from stt.media import telephone
 from stt.media.errors import MediaError
 from stt.media.probe import Media, probe
@@ -47,7 +47,7 @@ class Services:
 
 
 async def accept(
-    services: Services, incoming: Incoming, *, filename: str, fields: Mapping[str, Any], owner: str = "local"
+    services: Services, incoming: Incoming, *, filename: str, fields: Mapping[str, Any], owner: str = LOCAL
 ) -> Job:
     """Make a job of a received file.
 
@@ -113,16 +113,21 @@ async def _register(services: Services, new: NewJob) -> Job:
     return job
 
 
-async def cancel(services: Services, job_id: UUID) -> Job:
+async def cancel(services: Services, job_id: UUID, *, owner: str | None = LOCAL) -> Job:
     """Cancel a job that waits; ask the worker of one that runs to stop.
+
+    Args:
+        services: What it works with.
+        job_id: The job.
+        owner: Whose job; None for anyone's.
 
     Raises:
         JobNotFound: there is no such job.
         JobEnded: it has ended.
     """
-    job = await lifecycle.request_cancel(services.pool, job_id)
+    job = await lifecycle.request_cancel(services.pool, job_id, owner=owner)
     if job is None:
-        found = await lookup.get(services.pool, job_id)
+        found = await lookup.get(services.pool, job_id, owner=owner)
         if found is None:
             raise JobNotFound
         raise JobEnded(found.status)
@@ -130,24 +135,27 @@ async def cancel(services: Services, job_id: UUID) -> Job:
     return job
 
 
-async def retry(services: Services, job_id: UUID, fields: Mapping[str, Any]) -> Job:
+async def retry(
+    services: Services, job_id: UUID, fields: Mapping[str, Any], *, owner: str | None = LOCAL
+) -> Job:
     """Restart an ended job.
 
     Args:
         services: What it works with.
         job_id: The job.
         fields: Option fields that change; the others stay as they were.
+        owner: Whose job; None for anyone's.
 
     Raises:
         JobNotFound: there is no such job.
         JobNotEnded: it waits or runs.
         OptionError: an option is unknown or has a bad value.
     """
-    job = await lookup.get(services.pool, job_id)
+    job = await lookup.get(services.pool, job_id, owner=owner)
     if job is None:
         raise JobNotFound
     asked = options.parse({**options.of_job(job), **fields}, services.settings)
-    again = await lifecycle.restart(services.pool, job, asked)
+    again = await lifecycle.restart(services.pool, job, asked, owner=owner)
     if again is None:
         raise JobNotEnded(job.status)
     await tickets.announce(services.redis, again)
@@ -155,14 +163,19 @@ async def retry(services: Services, job_id: UUID, fields: Mapping[str, Any]) -> 
     return again
 
 
-async def delete(services: Services, job_id: UUID) -> None:
+async def delete(services: Services, job_id: UUID, *, owner: str | None = LOCAL) -> None:
     """Stop a job that runs, then remove its row and its files.
+
+    Args:
+        services: What it works with.
+        job_id: The job.
+        owner: Whose job; None for anyone's.
 
     Raises:
         JobNotFound: there is no such job.
     """
-    await _stop(services, job_id)
-    gone = await lifecycle.delete(services.pool, job_id)
+    await _stop(services, job_id, owner)
+    gone = await lifecycle.delete(services.pool, job_id, owner=owner)
     if gone is None:
         raise JobNotFound
     try:
@@ -172,9 +185,9 @@ async def delete(services: Services, job_id: UUID) -> None:
     await publish(services.redis, deleted(job_id, gone.owner, gone.claim))
 
 
-async def _stop(services: Services, job_id: UUID) -> None:
-    async with services.hub.listen(str(job_id)) as messages:
-        job = await lifecycle.request_cancel(services.pool, job_id)
+async def _stop(services: Services, job_id: UUID, owner: str | None) -> None:
+    async with services.hub.listen(str(job_id), owner) as messages:
+        job = await lifecycle.request_cancel(services.pool, job_id, owner=owner)
         if job is None or job.ended:
             return
         try:

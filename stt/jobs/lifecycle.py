@@ -11,8 +11,8 @@ import asyncpg
 from stt import codes
 from stt.codes import ErrorCode, Parameters, WarningCode
 from stt.db import queries
-from stt.jobs.lookup import _all, _some
-from stt.jobs.model import Connection, DeletedJob, Job, NewJob
+from stt.jobs.lookup import every, only
+from stt.jobs.model import LOCAL, Connection, DeletedJob, Job, NewJob
 from stt.jobs.options import JobOptions
 from stt.transcript.schema import Segment
 
@@ -33,7 +33,7 @@ async def create(pool: Connection, new: NewJob) -> Job:
         priority=new.options.priority,
         **_asked(new.options),
     )
-    return _some(row)
+    return only(row)
 
 
 def _asked(options: JobOptions) -> dict[str, Any]:
@@ -180,15 +180,17 @@ def backoff(attempt: int) -> float:
     return float(min(_RETRY_MAX, _RETRY_FIRST * 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25))  # noqa: S311
 
 
-# What a person does.
+# What a person does, to jobs of an `owner`; None means of all owners.
 
 
-async def request_cancel(pool: Connection, job_id: UUID) -> Job | None:
-    """Cancel a waiting job at once, ask a running one to stop; None where the job has ended."""
-    return Job.of(await queries.request_cancel(pool, id=job_id))
+async def request_cancel(pool: Connection, job_id: UUID, *, owner: str | None = LOCAL) -> Job | None:
+    """Cancel a waiting job at once, ask a running one to stop; None where the owner has no such job."""
+    return Job.of(await queries.request_cancel(pool, id=job_id, owner=owner))
 
 
-async def restart(pool: Connection, job: Job, options: JobOptions) -> Job | None:
+async def restart(
+    pool: Connection, job: Job, options: JobOptions, *, owner: str | None = LOCAL
+) -> Job | None:
     """Do an ended job again; None where it has not ended.
 
     What was recognised for the same options is kept. A completed job, whose transcript stays until there is a
@@ -197,6 +199,7 @@ async def restart(pool: Connection, job: Job, options: JobOptions) -> Job | None
     row = await queries.restart_job(
         pool,
         id=job.id,
+        owner=owner,
         priority=options.priority,
         outdated=[*codes.ABOUT_SPEAKERS, WarningCode.LESS_MEMORY],
         **_asked(options),
@@ -204,9 +207,9 @@ async def restart(pool: Connection, job: Job, options: JobOptions) -> Job | None
     return Job.of(row)
 
 
-async def delete(pool: Connection, job_id: UUID) -> DeletedJob | None:
-    """Remove the row and every row that refers to it; None where there is no such job."""
-    row = await queries.delete_job(pool, id=job_id)
+async def delete(pool: Connection, job_id: UUID, *, owner: str | None = LOCAL) -> DeletedJob | None:
+    """Remove the row and every row that refers to it; None where the owner has no such job."""
+    row = await queries.delete_job(pool, id=job_id, owner=owner)
     return None if row is None else DeletedJob(**row)
 
 
@@ -217,7 +220,7 @@ async def release_expired(pool: asyncpg.Pool, *, max_attempts: int) -> list[Job]
     """Free the jobs of workers that have gone silent; the crash has spent an attempt."""
     freed = []
     async with pool.acquire() as connection, connection.transaction():
-        for job in await _all(queries.expired_leases(connection)):
+        for job in await every(queries.expired_leases(connection)):
             freed.append(await _release(connection, job, max_attempts))
     return [job for job in freed if job is not None]
 

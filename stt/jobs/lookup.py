@@ -1,4 +1,8 @@
-"""Finds jobs: one, a page, those that changed, those that wait."""
+"""Finds jobs: one, a page, those that changed, those that wait.
+
+A function with an `owner` finds the jobs of this owner only. None means all owners: for maintenance and
+workers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from stt.db import queries
-from stt.jobs.model import Connection, Job, Status
+from stt.jobs.model import LOCAL, Connection, Job, Status
 
 _PAGE = 500
 
@@ -19,15 +23,23 @@ _PAGE = 500
 Position = tuple[dt.datetime, UUID]
 
 
-async def get(pool: Connection, job_id: UUID) -> Job | None:
-    return Job.of(await queries.get_job(pool, id=job_id))
+async def get(pool: Connection, job_id: UUID, *, owner: str | None = LOCAL, text: bool = False) -> Job | None:
+    """A job by its id; None where the owner has no such job.
+
+    Args:
+        pool: The database.
+        job_id: The job.
+        owner: Whose job; None for anyone's.
+        text: Whether to read its `transcription_text` too, which may be long.
+    """
+    return Job.of(await queries.get_job(pool, id=job_id, owner=owner, text=text))
 
 
-async def with_place(pool: Connection, job: Job) -> Job:
-    """The job with its place in the queue, 1 being next, and when it will start, where that can be told."""
+async def with_place(pool: Connection, job: Job, *, owner: str | None = LOCAL) -> Job:
+    """The job with its place in the queue, 1 being next, and when it will start, as far as both are known."""
     if job.status is not Status.PENDING:
         return job
-    position = await queries.queue_position(pool, id=job.id)
+    position = await queries.queue_position(pool, id=job.id, owner=owner)
     start = position and await queries.estimated_start(pool, position=position)
     return replace(job, queue_position=position, estimated_start_at=start)
 
@@ -35,6 +47,7 @@ async def with_place(pool: Connection, job: Job) -> Job:
 async def list_page(
     pool: Connection,
     *,
+    owner: str | None = LOCAL,
     status: Status | None = None,
     q: str | None = None,
     limit: int = 50,
@@ -44,15 +57,17 @@ async def list_page(
 
     Args:
         pool: The database.
+        owner: Only jobs of this owner; None for all.
         status: Only jobs with this status.
         q: Only jobs whose file name contains this text, in upper or lower case.
         limit: Jobs a page.
         after: Where the page before ended; None for the first page.
     """
     before_created, before_id = after or (None, None)
-    found = await _all(
+    found = await every(
         queries.list_jobs(
             pool,
+            owner=owner,
             status=status,
             q=q,
             limit=limit + 1,
@@ -66,23 +81,27 @@ async def list_page(
     return page, (page[-1].created_at, page[-1].id)
 
 
-async def changed_since(pool: Connection, since: dt.datetime) -> AsyncGenerator[Job, None]:
-    """Every job that has changed since then, oldest change first."""
+async def changed_since(
+    pool: Connection, since: dt.datetime, *, owner: str | None = LOCAL
+) -> AsyncGenerator[Job, None]:
+    """Every job that has changed since a time by PostgreSQL's clock, oldest change first."""
     after = UUID(int=0)
-    while page := await _all(queries.jobs_changed_since(pool, since=since, after=after, limit=_PAGE)):
+    while page := await every(
+        queries.jobs_changed_since(pool, owner=owner, since=since, after=after, limit=_PAGE)
+    ):
         for job in page:
             yield job
         since, after = page[-1].updated_at, page[-1].id
 
 
-async def active(pool: Connection) -> list[Job]:
+async def active(pool: Connection, *, owner: str | None = LOCAL) -> list[Job]:
     """Jobs that wait or run, oldest first."""
-    return await _all(queries.active_jobs(pool))
+    return await every(queries.active_jobs(pool, owner=owner))
 
 
-async def ended_among(pool: Connection, job_ids: Iterable[UUID]) -> list[Job]:
+async def ended_among(pool: Connection, job_ids: Iterable[UUID], *, owner: str | None = LOCAL) -> list[Job]:
     """Those of some jobs that have ended, without their text."""
-    return await _all(queries.ended_among(pool, ids=list(job_ids)))
+    return await every(queries.ended_among(pool, ids=list(job_ids), owner=owner))
 
 
 async def server_time(pool: Connection) -> dt.datetime:
@@ -92,23 +111,27 @@ async def server_time(pool: Connection) -> dt.datetime:
 
 
 async def waiting_files(pool: Connection) -> dict[UUID, str]:
-    """The storage keys of the recordings that workers will open."""
+    """The storage keys of the recordings that workers will open, by job; of all owners."""
     return {row["id"]: row["key"] async for row in queries.waiting_files(pool)}
 
 
 async def count_due(pool: Connection) -> int:
+    """How many jobs of all owners could start now."""
     return int(await queries.count_due(pool))
 
 
 async def stored_keys(pool: Connection) -> set[str]:
+    """Every storage key that a row names, of all owners."""
     return {row["key"] async for row in queries.stored_keys(pool)}
 
 
-async def _all(rows: Any) -> list[Job]:
-    return [_some(row) async for row in rows]
+async def every(rows: Any) -> list[Job]:
+    """The jobs of the rows of a query."""
+    return [only(row) async for row in rows]
 
 
-def _some(row: asyncpg.Record) -> Job:
+def only(row: asyncpg.Record) -> Job:
+    """The job of a row that a query always returns."""
     job = Job.of(row)
     assert job is not None
     return job

@@ -13,6 +13,9 @@ from asyncpg.pool import PoolConnectionProxy
 
 from stt.jobs.options import JobOptions
 
+# The owner of every job until users sign in.
+LOCAL = "local"
+
 # Every query takes either.
 Connection = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy
 
@@ -133,7 +136,7 @@ class NewJob:
     file_size: int
     duration_seconds: float | None
     options: JobOptions
-    owner: str = "local"
+    owner: str = LOCAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,8 +27,9 @@ def job_id(request: web.Request) -> UUID:
         raise not_found() from None
 
 
-async def job_or_404(request: web.Request) -> Job:
-    job = await lookup.get(request.app[SERVICES].pool, job_id(request))
+async def job_or_404(request: web.Request, *, text: bool = False) -> Job:
+    """The job of the address; with its text only if asked for, since it may be long."""
+    job = await lookup.get(request.app[SERVICES].pool, job_id(request), text=text)
     if job is None:
         raise not_found()
     return job

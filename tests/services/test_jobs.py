@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
+from aiohttp.test_utils import TestClient
 
 from stt.codes import WarningCode
-from stt.jobs import lifecycle, lookup, options, results
+from stt.jobs import actions, lifecycle, lookup, options, results
+from stt.jobs.errors import JobNotFound
 from stt.jobs.model import Job, Status
+from stt.web.context import SERVICES
 from tests.support.jobs import SETTINGS, again, beat, claim, complete, expire, new
 
 
@@ -366,3 +371,87 @@ async def test_text_with_a_nul_is_stored(pool: asyncpg.Pool) -> None:
     assert await results.save_span(pool, job, number=0, start=0, end=1, segments=[{"text": "a\x00b"}])
     [span] = await results.spans(pool, job)
     assert span["segments"] == [{"text": "ab"}]
+
+
+OWN, OTHER = "own", "other"
+Call = Callable[[asyncpg.Pool, Job, str | None], Awaitable[Any]]
+
+
+async def changed(pool: asyncpg.Pool, job: Job, owner: str | None) -> list[Job]:
+    since = job.created_at - dt.timedelta(seconds=1)
+    return [found async for found in lookup.changed_since(pool, since, owner=owner)]
+
+
+async def place(pool: asyncpg.Pool, job: Job, owner: str | None) -> int | None:
+    return (await lookup.with_place(pool, job, owner=owner)).queue_position
+
+
+# The status that the job must have, and the call.
+OWNED: dict[str, tuple[Status, Call]] = {
+    "get": (Status.PENDING, lambda pool, job, owner: lookup.get(pool, job.id, owner=owner)),
+    "with_place": (Status.PENDING, place),
+    "list_page": (
+        Status.PENDING,
+        lambda pool, _, owner: first_of(lookup.list_page(pool, owner=owner)),
+    ),
+    "changed_since": (Status.PENDING, changed),
+    "active": (Status.PENDING, lambda pool, _, owner: lookup.active(pool, owner=owner)),
+    "ended_among": (
+        Status.CANCELLED,
+        lambda pool, job, owner: lookup.ended_among(pool, [job.id], owner=owner),
+    ),
+    "request_cancel": (
+        Status.PENDING,
+        lambda pool, job, owner: lifecycle.request_cancel(pool, job.id, owner=owner),
+    ),
+    "restart": (
+        Status.CANCELLED,
+        lambda pool, job, owner: lifecycle.restart(pool, job, options.parse({}, SETTINGS), owner=owner),
+    ),
+    "delete": (Status.PENDING, lambda pool, job, owner: lifecycle.delete(pool, job.id, owner=owner)),
+}
+
+
+async def first_of(page: Awaitable[tuple[list[Job], Any]]) -> list[Job]:
+    return (await page)[0]
+
+
+@pytest.mark.parametrize("owner", [OWN, None])
+@pytest.mark.parametrize("name", OWNED)
+async def test_a_job_of_another_owner_is_not_found(name: str, owner: str | None, pool: asyncpg.Pool) -> None:
+    status, call = OWNED[name]
+    job = await new(pool, OWN)
+    if status is Status.CANCELLED:
+        assert await lifecycle.request_cancel(pool, job.id, owner=OWN)
+    assert not await call(pool, job, OTHER)
+    assert await call(pool, job, owner)
+
+
+@pytest.mark.parametrize("owner", [OWN, None])
+@pytest.mark.parametrize("name", ["cancel", "retry", "delete"])
+async def test_an_action_finds_no_job_of_another_owner(
+    name: str, owner: str | None, client: TestClient, pool: asyncpg.Pool
+) -> None:
+    assert client.app
+    services = client.app[SERVICES]
+    job = await new(pool, OWN)
+    if name == "retry":
+        assert await lifecycle.request_cancel(pool, job.id, owner=OWN)
+    more = ({},) if name == "retry" else ()
+    with pytest.raises(JobNotFound):
+        await getattr(actions, name)(services, job.id, *more, owner=OTHER)
+    before = await lookup.get(pool, job.id, owner=OWN)
+    assert before
+    assert before.status is (Status.CANCELLED if name == "retry" else Status.PENDING)
+    await getattr(actions, name)(services, job.id, *more, owner=owner)
+    after = await lookup.get(pool, job.id, owner=OWN)
+    assert before != after
+
+
+async def test_a_lookup_carries_the_text_only_if_asked_for(pool: asyncpg.Pool) -> None:
+    job = await done(pool)
+    short, whole = await lookup.get(pool, job.id), await lookup.get(pool, job.id, text=True)
+    assert short
+    assert whole
+    assert (short.transcription_text, whole.transcription_text) == (None, "old")
+    assert replace(whole, transcription_text=None) == short

@@ -86,7 +86,7 @@ async def migrated(empty_database: str) -> str:
 
 
 async def job_of(pool: asyncpg.Pool, number: int) -> Job:
-    job = await lookup.get(pool, UUID(f"0778cd98-0000-0000-0000-{number:012x}"))
+    job = await lookup.get(pool, UUID(f"0778cd98-0000-0000-0000-{number:012x}"), text=True)
     assert job
     return job
 

@@ -57,6 +57,6 @@ async def expire(pool: asyncpg.Pool, job: Job) -> None:
 
 
 async def again(pool: asyncpg.Pool, job: Job) -> Job:
-    found = await lookup.get(pool, job.id)
+    found = await lookup.get(pool, job.id, owner=None, text=True)
     assert found
-    return await lookup.with_place(pool, found)
+    return await lookup.with_place(pool, found, owner=None)

@@ -24,7 +24,7 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 async def get_job(request: web.Request) -> web.Response:
-    job = await lookup.with_place(request.app[SERVICES].pool, await job_or_404(request))
+    job = await lookup.with_place(request.app[SERVICES].pool, await job_or_404(request, text=True))
     return web.json_response(job.public())
 
 
