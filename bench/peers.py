@@ -46,9 +46,9 @@ def ours(files: list[Row], model: Path, **settings: Any) -> list[Result]:
 async def start(model: Path, **settings: Any) -> Any:
     """Our engine, started."""
     from stt.settings import Settings
-    from workers.engine.handle import Engine
+    from workers.engine.handle import EngineProcess
 
-    engine = Engine(Settings(data_dir=Path(tempfile.gettempdir()) / "stt-bench", **settings))
+    engine = EngineProcess(Settings(data_dir=Path(tempfile.gettempdir()) / "stt-bench", **settings))
     await engine.start()
     return engine
 
@@ -66,7 +66,7 @@ async def ask(
         "type": "transcribe", "job": "0", "path": file["path"], "model": str(model), "task": "transcribe",
         "language": file["language"], "options": options, "resume": {},
     }  # fmt: skip
-    async for event in engine.ask(request):
+    async for event in engine.transcribe(request):
         on_event(event)
         if event["type"] == "span":
             text += "".join(segment["text"] for segment in event["segments"])

@@ -41,16 +41,16 @@ Run = Callable[[dict[str, Any]], Told]
 def bare(path: Path, folder: Path, model: str) -> Iterator[Run]:
     """A bare engine; its learned costs lie in `folder`."""
     from stt.settings import Settings
-    from workers.engine.handle import Engine
+    from workers.engine.handle import EngineProcess
 
     async def ask(options: dict[str, Any]) -> Told:
-        engine, told = Engine(Settings(data_dir=folder)), Told()
+        engine, told = EngineProcess(Settings(data_dir=folder)), Told()
         began = time.monotonic()
         request = {
             "type": "transcribe", "job": "0", "path": str(path), "model": model, "task": "transcribe",
             "language": "", "options": options, "resume": {},
         }  # fmt: skip
-        async for event in engine.ask(request):
+        async for event in engine.transcribe(request):
             assert event["type"] != "error", event
             if event["type"] == "stage":
                 told.append((time.monotonic() - began, event["stage"], event["progress"], event["left"]))

@@ -39,7 +39,7 @@ from engine import AUDIO, LETTERS, Row, errors, normalisers, recordings
 from stt import settings
 from workers.audio import decode, spans
 from workers.audio.sound import RATE, Samples
-from workers.engine.handle import Engine
+from workers.engine.handle import EngineProcess
 
 Turn = tuple[float, float, str]  # start, end, speaker
 Piece = tuple[float, float, str]  # start, end, text
@@ -56,7 +56,7 @@ FRAME = RATE // 100
 class Ear:
     """The bare engine; it hears a recording once, whatever is asked about it."""
 
-    def __init__(self, engine: Engine, model: str, *, speakers: bool) -> None:
+    def __init__(self, engine: EngineProcess, model: str, *, speakers: bool) -> None:
         self._engine, self._model, self._speakers = engine, model, speakers
         self._heard: dict[Path, Heard] = {}
 
@@ -73,7 +73,7 @@ class Ear:
             "language": None, "options": {"diarize": True} if diarize else {}, "resume": {},
         }  # fmt: skip
         segments, heard = [], {"turns": []}
-        async for event in self._engine.ask(request):
+        async for event in self._engine.transcribe(request):
             assert event["type"] != "error", event
             segments += event["segments"] if event["type"] == "span" else []
             heard |= {"turns": event["turns"]} if event["type"] == "speakers" else {}
@@ -406,7 +406,7 @@ async def run(given: argparse.Namespace, scratch: Path) -> None:
     chosen = settings.load().model_copy(update={"data_dir": scratch})
     model = str(given.model or models.find("base", chosen))
     files = recordings(given.audio, given.recordings, tuning=False)
-    engine = Engine(chosen)
+    engine = EngineProcess(chosen)
     ear = Ear(engine, model, speakers="speakers" in given.parts)
     try:
         if "words" in given.parts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from string import Formatter
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 
 class Stage(StrEnum):
@@ -72,6 +72,20 @@ class WarningCode(StrEnum):
 Code = ErrorCode | WarningCode
 # What a sentence is filled with: JSON values by name. `reason` chooses among the sentences of one code.
 Parameters = dict[str, Any]
+
+
+class JobWarning(TypedDict):
+    """A warning as the row of a job keeps it."""
+
+    code: str  # one of `WarningCode`
+    message: str  # the English sentence
+    parameters: NotRequired[Parameters]  # of the sentence, if it has any; not part of the API
+    # Of a warning about passages of the recording: start and end of each in seconds. `language` is what is
+    # spoken there, `instead` the language of the text.
+    times: NotRequired[list[list[float]]]
+    language: NotRequired[str]
+    instead: NotRequired[str]
+
 
 _CONVERT = "Please convert it to MP3, M4A, FLAC or WAV and send it again."
 _EXPORT = "Please export it again as MP3, M4A, FLAC or WAV."
@@ -240,6 +254,14 @@ def message(code: Code, /, **parameters: Any) -> str:
     if isinstance(sentence, dict):
         sentence = sentence[parameters.get("reason", "")]
     return _formatter.vformat(sentence, (), parameters)
+
+
+def warning(code: WarningCode, /, **parameters: Any) -> JobWarning:
+    """A warning with the sentence of its code; parameters as in `message`."""
+    made: JobWarning = {"code": code, "message": message(code, **parameters)}
+    if parameters:
+        made["parameters"] = parameters
+    return made
 
 
 def given_up(sentence: str, attempts: int) -> str:

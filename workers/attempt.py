@@ -13,12 +13,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import asyncpg
 from arq import ArqRedis
 
-from stt.codes import ErrorCode, Stage, WarningCode, given_up, message
+from stt import codes
+from stt.codes import ErrorCode, JobWarning, Stage, WarningCode, given_up
 from stt.jobs import lifecycle, lookup, messages, results, tickets
 from stt.jobs.messages import current
 from stt.jobs.model import Job
@@ -28,7 +29,8 @@ from stt.settings import Settings
 from stt.storage import Storage
 from stt.transcript import formats, passages, speakers
 from stt.transcript.schema import Segment, Turn
-from workers.engine.handle import Engine, EngineDied, EngineHung
+from workers.engine.handle import EngineDied, EngineHung, EngineProcess
+from workers.engine.protocol import ErrorEvent, Event, SpanEvent, StageEvent, TranscribeRequest, WarningEvent
 from workers.failures import AttemptError, PermanentError, Stop, Stopped, StorageError, TransientError
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class Context:
     pool: asyncpg.Pool
     redis: ArqRedis
     storage: Storage
-    engine: Engine
+    engine: EngineProcess
     name: str
     attempt: Attempt | None = field(default=None, init=False)
     stopping: bool = field(default=False, init=False)
@@ -176,7 +178,7 @@ class Attempt:
             ) from error
         if self._why:  # there was nothing to kill when it was stopped
             raise Stopped
-        async with aclosing(self.context.engine.ask(request)) as events:
+        async with aclosing(self.context.engine.transcribe(request)) as events:
             async for event in events:
                 if self._why:
                     raise Stopped
@@ -190,7 +192,7 @@ class Attempt:
         waiting = await self._patiently(lambda: lookup.waiting_files(self.pool))
         return own in await asyncio.to_thread(self.context.storage.lost, {*waiting.values(), own})
 
-    async def _request(self) -> dict[str, Any]:
+    async def _request(self) -> TranscribeRequest:
         """What the engine is asked: a retry begins after the last saved span."""
         job = self.job
         spans = await self._patiently(lambda: results.spans(self.pool, job))
@@ -214,7 +216,7 @@ class Attempt:
             },
         }
 
-    async def _on_event(self, event: dict[str, Any]) -> None:
+    async def _on_event(self, event: Event) -> None:
         match event["type"]:
             case "stage":
                 await self._on_stage(event)
@@ -224,10 +226,8 @@ class Attempt:
                 await self._on_span(event)
             case "speakers":
                 self.turns = event["turns"]
-            case "warning" if "times" in event:
-                self._warn_of_passages({key: value for key, value in event.items() if key != "type"})
             case "warning":
-                self._warn(WarningCode(event["code"]), **event.get("parameters", {}))
+                self._on_warning(event)
             case "done":
                 # A retry keeps what the first try heard; nobody spoke at all: no language.
                 language = event["language"] if self.segments else None
@@ -238,7 +238,7 @@ class Attempt:
                     self._warn(WarningCode.LESS_MEMORY)
                 raise self._error_of(event)
 
-    def _error_of(self, event: dict[str, Any]) -> AttemptError:
+    def _error_of(self, event: ErrorEvent) -> AttemptError:
         """The error that the engine reports."""
         code, kind = ErrorCode(event["code"]), TransientError
         if code is ErrorCode.STORAGE_UNREACHABLE:
@@ -248,7 +248,7 @@ class Attempt:
         log = self.context.engine.tail if code is ErrorCode.ENGINE_FAILED else None
         return kind(code, log=log, **event["parameters"])
 
-    async def _on_stage(self, event: dict[str, Any]) -> None:
+    async def _on_stage(self, event: StageEvent) -> None:
         progress = min(max(self.job.progress, event["progress"]), 0.999)  # 1 is for what is stored
         if event["left"] is not None:
             self._left = event["left"], time.monotonic()
@@ -273,7 +273,7 @@ class Attempt:
         left, told_at = self._left
         return round(max(0.0, left - (time.monotonic() - told_at)), 1)
 
-    async def _on_span(self, event: dict[str, Any]) -> None:
+    async def _on_span(self, event: SpanEvent) -> None:
         # A later try does not recognise this span again: its warnings are kept first, and so is the language
         # with the last one.
         if event["last"] or self._unsaved:
@@ -300,18 +300,24 @@ class Attempt:
             numbered = results.numbered(event["segments"], first)
             await self._publish(messages.segments(self.job, first, numbered))
 
-    def _warn(self, code: WarningCode, **parameters: Any) -> None:
-        sentence = message(code, **parameters)
-        log.warning("%s: %s", code, sentence, extra=self.about)
-        if (code, sentence) not in [(warning["code"], warning["message"]) for warning in self.warnings]:
-            warning = {"code": code, "message": sentence}
-            self.warnings.append(warning | {"parameters": parameters} if parameters else warning)
-            self._unsaved = True
-
-    def _warn_of_passages(self, warning: dict[str, Any]) -> None:
+    def _on_warning(self, event: WarningEvent) -> None:
+        warning = cast(JobWarning, {key: value for key, value in event.items() if key != "type"})
+        if "times" not in warning:
+            self._add_warning(warning)
+            return
         log.warning("%s: %s", warning["code"], warning["message"], extra=self.about)
         self.warnings = passages.add(self.warnings, warning)
         self._unsaved = True
+
+    def _warn(self, code: WarningCode) -> None:
+        self._add_warning(codes.warning(code))
+
+    def _add_warning(self, warning: JobWarning) -> None:
+        log.warning("%s: %s", warning["code"], warning["message"], extra=self.about)
+        known = [(one["code"], one["message"]) for one in self.warnings]
+        if (warning["code"], warning["message"]) not in known:
+            self.warnings.append(warning)
+            self._unsaved = True
 
     # Lease
 

@@ -19,7 +19,7 @@ from stt.settings import Settings, load
 from stt.storage import Storage
 from workers import arq_worker
 from workers.attempt import Context, transcribe
-from workers.engine.handle import Engine
+from workers.engine.handle import EngineProcess
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 async def run(settings: Settings) -> None:
     """Take tickets until asked to stop."""
     name = f"{socket.gethostname()}:{os.getpid()}"
-    engine = Engine(settings, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    engine = EngineProcess(settings, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))
     async with arq_worker.connections(settings) as (pool, redis):
         context = Context(
             settings=settings,

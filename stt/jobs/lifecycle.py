@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from stt import codes
-from stt.codes import ErrorCode, Parameters, WarningCode
+from stt.codes import ErrorCode, JobWarning, Parameters, WarningCode
 from stt.db import queries
 from stt.jobs.lookup import every, only
 from stt.jobs.model import LOCAL, Connection, DeletedJob, Job, NewJob
@@ -66,7 +66,7 @@ async def heartbeat(
     eta_seconds: float | None,
     duration_seconds: float | None,
     language: str | None,
-    warnings: list[dict[str, Any]],
+    warnings: list[JobWarning],
 ) -> Job | None:
     """Renew the lease and keep the progress. Progress never goes back."""
     row = await queries.heartbeat(
@@ -93,7 +93,7 @@ async def complete(
     file_path: str,
     language: str | None,
     duration_seconds: float | None,
-    warnings: list[dict[str, Any]],
+    warnings: list[JobWarning],
 ) -> Job | None:
     """Commit a transcription: the row and the next version of the transcript, or neither."""
     async with pool.acquire() as connection, connection.transaction():
@@ -128,7 +128,7 @@ async def fail(
     message: str,
     parameters: Parameters | None = None,
     log: str | None = None,
-    warnings: list[dict[str, Any]] | None = None,
+    warnings: list[JobWarning] | None = None,
 ) -> Job | None:
     """Give the job up: `message` is for a person, `log` what the engine said last."""
     row = await queries.fail_job(
@@ -147,7 +147,7 @@ async def fail(
 async def retry_later(
     pool: Connection, job: Job, *, delay: float, code: str, message: str,
     parameters: Parameters | None = None, log: str | None = None,
-    warnings: list[dict[str, Any]] | None = None, given_back: bool = False,
+    warnings: list[JobWarning] | None = None, given_back: bool = False,
 ) -> Job | None:  # fmt: skip
     """A failure that may pass: the job waits `delay` seconds for its next try; this one may be given back."""
     row = await queries.retry_later(

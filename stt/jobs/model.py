@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from stt.codes import JobWarning
 from stt.jobs.options import JobOptions
 
 # The owner of every job until users sign in.
@@ -65,7 +66,7 @@ class Job:
     lease_expires_at: dt.datetime | None
     not_before: dt.datetime
     cancel_requested: bool
-    warnings: list[dict[str, Any]]
+    warnings: list[JobWarning]
     error_code: str | None
     error_message: str | None
     error_parameters: dict[str, Any] | None  # of the sentence of the error (stt.codes); None in old rows
@@ -112,7 +113,7 @@ PUBLIC = {field.name for field in fields(Job)} - {
 } | {"retry_at"}  # fmt: skip
 
 
-def _public_warning(warning: dict[str, Any]) -> dict[str, Any]:
+def _public_warning(warning: JobWarning) -> dict[str, Any]:
     """A warning without the parameters of its sentence."""
     return {name: value for name, value in warning.items() if name != "parameters"}
 

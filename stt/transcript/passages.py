@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from stt.codes import WarningCode, message
+from stt.codes import JobWarning, WarningCode, message
 from stt.transcript.labels import clock, language_name
 
 # The sentence names so many passages; `times` has all of them.
@@ -13,7 +12,6 @@ NAMED = 8
 # Passages that are closer than this, in seconds, are one.
 NEAR = 1.0
 
-JobWarning = dict[str, Any]
 Times = tuple[float, float] | list[float]  # start and end, in seconds
 
 

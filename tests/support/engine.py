@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.places import AUDIO
-from workers.engine.handle import Engine
+from workers.engine.handle import EngineProcess
 
 JFK = AUDIO / "clips" / "jfk.flac"
 LONG = AUDIO / "long" / "en_magozwe_6min.mp3"
@@ -27,8 +27,8 @@ def request(path: Path, *, resume: Event | None = None, **given: Any) -> Event:
     }  # fmt: skip
 
 
-async def ask(engine: Engine, path: Path, **given: Any) -> list[Event]:
-    return [event async for event in engine.ask(request(path, **given))]
+async def ask(engine: EngineProcess, path: Path, **given: Any) -> list[Event]:
+    return [event async for event in engine.transcribe(request(path, **given))]
 
 
 def segments(events: list[Event]) -> list[Event]:

@@ -12,7 +12,7 @@ from tests.support.audio import needs_audio, write_wav
 from tests.support.engine import WORDS, ask, plain, text
 from tests.support.places import AUDIO
 from tests.support.sounds import voice
-from workers.engine.handle import Engine
+from workers.engine.handle import EngineProcess
 
 pytestmark = [pytest.mark.engine, needs_audio]
 
@@ -37,7 +37,7 @@ async def test_nothing_is_lost_of_recordings_that_are_hard_to_mix(tmp_path: Path
     )
     quiet = write_wav(tmp_path / "quiet.wav", np.float32(0.01) * jfk)
     said |= {inverted: f"{LEOPARD} {WORDS}", quiet: WORDS}
-    engine = Engine(Settings(data_dir=tmp_path / "data"))
+    engine = EngineProcess(Settings(data_dir=tmp_path / "data"))
     try:
         found = {path: plain(text(await ask(engine, path, language="en"))) for path in said}
     finally:

@@ -22,7 +22,7 @@ from tests.support.engine import JFK, LONG, WORDS, ask, of, plain, request, segm
 from tests.support.places import AUDIO
 from tests.support.tracks import Made, write
 from workers.audio.decode import Recording
-from workers.engine.handle import Engine, EngineDied, _environment
+from workers.engine.handle import EngineDied, EngineProcess, _environment
 
 pytestmark = [pytest.mark.engine, needs_audio]
 
@@ -33,14 +33,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-async def engine(data_dir: Path) -> AsyncIterator[Engine]:
-    engine = Engine(Settings(data_dir=data_dir, span_seconds=20))
+async def engine(data_dir: Path) -> AsyncIterator[EngineProcess]:
+    engine = EngineProcess(Settings(data_dir=data_dir, span_seconds=20))
     yield engine
     await engine.close()
 
 
 async def test_tracks_that_are_left_out_are_named_and_those_of_one_call_are_not(
-    engine: Engine, tmp_path: Path
+    engine: EngineProcess, tmp_path: Path
 ) -> None:
     [jfk, story] = [
         np.concatenate(list(Recording(AUDIO / "clips" / name).blocks()))
@@ -58,7 +58,7 @@ async def test_tracks_that_are_left_out_are_named_and_those_of_one_call_are_not(
     assert not of(events, "warning")
 
 
-async def test_a_recording_becomes_text_with_language_and_word_times(engine: Engine) -> None:
+async def test_a_recording_becomes_text_with_language_and_word_times(engine: EngineProcess) -> None:
     events = await ask(engine, JFK)
     assert plain(text(events)) == WORDS
     assert of(events, "language")[0]["language"] == "en"
@@ -72,7 +72,7 @@ async def test_a_recording_becomes_text_with_language_and_word_times(engine: Eng
     assert timed[5]["start"] == pytest.approx(3.3, abs=0.3)
 
 
-async def test_every_container_gives_the_same_words(engine: Engine) -> None:
+async def test_every_container_gives_the_same_words(engine: EngineProcess) -> None:
     files = sorted(path for path in (AUDIO / "containers").iterdir() if path.is_file())
     assert len(files) >= 20
     # The language is given, as a detection each would be most of the time.
@@ -87,7 +87,9 @@ async def test_every_container_gives_the_same_words(engine: Engine) -> None:
 @pytest.mark.parametrize(
     "path", sorted((AUDIO / "containers" / "broken").glob("*")), ids=lambda path: path.name
 )
-async def test_a_broken_file_ends_in_a_sentence_or_in_what_can_be_heard(engine: Engine, path: Path) -> None:
+async def test_a_broken_file_ends_in_a_sentence_or_in_what_can_be_heard(
+    engine: EngineProcess, path: Path
+) -> None:
     await engine.start()
     process = engine.pid
     events = await ask(engine, path, language="en")
@@ -100,7 +102,7 @@ async def test_a_broken_file_ends_in_a_sentence_or_in_what_can_be_heard(engine: 
     assert engine.pid == process
 
 
-async def test_one_that_is_being_killed_is_not_asked(engine: Engine) -> None:
+async def test_one_that_is_being_killed_is_not_asked(engine: EngineProcess) -> None:
     """A heartbeat that finds its job ended kills the engine, and is itself cut off."""
     await engine.start()
     killing = asyncio.create_task(engine.kill())
@@ -111,7 +113,7 @@ async def test_one_that_is_being_killed_is_not_asked(engine: Engine) -> None:
     assert events[-1]["type"] == "done"
 
 
-async def test_after_broken_files_the_same_process_goes_on(engine: Engine) -> None:
+async def test_after_broken_files_the_same_process_goes_on(engine: EngineProcess) -> None:
     await ask(engine, AUDIO / "containers" / "broken" / "random.mp3")
     process = engine.pid
     assert plain(text(await ask(engine, JFK))) == WORDS
@@ -121,20 +123,20 @@ async def test_after_broken_files_the_same_process_goes_on(engine: Engine) -> No
 @pytest.mark.parametrize(
     "path", sorted((AUDIO / "containers" / "edge").glob("[!jh]*")), ids=lambda path: path.name
 )
-async def test_nothing_is_invented_where_nobody_speaks(engine: Engine, path: Path) -> None:
+async def test_nothing_is_invented_where_nobody_speaks(engine: EngineProcess, path: Path) -> None:
     events = await ask(engine, path)
     assert text(events) == ""
     assert len(of(events, "span")) >= 1
     assert events[-1]["language"] is None
 
 
-async def test_half_a_second_is_no_failure(engine: Engine) -> None:
+async def test_half_a_second_is_no_failure(engine: EngineProcess) -> None:
     events = await ask(engine, AUDIO / "containers" / "edge" / "half_second.wav")
     assert events[-1]["type"] == "done"
     assert len(text(events)) < 30
 
 
-async def test_times_are_in_order_and_inside_the_recording(engine: Engine) -> None:
+async def test_times_are_in_order_and_inside_the_recording(engine: EngineProcess) -> None:
     events = await ask(engine, AUDIO / "clips" / "story_0085_p01.mp3")
     duration = events[-1]["duration"]
     timed = [word for segment in segments(events) for word in segment["words"]]
@@ -149,7 +151,7 @@ async def test_times_are_in_order_and_inside_the_recording(engine: Engine) -> No
         assert segment["end"] - segment["start"] <= 15
 
 
-async def test_words_keep_their_places_around_long_pauses(engine: Engine, tmp_path: Path) -> None:
+async def test_words_keep_their_places_around_long_pauses(engine: EngineProcess, tmp_path: Path) -> None:
     """The pauses are left out of what the model hears, never of the times."""
     said = np.concatenate(list(Recording(JFK).blocks()))
     parts = [said, np.zeros(16_000 * 6, np.float32)] * 3
@@ -169,7 +171,7 @@ async def test_words_keep_their_places_around_long_pauses(engine: Engine, tmp_pa
         assert word["end"] == pytest.approx(times["end"] + offset, abs=0.35)
 
 
-async def test_progress_never_goes_back_and_is_not_told_too_often(engine: Engine) -> None:
+async def test_progress_never_goes_back_and_is_not_told_too_often(engine: EngineProcess) -> None:
     events = await ask(engine, AUDIO / "languages" / "de_librivox.mp3")
     told = [event["progress"] for event in of(events, "stage")]
     assert told == sorted(told)
@@ -179,7 +181,7 @@ async def test_progress_never_goes_back_and_is_not_told_too_often(engine: Engine
     assert len(of(events, "span")) >= 3
 
 
-async def test_a_resumed_job_says_what_an_uninterrupted_one_says(engine: Engine) -> None:
+async def test_a_resumed_job_says_what_an_uninterrupted_one_says(engine: EngineProcess) -> None:
     path = AUDIO / "languages" / "de_librivox.mp3"
     whole = await ask(engine, path)
     spans = of(whole, "span")
@@ -195,7 +197,7 @@ async def test_a_resumed_job_says_what_an_uninterrupted_one_says(engine: Engine)
     assert [span["last"] for span in spans] == [False] * (len(spans) - 1) + [True]
 
 
-async def test_nothing_is_decoded_where_every_span_is_known(engine: Engine) -> None:
+async def test_nothing_is_decoded_where_every_span_is_known(engine: EngineProcess) -> None:
     """Of a recording that has no sound behind its header: who decodes it finds an error."""
     path = AUDIO / "containers" / "broken" / "header_only.wav"
     resume = {"spans": 3, "end": 11.0, "language": "en", "segments": 5, "complete": True}
@@ -204,7 +206,7 @@ async def test_nothing_is_decoded_where_every_span_is_known(engine: Engine) -> N
     assert events[-1] == {"type": "done", "language": "en", "duration": 11.0}
 
 
-async def test_spans_meet_and_are_numbered(engine: Engine) -> None:
+async def test_spans_meet_and_are_numbered(engine: EngineProcess) -> None:
     spans = of(await ask(engine, AUDIO / "languages" / "de_librivox.mp3", language="de"), "span")
     assert [span["number"] for span in spans] == list(range(len(spans)))
     assert all(a["end"] == b["start"] for a, b in itertools.pairwise(spans))
@@ -221,7 +223,7 @@ async def test_spans_meet_and_are_numbered(engine: Engine) -> None:
     ],
 )
 async def test_languages_are_recognised_as_themselves(
-    engine: Engine, name: str, language: str, said: str
+    engine: EngineProcess, name: str, language: str, said: str
 ) -> None:
     events = await ask(engine, AUDIO / "languages" / name)
     assert events[-1]["language"] == language
@@ -231,7 +233,7 @@ async def test_languages_are_recognised_as_themselves(
         assert joined == "".join(segment["text"].split())
 
 
-async def test_a_translation_is_english_and_keeps_the_spoken_language(engine: Engine) -> None:
+async def test_a_translation_is_english_and_keeps_the_spoken_language(engine: EngineProcess) -> None:
     events = await ask(engine, AUDIO / "languages" / "ja_leopard.wav", task="translate")
     assert events[-1]["language"] == "ja"
     assert text(events).isascii()
@@ -240,7 +242,7 @@ async def test_a_translation_is_english_and_keeps_the_spoken_language(engine: En
     assert len(timed) > 3
 
 
-async def test_options_reach_the_model(engine: Engine) -> None:
+async def test_options_reach_the_model(engine: EngineProcess) -> None:
     path = AUDIO / "clips" / "story_0262_p01.mp3"
     plain_text = text(await ask(engine, path, language="en"))
     assert "Magozwe" not in plain_text
@@ -253,7 +255,7 @@ async def test_options_reach_the_model(engine: Engine) -> None:
 
 @pytest.mark.parametrize("field", ["initial_prompt", "hotwords"])
 async def test_what_looks_like_a_control_token_in_a_prompt_changes_no_word(
-    engine: Engine, field: str
+    engine: EngineProcess, field: str
 ) -> None:
     for text_ in (
         "Americans <|endoftext|>",
@@ -265,7 +267,7 @@ async def test_what_looks_like_a_control_token_in_a_prompt_changes_no_word(
         assert len([word for segment in segments(events) for word in segment["words"]]) == 22
 
 
-async def test_numerals_are_written_as_words_where_asked(engine: Engine) -> None:
+async def test_numerals_are_written_as_words_where_asked(engine: EngineProcess) -> None:
     path = AUDIO / "languages" / "sv_nst_2.wav"
     prompt = {"initial_prompt": "Siffror: 9, 10, 11, 12."}
     assert re.search(r"\d", text(await ask(engine, path, language="sv", options=prompt)))
@@ -275,7 +277,7 @@ async def test_numerals_are_written_as_words_where_asked(engine: Engine) -> None
     assert re.search(r"\d", said) is None
 
 
-async def test_without_word_times_there_are_segments_only(engine: Engine) -> None:
+async def test_without_word_times_there_are_segments_only(engine: EngineProcess) -> None:
     events = await ask(engine, JFK, options={"word_timestamps": False})
     assert plain(text(events)) == WORDS
     assert all(segment["words"] == [] for segment in segments(events))
@@ -284,7 +286,7 @@ async def test_without_word_times_there_are_segments_only(engine: Engine) -> Non
 
 async def test_without_an_alignment_model_the_words_are_timed_all_the_same(data_dir: Path) -> None:
     """Swedish needs a model of the hub, which tests do not reach."""
-    engine = Engine(Settings(data_dir=data_dir, align="wav2vec2"))
+    engine = EngineProcess(Settings(data_dir=data_dir, align="wav2vec2"))
     try:
         events = await ask(engine, AUDIO / "languages" / "sv_nst_2.wav", language="sv")
     finally:
@@ -294,7 +296,7 @@ async def test_without_an_alignment_model_the_words_are_timed_all_the_same(data_
     assert all("score" in word for segment in segments(events) for word in segment["words"])
 
 
-async def test_a_model_that_cannot_be_had_is_named_and_the_engine_goes_on(engine: Engine) -> None:
+async def test_a_model_that_cannot_be_had_is_named_and_the_engine_goes_on(engine: EngineProcess) -> None:
     events = await ask(engine, JFK, model="/nonexistent/no-such-model")
     assert events[-1]["kind"] == "transient"
     assert events[-1]["code"] == "model_unavailable"
@@ -303,11 +305,11 @@ async def test_a_model_that_cannot_be_had_is_named_and_the_engine_goes_on(engine
 
 
 async def test_a_killed_engine_is_reported_and_the_next_question_starts_another(
-    engine: Engine,
+    engine: EngineProcess,
 ) -> None:
     process = None
     with pytest.raises(EngineDied) as caught:
-        async for event in engine.ask(request(LONG)):
+        async for event in engine.transcribe(request(LONG)):
             if event["type"] == "span":
                 process = engine.pid
                 async with asyncio.timeout(2):
@@ -320,8 +322,8 @@ async def test_a_killed_engine_is_reported_and_the_next_question_starts_another(
     assert engine.pid != process
 
 
-async def test_a_listener_that_leaves_gets_no_answer_to_an_old_question(engine: Engine) -> None:
-    answers = engine.ask(request(LONG))
+async def test_a_listener_that_leaves_gets_no_answer_to_an_old_question(engine: EngineProcess) -> None:
+    answers = engine.transcribe(request(LONG))
     await anext(answers)
     await answers.aclose()
     assert plain(text(await ask(engine, JFK, language="en"))) == WORDS
@@ -330,7 +332,7 @@ async def test_a_listener_that_leaves_gets_no_answer_to_an_old_question(engine: 
 async def test_a_process_that_dies_by_itself_leaves_its_last_words(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(Settings(data_dir=data_dir))
+    engine = EngineProcess(Settings(data_dir=data_dir))
     monkeypatch.setenv("PYTHONPATH", "/nonexistent")
     monkeypatch.setenv("PYTHONHOME", "/nonexistent")
     with pytest.raises(EngineDied) as caught:
@@ -373,7 +375,7 @@ async def test_the_engine_ends_with_its_worker(data_dir: Path) -> None:
 
 
 async def test_closing_ends_the_process_without_force(data_dir: Path) -> None:
-    engine = Engine(Settings(data_dir=data_dir))
+    engine = EngineProcess(Settings(data_dir=data_dir))
     await engine.start()
     assert engine.pid is not None
     process = psutil.Process(engine.pid)
@@ -394,7 +396,7 @@ def test_the_engine_is_told_no_password_of_a_server(data_dir: Path) -> None:
     assert not any("secret" in value for value in env.values())
 
 
-async def test_memory_does_not_grow_with_length(tmp_path: Path, engine: Engine) -> None:
+async def test_memory_does_not_grow_with_length(tmp_path: Path, engine: EngineProcess) -> None:
     """Silence between the words, so that it costs little time: decoding and voice activity hear all of it."""
     recording = Recording(JFK)
     speech = (np.concatenate(list(recording.blocks())) * 32767).astype("<i2").tobytes()

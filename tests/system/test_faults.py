@@ -48,7 +48,7 @@ from tests.support.uploads import form, stored
 from workers import maintenance
 from workers.attempt import Attempt, Context, transcribe
 from workers.engine import costs, models
-from workers.engine.handle import Engine
+from workers.engine.handle import EngineProcess
 from workers.engine.progress import ENGINE_SHARE
 from workers.transcriber import _end_when_idle
 
@@ -216,7 +216,7 @@ async def inside(
     settings: Settings, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage
 ) -> AsyncIterator[Context]:
     """A worker's inside, with the real engine."""
-    engine = Engine(settings)
+    engine = EngineProcess(settings)
     try:
         yield Context(
             settings=settings, pool=pool, redis=redis, storage=storage, engine=engine, name="inside"

@@ -22,7 +22,7 @@ from stt.settings import Settings
 from stt.transcript.schema import Segment, Turn
 from stt.transcript.speakers import assign, ordered
 from workers.diarization import clustering
-from workers.engine.handle import Engine
+from workers.engine.handle import EngineProcess
 
 pytestmark = pytest.mark.engine
 
@@ -230,14 +230,14 @@ def test_real_voices_are_as_many_as_there_are(hear: Callable[[int, int], np.ndar
 
 
 @pytest.fixture(scope="module")
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
-    engine = Engine(Settings(data_dir=tmp_path_factory.mktemp("speakers")))
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineProcess]:
+    engine = EngineProcess(Settings(data_dir=tmp_path_factory.mktemp("speakers")))
     yield engine
     await engine.close()
 
 
-async def ask(engine: Engine, path: Path, **options: Any) -> list[Event]:
-    return [event async for event in engine.ask(_request(path, options))]
+async def ask(engine: EngineProcess, path: Path, **options: Any) -> list[Event]:
+    return [event async for event in engine.transcribe(_request(path, options))]
 
 
 def _request(path: Path, options: dict[str, Any]) -> Event:
@@ -287,7 +287,9 @@ def error_rate(reference: list[Turn], found: list[Turn], collar: float = 0.25) -
     return float((np.maximum(true.sum(0), heard.sum(0)).sum() - right) / true.sum())
 
 
-async def test_three_speakers_are_three_and_their_words_theirs(engine: Engine, shared_audio: Path) -> None:
+async def test_three_speakers_are_three_and_their_words_theirs(
+    engine: EngineProcess, shared_audio: Path
+) -> None:
     folder = shared_audio / "multispeaker"
     events = await ask(engine, folder / "leopard_3spk.wav")
     segments = [one for event in events if event["type"] == "span" for one in event["segments"]]
@@ -299,7 +301,7 @@ async def test_three_speakers_are_three_and_their_words_theirs(engine: Engine, s
     assert events[-1]["type"] == "done"
 
 
-async def test_turns_are_where_they_were_taken(engine: Engine, shared_audio: Path) -> None:
+async def test_turns_are_where_they_were_taken(engine: EngineProcess, shared_audio: Path) -> None:
     path = shared_audio / "multispeaker" / "falcon_3spk.wav"
     events = await ask(engine, path)
     turns = turns_in(events)
@@ -310,7 +312,9 @@ async def test_turns_are_where_they_were_taken(engine: Engine, shared_audio: Pat
     assert "speakers" in [event["stage"] for event in events if event["type"] == "stage"]
 
 
-async def test_a_long_conversation_keeps_its_speakers_apart(engine: Engine, shared_audio: Path) -> None:
+async def test_a_long_conversation_keeps_its_speakers_apart(
+    engine: EngineProcess, shared_audio: Path
+) -> None:
     path = shared_audio / "multispeaker" / "constructed_3spk.opus"
     known = {
         "spans": 1,
@@ -320,14 +324,14 @@ async def test_a_long_conversation_keeps_its_speakers_apart(engine: Engine, shar
         "complete": True,
     }  # only who spoke is not
     request = _request(path, {}) | {"resume": known}
-    turns = turns_in([event async for event in engine.ask(request)])
+    turns = turns_in([event async for event in engine.transcribe(request)])
     assert len(names(turns)) == 3
     assert error_rate(rttm(path.with_suffix(".rttm")), turns) < 0.05
 
 
 @pytest.mark.parametrize(("options", "count"), [({"max_speakers": 2}, 2), ({"min_speakers": 4}, 4)])
 async def test_the_number_of_speakers_is_as_asked(
-    engine: Engine, shared_audio: Path, options: Event, count: int
+    engine: EngineProcess, shared_audio: Path, options: Event, count: int
 ) -> None:
     events = await ask(engine, shared_audio / "multispeaker" / "falcon_3spk.wav", **options)
     assert len(names(turns_in(events))) == count
@@ -344,17 +348,17 @@ def test_fewer_speakers_than_asked_for_are_told_of() -> None:
     assert "Only 2 of at least 3" in told[0]["message"]
 
 
-async def test_where_nobody_speaks_nobody_is_named(engine: Engine, shared_audio: Path) -> None:
+async def test_where_nobody_speaks_nobody_is_named(engine: EngineProcess, shared_audio: Path) -> None:
     events = await ask(engine, shared_audio / "containers" / "edge" / "digital_silence_30s.flac")
     assert not [event for event in events if event["type"] == "speakers"]
     assert events[-1] == {"type": "done", "language": None, "duration": events[-1]["duration"]}
 
 
-async def test_a_failure_costs_the_names_and_not_the_text(engine: Engine, shared_audio: Path) -> None:
+async def test_a_failure_costs_the_names_and_not_the_text(engine: EngineProcess, shared_audio: Path) -> None:
     """The process is killed as the kernel does when memory is short."""
     path = shared_audio / "multispeaker" / "falcon_3spk.wav"
     events = []
-    async for event in engine.ask(_request(path, {})):
+    async for event in engine.transcribe(_request(path, {})):
         events.append(event)
         if event.get("stage") == "speakers":
             assert engine.pid
@@ -366,11 +370,11 @@ async def test_a_failure_costs_the_names_and_not_the_text(engine: Engine, shared
     assert events[-1]["type"] == "done"
 
 
-async def test_the_process_ends_with_the_engine(engine: Engine, shared_audio: Path) -> None:
+async def test_the_process_ends_with_the_engine(engine: EngineProcess, shared_audio: Path) -> None:
     path = shared_audio / "multispeaker" / "falcon_3spk.wav"
     children: list[psutil.Process] = []
     with pytest.raises(Exception, match="stopped"):
-        async for event in engine.ask(_request(path, {})):
+        async for event in engine.transcribe(_request(path, {})):
             if event.get("stage") == "speakers" and engine.pid:
                 children = psutil.Process(engine.pid).children()
                 asyncio.get_running_loop().create_task(engine.kill())

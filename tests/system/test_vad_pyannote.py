@@ -16,7 +16,7 @@ from workers.audio import spans, vad
 from workers.audio.decode import Recording
 from workers.audio.sound import RATE, Samples
 from workers.audio.vad_pyannote import PARAMS, PyannoteModel
-from workers.engine.handle import Engine
+from workers.engine.handle import EngineProcess
 from workers.engine.whisperx_vad import PyannoteVad
 
 pytestmark = [pytest.mark.engine, needs_audio]
@@ -112,7 +112,7 @@ def test_it_has_whisperx_face() -> None:
 
 
 async def test_the_engine_hears_with_it_where_asked(tmp_path: Path) -> None:
-    engine = Engine(Settings(data_dir=tmp_path, vad="pyannote"))
+    engine = EngineProcess(Settings(data_dir=tmp_path, vad="pyannote"))
     try:
         events = await ask(engine, JFK, language="en")
     finally:

@@ -21,7 +21,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.preprocessing import normalize
 
-from workers.diarization.protocol import Turn
+from stt.transcript.schema import Turn
 
 Labels: TypeAlias = NDArray[np.int64]  # shape (embeddings,)
 Embeddings: TypeAlias = NDArray[np.float32]  # shape (embeddings, dimensions)

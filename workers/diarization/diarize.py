@@ -17,11 +17,12 @@ import torch
 from setproctitle import setproctitle
 
 from stt.codes import WarningCode
+from stt.transcript.schema import Turn
 from workers.audio import spans
 from workers.audio.handle import SandboxedRecording
 from workers.audio.sound import RATE
 from workers.diarization import clustering
-from workers.diarization.protocol import DiarizationRequest, Event, Turn
+from workers.diarization.protocol import DiarizationRequest, Event
 
 Send = Callable[[Event], None]
 

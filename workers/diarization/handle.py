@@ -25,8 +25,9 @@ from typing import Any
 from stt.codes import Parameters, WarningCode
 from stt.process import launch
 from stt.settings import Settings
+from stt.transcript.schema import Turn
 from workers import machine
-from workers.diarization.protocol import DiarizationRequest, Event, Turn
+from workers.diarization.protocol import DiarizationRequest, Event
 
 log = logging.getLogger(__name__)
 

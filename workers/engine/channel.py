@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from setproctitle import setproctitle
 
@@ -26,16 +26,15 @@ from workers.audio import handle
 from workers.audio.handle import DecoderDied
 from workers.engine.hypothesis import UnsupportedLanguage
 from workers.engine.models import ModelUnavailable
+from workers.engine.protocol import BEAT_SECONDS, ErrorEvent, Event, TranscribeRequest
 from workers.engine.runtime import SMALLER, Engine, _out_of_memory
-from workers.engine.transcription import Event, Job, Send
+from workers.engine.transcription import Job, Send
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 2.0
 
-
-class Wire:
-    """The socket to the worker: requests in, events out, and a beat while there is work."""
+class EngineChannel:
+    """The socket to the worker: it brings requests and takes events, "alive" among them."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._in = connection.makefile("r", encoding="utf-8")
@@ -44,7 +43,7 @@ class Wire:
         self._busy = threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()
 
-    def requests(self) -> Iterator[dict[str, Any]]:
+    def requests(self) -> Iterator[TranscribeRequest]:
         """Requests until the worker closes its end."""
         for line in self._in:
             self._busy.set()
@@ -66,8 +65,17 @@ class Wire:
                 self.send({"type": "alive"})
 
 
-def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
-    """Do what a request asks; its end is a "done" or an "error" event."""
+def answer(engine: Engine, request: TranscribeRequest, send: Send) -> None:
+    """Serve a request; the last event is "done" or "error".
+
+    Args:
+        engine: The models, and what they run on.
+        request: What to do.
+        send: Sends an event to the worker; any thread may call it.
+
+    Raises:
+        Exception: A failure that is not foreseen; no "error" was sent for it.
+    """
     try:
         Job(engine, request, send).run()
     except (MediaError, UnsupportedLanguage) as error:
@@ -84,7 +92,8 @@ def answer(engine: Engine, request: dict[str, Any], send: Send) -> None:
         log.exception("out of memory")
         smaller = engine.compute_type in SMALLER and not request.get("less_memory")
         event = _error("transient", ErrorCode.OUT_OF_MEMORY)
-        send(event | {"less_memory": smaller})  # whether another try with less may help
+        event["less_memory"] = smaller
+        send(event)
 
 
 def main() -> None:
@@ -94,19 +103,19 @@ def main() -> None:
     chosen = settings.load(dotenv=Path(os.devnull))  # the worker has read it already
     logs.setup(chosen)
     logging.getLogger("whisperx").setLevel(logging.WARNING)
-    wire = Wire(socket.socket(fileno=int(sys.argv[1])))
+    channel = EngineChannel(socket.socket(fileno=int(sys.argv[1])))
     engine = Engine(chosen)
-    for request in wire.requests():
+    for request in channel.requests():
         try:
-            answer(engine, request, wire.send)
+            answer(engine, request, channel.send)
         except Exception:
             # What is not foreseen may have left the models in any state: a new process has a clean one.
             log.exception("the engine failed")
-            wire.send(_error("transient", ErrorCode.ENGINE_FAILED))
+            channel.send(_error("transient", ErrorCode.ENGINE_FAILED))
             raise
         handle.prepare()
 
 
-def _error(kind: str, code: ErrorCode, **parameters: Any) -> Event:
+def _error(kind: Literal["permanent", "transient"], code: ErrorCode, **parameters: Any) -> ErrorEvent:
     sentence = message(code, **parameters)
     return {"type": "error", "kind": kind, "code": code, "message": sentence, "parameters": parameters}

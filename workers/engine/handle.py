@@ -1,4 +1,7 @@
-"""The engine's process as the worker sees it: start it, ask it, hear it, kill it. No torch in here."""
+"""The engine's process as the worker sees it: start it, send it requests, read its events, kill it.
+
+No torch in here.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,14 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Any
 
 from stt.codes import CodedError, ErrorCode, Parameters
 from stt.process.child import Child
 from stt.settings import PREFIX, Settings
 from workers import machine
+from workers.engine.protocol import Event, TranscribeRequest
 
 log = logging.getLogger(__name__)
-
-Event = dict[str, Any]
 
 # What the engine needs of the settings. The rest, with the servers' passwords, is not for a process that
 # parses other people's files.
@@ -34,14 +35,14 @@ _SETTINGS = (
 )  # fmt: skip
 _LONGEST_EVENT = 256 * 2**20  # bytes of one line
 _CLOSE_SECONDS = 5.0
-# An engine that works beats every two seconds; loading its libraries, it cannot yet.
+# An engine that works sends an event every two seconds, but not while it loads its libraries.
 _SILENT_SECONDS, _STARTING_SECONDS = 60.0, 300.0
-# It may beat and yet not get on. The slowest machine does a span in this many times its length.
+# It may send these and yet make no progress. The slowest machine takes this many times the length of a span.
 _SLOWEST, _STUCK_SECONDS = 20, 1800.0
-_LOOK_SECONDS = 1.0
-# After these it is not asked again: it ends itself, or holds on to the memory that did not suffice.
+_CHECK_SECONDS = 1.0
+# After these errors the process gets no other request: it ends itself, or it keeps memory that is needed.
 _LAST_ERRORS = (ErrorCode.ENGINE_FAILED, ErrorCode.OUT_OF_MEMORY)
-_WENT_WELL = re.compile(r"\S+ (DEBUG|INFO) ")
+_INFO_LINE = re.compile(r"\S+ (DEBUG|INFO) ")
 # Without these, glibc hands memory back after each window and faults it in again, which takes nearly half
 # of the encoder's time. The price: memory returns only when the process ends (docs/engine.md).
 _MALLOC = (
@@ -56,7 +57,7 @@ class EngineDied(CodedError):
     def __init__(self, returncode: int | None, stderr_tail: str, *, killed: bool = False) -> None:
         super().__init__(ErrorCode.ENGINE_DIED, **({"reason": "stopped"} if killed else _cause(returncode)))
         self.returncode, self.stderr_tail = returncode, stderr_tail
-        last = "" if killed or returncode == -signal.SIGKILL else _last_words(stderr_tail)
+        last = "" if killed or returncode == -signal.SIGKILL else _last_error_line(stderr_tail)
         if last:
             self.parameters["last"] = last
             self.args = (f"{str(self).removesuffix('.')}: {last}",)
@@ -70,7 +71,7 @@ class EngineHung(CodedError):
         self.stderr_tail = stderr_tail
 
 
-class Engine:
+class EngineProcess:
     """One process that holds models, for one GPU (`gpu`, as CUDA names it) or the CPU."""
 
     def __init__(self, settings: Settings, *, gpu: str | None = None) -> None:
@@ -82,8 +83,8 @@ class Engine:
         self._killed = False
         self.silent_seconds = _SILENT_SECONDS
         self.stuck_seconds = max(_STUCK_SECONDS, _SLOWEST * settings.span_seconds)
-        self._heard = self._got_on = time.monotonic()
-        self._said_something = False
+        self._last_event = self._last_progress = time.monotonic()
+        self._has_answered = False
 
     @property
     def running(self) -> bool:
@@ -107,14 +108,15 @@ class Engine:
                 await self._forget()
                 await self._spawn()
 
-    async def ask(self, request: dict[str, Any]) -> AsyncGenerator[Event, None]:
+    async def transcribe(self, request: TranscribeRequest) -> AsyncGenerator[Event, None]:
         """Send a request and yield its events, the last one "done" or "error".
 
-        A caller that stops listening before the end gets the process killed: it would go on working, and
-        its next answer would be to the old question.
+        If the caller leaves the generator before its last event, the process is killed. Otherwise it would go
+        on working, and the next request would get events of this one.
 
         Raises:
-            EngineDied: the process ended first.
+            EngineDied: The process ended before the last event.
+            EngineHung: The process gave no sign of life or made no progress, and was killed.
         """
         await self.start()
         ended = False
@@ -142,7 +144,7 @@ class Engine:
 
     async def close(self) -> None:
         """End the process when it has nothing to do; one that does not end by itself is killed."""
-        async with self._starting:  # whoever asks meanwhile gets a new one
+        async with self._starting:  # a request that comes meanwhile starts a new process
             if self._writer is not None:
                 self._writer.close()
             if self._child is not None and self.running:
@@ -151,19 +153,19 @@ class Engine:
             await self.kill()
             await self._forget()
 
-    async def _events(self, request: dict[str, Any]) -> AsyncGenerator[Event, None]:
+    async def _events(self, request: TranscribeRequest) -> AsyncGenerator[Event, None]:
         reader, writer, child = self._reader, self._writer, self._child
         assert reader is not None and writer is not None and child is not None
         line = b""
         with suppress(ConnectionError):
             writer.write(json.dumps(request).encode() + b"\n")
             await writer.drain()
-            self._heard = self._got_on = time.monotonic()
+            self._last_event = self._last_progress = time.monotonic()
             while (line := await self._line(reader, child)).endswith(b"\n"):
-                event = json.loads(line)
-                self._note(event)
+                event: Event = json.loads(line)
+                self._record(event)
                 yield event
-        # Its end of the socket is closed. It ends itself now; if not, it is of no use any more.
+        # Its end of the socket is closed, so it should end by itself. If it does not, it is of no use.
         with suppress(TimeoutError):
             await asyncio.wait_for(child.process.wait(), _CLOSE_SECONDS)
         if child.running:
@@ -179,8 +181,8 @@ class Engine:
         """
         waiting = asyncio.ensure_future(reader.readline())
         try:
-            # What lies in the buffer is read before silence is judged: it may be we who were slow.
-            while not (await asyncio.wait([waiting], timeout=_LOOK_SECONDS))[0]:
+            # What is in the buffer is read first: perhaps not the engine was slow, but this process.
+            while not (await asyncio.wait([waiting], timeout=_CHECK_SECONDS))[0]:
                 if (hung := self._hung()) is not None:
                     log.error("the engine got no further for %.0f s: killing it", hung)
                     await self.kill()
@@ -190,25 +192,25 @@ class Engine:
             waiting.cancel()
 
     def _hung(self) -> float | None:
-        """For how long nothing came, where that is too long."""
+        """Seconds without an event or without progress, if that is too long; else None."""
         now = time.monotonic()
-        silent = self.silent_seconds if self._said_something else _STARTING_SECONDS
-        if now - self._heard > silent:
-            return now - self._heard
-        return now - self._got_on if now - self._got_on > self.stuck_seconds else None
+        silent = self.silent_seconds if self._has_answered else _STARTING_SECONDS
+        if now - self._last_event > silent:
+            return now - self._last_event
+        return now - self._last_progress if now - self._last_progress > self.stuck_seconds else None
 
-    def _note(self, event: Event) -> None:
-        self._said_something = True
-        self._heard = time.monotonic()
+    def _record(self, event: Event) -> None:
+        self._has_answered = True
+        self._last_event = time.monotonic()
         if event["type"] != "alive":
-            self._got_on = self._heard
+            self._last_progress = self._last_event
 
     def _log_line(self, line: str) -> None:
-        self._got_on = time.monotonic()  # a download tells its progress there
+        self._last_progress = time.monotonic()  # a download writes its progress there
         log.info("engine: %s", line)
 
     async def _spawn(self) -> None:
-        self._killed = self._said_something = False
+        self._killed = self._has_answered = False
         ours, theirs = socket.socketpair()
         with theirs:
             self._child = await Child.start(
@@ -255,9 +257,9 @@ def _threads(settings: Settings) -> int:
     return max(1, machine.cores() // workers)
 
 
-def _last_words(stderr_tail: str) -> str:
-    """The last line that may tell why a process ended; its log of what went well does not."""
-    lines = [line for line in stderr_tail.strip().splitlines() if not _WENT_WELL.match(line)]
+def _last_error_line(stderr_tail: str) -> str:
+    """The last line that is no log line of level INFO or below: it may say why the process ended."""
+    lines = [line for line in stderr_tail.strip().splitlines() if not _INFO_LINE.match(line)]
     return lines[-1] if lines else ""
 
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import ctranslate2
 
-from stt.codes import Stage, WarningCode, message
+from stt import codes
+from stt.codes import Stage, WarningCode
 from stt.settings import Settings
 from stt.transcript import passages
+from stt.transcript.schema import Segment
 from workers.audio import spans, vad
 from workers.audio.handle import SandboxedRecording
 from workers.audio.sound import RATE, Samples
@@ -28,6 +30,7 @@ from workers.engine.align import AlignModel
 from workers.engine.hypothesis import UNSURE, Asked, Heard
 from workers.engine.prefetch import _ahead
 from workers.engine.progress import Meter
+from workers.engine.protocol import Event, Resume, SpanEvent, TranscribeRequest
 from workers.engine.recognise import Recogniser, frames_for
 from workers.engine.runtime import Engine, _out_of_memory
 from workers.engine.windows import LONGEST, LONGEST_WITH_PAUSES, Window, batches
@@ -36,7 +39,6 @@ log = logging.getLogger(__name__)
 
 VOTES = 3  # windows that tell the language
 
-Event = dict[str, Any]
 Send = Callable[[Event], None]
 # A file that holds less sound than it promises, by so much, has been cut off.
 MISSING_SECONDS, MISSING_SHARE = 5.0, 0.01
@@ -82,14 +84,14 @@ class Job:
     go on at once, and a lane that is done with its part of a span begins with the next.
     """
 
-    def __init__(self, engine: Engine, request: dict[str, Any], send: Send) -> None:
+    def __init__(self, engine: Engine, request: TranscribeRequest, send: Send) -> None:
         self._engine, self._send = engine, send
         self._path = Path(request["path"])
         self._name = str(request.get("job", ""))
         self._model = request["model"]
         self._less_memory = bool(request.get("less_memory"))
         self._asked = _asked(request, engine.settings)
-        resume = request.get("resume") or {}
+        resume: Resume = request.get("resume") or {}
         self._number, self._start = resume.get("spans", 0), round(resume.get("end", 0) * RATE)
         self._spoken = resume.get("segments", 0) > 0
         self._all_known = bool(resume.get("complete"))
@@ -203,7 +205,7 @@ class Job:
         else:
             self._send({"type": "speakers", "turns": turns})
 
-    def _event(self, span: spans.Span, found: list[dict[str, Any]], unsure: bool | None) -> Event:
+    def _event(self, span: spans.Span, found: list[Segment], unsure: bool | None) -> SpanEvent:
         self._spoken = self._spoken or bool(found)
         return {
             "type": "span", "number": span.number, "start": span.start / RATE, "end": span.end / RATE,
@@ -284,7 +286,7 @@ class Job:
         # Outside of the handler, whose error holds on to what filled the memory.
         return [one for part in (numbers[:half], numbers[half:]) for one in self._hear(work, part)]
 
-    def _finished(self, work: Work) -> list[dict[str, Any]]:
+    def _finished(self, work: Work) -> list[Segment]:
         """The segments of a span, once its lanes are done with it."""
         heard = self._filled(work, self._timed(work, work.heard()))
         placed = [word for one in heard if one.text.strip() for word in self._place(one, work.span)]
@@ -429,8 +431,9 @@ class Job:
 
     def _stage(self, stage: Stage, progress: float, duration: float | None, left: float | None) -> None:
         """`left`: the seconds that the engine still takes; None while that cannot be told."""
-        told = {"stage": stage, "progress": progress, "duration": duration, "left": left}
-        self._send({"type": "stage", **told})
+        self._send(
+            {"type": "stage", "stage": stage, "progress": progress, "duration": duration, "left": left}
+        )
 
     def _warn_of(self, recording: SandboxedRecording) -> None:
         if recording.damaged:
@@ -448,11 +451,10 @@ class Job:
             self._warn(WarningCode.TRACKS_UNREADABLE, tracks=recording.unreadable)
 
     def _warn(self, code: WarningCode, **parameters: Any) -> None:
-        sentence = message(code, **parameters)
-        if (code, sentence) not in self._warned:
-            self._warned.add((code, sentence))
-            event = {"type": "warning", "code": code, "message": sentence}
-            self._send(event | {"parameters": parameters} if parameters else event)
+        warning = codes.warning(code, **parameters)
+        if (code, warning["message"]) not in self._warned:
+            self._warned.add((code, warning["message"]))
+            self._send({"type": "warning", **warning})
 
 
 def _mostly(those: Iterable[bool]) -> bool:
@@ -466,7 +468,7 @@ def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _speakers(request: dict[str, Any], engine: Engine) -> DiarizationProcess | None:
+def _speakers(request: TranscribeRequest, engine: Engine) -> DiarizationProcess | None:
     options = request.get("options") or {}
     if not options.get("diarize"):
         return None
@@ -474,7 +476,7 @@ def _speakers(request: dict[str, Any], engine: Engine) -> DiarizationProcess | N
     return DiarizationProcess(path, options, engine.settings, device=engine.device, threads=engine.threads)
 
 
-def _asked(request: dict[str, Any], chosen: Settings) -> Asked:
+def _asked(request: TranscribeRequest, chosen: Settings) -> Asked:
     options = request.get("options") or {}
     return Asked(
         language=request.get("language") or None,

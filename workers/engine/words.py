@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from stt.transcript import scripts
+from stt.transcript import schema, scripts
 from workers.audio.vad import Speech
 
 # Words begin and end softly: so much earlier and later than what sounds like speech.
@@ -99,7 +98,7 @@ def at(heard: float, speech: Sequence[Speech]) -> float:
     return speech[-1].end
 
 
-def segments(words: Sequence[Word], *, with_words: bool = True) -> list[dict[str, Any]]:
+def segments(words: Sequence[Word], *, with_words: bool = True) -> list[schema.Segment]:
     """Segments in WhisperX's shape from all words of a span; their texts joined are the words' texts."""
     return [_segment(part, with_words) for sentence in _sentences(words) for part in _short(sentence) if part]
 
@@ -184,7 +183,7 @@ def _width(words: list[Word]) -> int:
     return sum(2 if scripts.wide(character) else 1 for word in words for character in word.text)
 
 
-def _segment(words: list[Word], with_words: bool) -> dict[str, Any]:
+def _segment(words: list[Word], with_words: bool) -> schema.Segment:
     return {
         "start": round(words[0].start, 3),
         "end": round(words[-1].end, 3),
@@ -194,6 +193,9 @@ def _segment(words: list[Word], with_words: bool) -> dict[str, Any]:
     }
 
 
-def _word(word: Word) -> dict[str, Any]:
-    timed = {"word": word.text.strip(), "start": round(word.start, 3), "end": round(word.end, 3)}
-    return timed if word.score is None else {**timed, "score": round(word.score, 3)}
+def _word(word: Word) -> schema.Word:
+    start, end = round(word.start, 3), round(word.end, 3)
+    timed: schema.Word = {"word": word.text.strip(), "start": start, "end": end}
+    if word.score is not None:
+        timed["score"] = round(word.score, 3)
+    return timed
