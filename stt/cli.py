@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -110,6 +109,8 @@ def _become(module: str) -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the database to this version's schema."""
+    import asyncio
+
     from stt import db
 
     applied = asyncio.run(db.migrate(_load_for_role().database_url))
@@ -119,6 +120,8 @@ def migrate() -> None:
 @cli.command()
 def doctor() -> None:
     """Check what the service needs; say what to do about each failure."""
+    import asyncio
+
     from stt.ops import doctor as checks
 
     sys.exit(asyncio.run(checks.run(_load())))

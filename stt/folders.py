@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stt.settings import Settings
-from stt.storage import INCOMING, RESULTS, UPLOADS, Storage
 
 DATA_DIR, STORAGE_URL = "STT_DATA_DIR", "STT_STORAGE_URL"
 # Written to check for free space: one block of a file system.
@@ -76,6 +75,9 @@ def prepare_storage(settings: Settings) -> None:
     Raises:
         FolderError: one of them cannot be made or written to.
     """
+    # Here, so that `stt --help`, which needs FolderError, does not wait for asyncio.
+    from stt.storage import INCOMING, RESULTS, UPLOADS, Storage  # noqa: PLC0415
+
     with explained(_storage_setting(settings), settings.storage_dir):
         settings.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         Storage(settings.storage_dir)

@@ -250,7 +250,7 @@ def test_only_settings_reads_settings_from_the_environment() -> None:
 @pytest.mark.parametrize(
     ("program", "unloaded"),
     [
-        ("import stt.cli", {"aiohttp.web", "asyncpg", "redis", "arq"}),
+        ("import stt.cli", {"aiohttp.web", "asyncio", "asyncpg", "redis", "arq"}),
         ("import stt.web.app", set()),
         ("import stt.ops.supervisor", {"aiohttp.web"}),
         ("import workers.transcriber", {"aiohttp.web"}),
