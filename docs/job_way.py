@@ -39,14 +39,15 @@ def _within(place: str, text: str, source: str, target: str) -> Step:
 STEPS = (
     _within(WEB, "An upload arrives.", "stt.web.app", "stt.web.upload"),
     _within(WEB, "Its bytes are stored.", "stt.web.upload", "stt.storage"),
-    _within(WEB, "Is it sound or video?", "stt.web.upload", "stt.media.probe"),
+    _within(WEB, "The recording is accepted.", "stt.web.upload", "stt.jobs.actions"),
+    _within(WEB, "Is it sound or video?", "stt.jobs.actions", "stt.media.probe"),
     Step(
         "A process with limits reads it.", "stt.media.probe", "stt.media.probe_child", WEB, SANDBOX,
         starts="stt.media.probe_child",
     ),
-    _within(WEB, "The job becomes a row.", "stt.web.upload", "stt.jobs.lifecycle"),
+    _within(WEB, "The job becomes a row.", "stt.jobs.actions", "stt.jobs.lifecycle"),
     _within(WEB, "It is written to PostgreSQL.", "stt.jobs.lifecycle", "stt.db"),
-    _within(WEB, "A ticket says that a job is due.", "stt.web.upload", "stt.jobs.tickets"),
+    _within(WEB, "A ticket says that a job is due.", "stt.jobs.actions", "stt.jobs.tickets"),
     Step(
         "A worker takes the ticket.", "stt.jobs.tickets", "workers.transcriber", WEB, WORKER,
         message="stt.jobs.tickets:TRANSCRIBE_QUEUE",
@@ -61,10 +62,14 @@ STEPS = (
     _within(ENGINE, "The recording is transcribed.", "workers.engine.channel", "workers.engine.transcription"),
     _within(ENGINE, "It is decoded in a process with limits.", "workers.engine.transcription", "workers.audio.handle"),
     Step(
-        "Samples, through a pipe", "workers.audio.handle", "workers.audio.__main__", ENGINE, SANDBOX,
-        starts="workers.audio",
+        "Its requests go through a pipe.", "workers.audio.handle", "workers.audio.__main__", ENGINE, SANDBOX,
+        message="workers.audio.protocol:DecodeRequest",
     ),
-    _within(SANDBOX, "Decoder", "workers.audio.__main__", "workers.audio.decode"),
+    _within(SANDBOX, "The file is decoded.", "workers.audio.__main__", "workers.audio.decode"),
+    Step(
+        "Samples come back.", "workers.audio.__main__", "workers.audio.handle", SANDBOX, ENGINE,
+        message="workers.audio.protocol:Block",
+    ),
     _within(ENGINE, "Speech is found, spans are cut.", "workers.engine.transcription", "workers.audio.spans"),
     _within(ENGINE, "Speech is packed into windows.", "workers.engine.transcription", "workers.engine.windows"),
     _within(ENGINE, "Windows are recognised.", "workers.engine.transcription", "workers.engine.recognise"),
@@ -155,7 +160,7 @@ def _across(step: Step, y: int) -> list[str]:
         f'<line x1="{start}" y1="{y + 20}" x2="{end}" y2="{y + 20}" marker-end="url(#a)"/>',
         _module(_left(step.target_place) + 10, y + 33, step.target),
     ]
-    if step.message:
+    if {step.source_place, step.target_place} == {WEB, WORKER}:
         name = step.message.partition(":")[2]
         parts.append(f'<text class="t" x="{_left(VALKEY) + _COLUMN // 2}" y="{y + 15}">{name}</text>')
     return parts
