@@ -25,7 +25,7 @@ from stt.jobs.messages import (
     current,
     received,
 )
-from stt.jobs.model import Job
+from stt.jobs.model import LOCAL, Job
 from stt.pubsub import Message
 from stt.transcript.schema import Segment
 
@@ -87,7 +87,13 @@ class Page:
 
 
 async def of_job(
-    pool: asyncpg.Pool, messages: Messages, job_id: UUID, *, sent: int = 0, final_text: bool = False
+    pool: asyncpg.Pool,
+    messages: Messages,
+    job_id: UUID,
+    *,
+    owner: str | None = LOCAL,
+    sent: int = 0,
+    final_text: bool = False,
 ) -> AsyncGenerator[Snapshot | Segments | State | Deleted, None]:
     """The batches of one job: a `Snapshot`, then changes, until a `Snapshot` of the ended job or `Deleted`.
 
@@ -95,11 +101,12 @@ async def of_job(
         pool: The database.
         messages: The job's messages, from a subscription that is older than this call.
         job_id: The job.
+        owner: Whose job; None for anyone's.
         sent: How many segments the reader already has.
         final_text: Whether the last snapshot has the whole final transcript, for a reader that replaces what
             it has. Otherwise it has the rest of the segments as they were streamed.
     """
-    reader = _JobReader(pool, job_id, sent, final_text=final_text)
+    reader = _JobReader(pool, job_id, owner, sent, final_text=final_text)
     yield await reader.snapshot()
     while not reader.ended and (message := await anext(messages, None)) is not None:
         if batch := await reader.receive(received(message)):
@@ -109,12 +116,15 @@ async def of_job(
 class _JobReader:
     """Counts the segments that one reader of a job has."""
 
-    def __init__(self, pool: asyncpg.Pool, job_id: UUID, sent: int, *, final_text: bool) -> None:
-        self._pool, self._id, self._sent, self._final_text = pool, job_id, sent, final_text
+    def __init__(
+        self, pool: asyncpg.Pool, job_id: UUID, owner: str | None, sent: int, *, final_text: bool
+    ) -> None:
+        self._pool, self._id, self._owner = pool, job_id, owner
+        self._sent, self._final_text = sent, final_text
         self.ended = False  # whether the reader has had the last batch
 
     async def snapshot(self) -> Snapshot | Deleted:
-        return await self._snapshot_of(await lookup.get(self._pool, self._id))
+        return await self._snapshot_of(await self._job())
 
     async def receive(self, message: JobMessage) -> Snapshot | Segments | State | Deleted | None:
         if message["event"] == "segments":
@@ -137,8 +147,11 @@ class _JobReader:
         return Segments(message["job"], fresh) if fresh else None
 
     async def _on_idle(self) -> Snapshot | Deleted | None:
-        job = await lookup.get(self._pool, self._id)
+        job = await self._job()
         return await self._snapshot_of(job) if job is None or job.ended else None
+
+    async def _job(self) -> Job | None:
+        return await lookup.get(self._pool, self._id, owner=self._owner)
 
     async def _snapshot_of(self, job: Job | None) -> Snapshot | Deleted:
         if job is None:
@@ -159,26 +172,27 @@ class _JobReader:
 
 
 async def of_list(
-    pool: asyncpg.Pool, messages: Messages, *, limit: int
+    pool: asyncpg.Pool, messages: Messages, *, owner: str | None = LOCAL, limit: int
 ) -> AsyncGenerator[Page | State | Deleted, None]:
     """The newest jobs as a `Page`, then changes; another `Page` after messages may have been lost.
 
     Args:
         pool: The database.
         messages: The messages of all jobs, from a subscription that is older than this call.
+        owner: Only this owner's jobs; None for all.
         limit: Jobs a page.
     """
-    page = await _page(pool, limit)
+    page = await _page(pool, owner, limit)
     unfinished = _unfinished(page)
     yield page
     async for raw in messages:
         message = received(raw)
         if message["event"] == "resync":
-            page = await _page(pool, limit)
+            page = await _page(pool, owner, limit)
             unfinished = _unfinished(page)
             yield page
         elif message["event"] == "idle":
-            for job in await lookup.ended_among(pool, unfinished):
+            for job in await lookup.ended_among(pool, unfinished, owner=owner):
                 unfinished.discard(job.id)
                 yield State.of(current(job))
         elif message["event"] == "deleted":
@@ -190,8 +204,8 @@ async def of_list(
             yield State.of(message)
 
 
-async def _page(pool: asyncpg.Pool, limit: int) -> Page:
-    return Page(*await lookup.list_page(pool, limit=limit))
+async def _page(pool: asyncpg.Pool, owner: str | None, limit: int) -> Page:
+    return Page(*await lookup.list_page(pool, owner=owner, limit=limit))
 
 
 def _unfinished(page: Page) -> set[UUID]:
@@ -202,7 +216,11 @@ def _unfinished(page: Page) -> set[UUID]:
 
 
 async def of_all(
-    pool: asyncpg.Pool, messages: Messages, *, since: dt.datetime | None = None
+    pool: asyncpg.Pool,
+    messages: Messages,
+    *,
+    owner: str | None = LOCAL,
+    since: dt.datetime | None = None,
 ) -> AsyncGenerator[Segments | State | Deleted, None]:
     """Every job's batches: at first of those that wait or run, or of those that have changed since a time.
 
@@ -211,17 +229,18 @@ async def of_all(
     Args:
         pool: The database.
         messages: The messages of all jobs, from a subscription that is older than this call.
+        owner: Only this owner's jobs; None for all.
         since: Up to when the reader knows everything; None for a new reader.
     """
     known = await lookup.server_time(pool)
-    rows = _active(pool) if since is None else _changed(pool, since)
+    rows = _active(pool, owner) if since is None else _changed(pool, owner, since)
     async for batch in rows:
         yield batch
     async for raw in messages:
         message = received(raw)
         if message["event"] == "resync" or message["event"] == "idle":
             since, known = known, await lookup.server_time(pool)
-            async for changed in _changed(pool, since):
+            async for changed in _changed(pool, owner, since):
                 yield changed
         elif message["event"] == "segments":
             yield Segments(message["job"], message["segments"])
@@ -232,14 +251,16 @@ async def of_all(
             yield State.of(message)
 
 
-async def _active(pool: asyncpg.Pool) -> AsyncGenerator[Segments | State, None]:
-    for job in await lookup.active(pool):
+async def _active(pool: asyncpg.Pool, owner: str | None) -> AsyncGenerator[Segments | State, None]:
+    for job in await lookup.active(pool, owner=owner):
         yield State.of(current(job))
 
 
-async def _changed(pool: asyncpg.Pool, since: dt.datetime) -> AsyncGenerator[Segments | State, None]:
+async def _changed(
+    pool: asyncpg.Pool, owner: str | None, since: dt.datetime
+) -> AsyncGenerator[Segments | State, None]:
     since -= _OVERLAP
-    async for jobs in _groups(lookup.changed_since(pool, since)):
+    async for jobs in _groups(lookup.changed_since(pool, since, owner=owner)):
         found = await results.segments_since(pool, jobs, since)
         for job in jobs:
             if segments := found.get(job.id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt.jobs import lifecycle, messages, results
+from stt.jobs import feed, lifecycle, messages, results
 from stt.jobs.messages import current
 from stt.jobs.model import Job
 from stt.pubsub import RESYNC, Listener, Message, publish
@@ -279,6 +280,32 @@ async def _until_deleted(listener: Listener) -> AsyncIterator[Message]:
             yield message
             if message["event"] == "deleted" and message["owner"] in (listener.owner, "local"):
                 return
+
+
+async def test_a_feed_has_only_jobs_of_its_owner(pool: asyncpg.Pool) -> None:
+    jobs = {owner: await new(pool, owner=owner) for owner in ("ann", "bob")}
+    since = jobs["ann"].created_at - dt.timedelta(minutes=1)
+
+    async def ids(batches: AsyncIterator[Any]) -> list[str]:
+        return [batch.job_id async for batch in batches]
+
+    for owner, expected in (("ann", [jobs["ann"]]), ("local", []), (None, list(jobs.values()))):
+        found = [str(job.id) for job in expected]
+        idle = Listener()
+        idle.put(messages.IDLE)
+        idle.close()
+        assert await ids(feed.of_all(pool, idle, owner=owner)) == found * 2
+        assert await ids(feed.of_all(pool, _no_messages(), owner=owner, since=since)) == found
+        [page] = [batch async for batch in feed.of_list(pool, _no_messages(), owner=owner, limit=9)]
+        assert sorted(str(job.id) for job in page.jobs) == sorted(found)
+        [batch] = [b async for b in feed.of_job(pool, _no_messages(), jobs["bob"].id, owner=owner)]
+        assert isinstance(batch, feed.Snapshot if owner is None else feed.Deleted)
+
+
+def _no_messages() -> Listener:
+    listener = Listener()
+    listener.close()
+    return listener
 
 
 async def test_owner_and_claim_of_a_message_are_not_in_the_events(

@@ -119,8 +119,8 @@ async def test_ends_whose_messages_were_never_published_are_found_with_one_query
 ) -> None:
     searches = []
 
-    async def ended_among(pool: asyncpg.Pool, ids: set[UUID]) -> list[model.Job]:
-        found = await ENDED_AMONG(pool, ids)
+    async def ended_among(pool: asyncpg.Pool, ids: set[UUID], *, owner: str | None) -> list[model.Job]:
+        found = await ENDED_AMONG(pool, ids, owner=owner)
         searches.append(found)
         return found
 
