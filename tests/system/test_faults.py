@@ -47,7 +47,7 @@ from tests.support.up import private_folder
 from tests.support.uploads import form, stored
 from workers import maintenance
 from workers.attempt import Attempt, Context, transcribe
-from workers.engine import costs, models
+from workers.engine import models, rates
 from workers.engine.handle import EngineProcess
 from workers.engine.progress import ENGINE_SHARE
 from workers.transcriber import _end_when_idle
@@ -300,7 +300,7 @@ async def test_a_long_recording_whose_worker_is_killed_runs_elsewhere_in_time_an
     assert rows[: len(kept)] == kept  # not one that was saved was done again
     assert rows[-1]["last"]
     # What is decoded ahead, by two spans at most, counts a little in the progress.
-    guesses = costs.GUESSES["cpu"]
+    guesses = rates.FIRST_GUESSES["cpu"]
     decoding = guesses["decode"] / (guesses["decode"] + guesses["recognise"])
     heard = left.progress / ENGINE_SHARE * rows[-1]["end"] - decoding * 2 * SPAN
     assert heard - kept[-1]["end"] <= SPAN

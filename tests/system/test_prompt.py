@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from stt.models import BUNDLES, bundle_parts
-from workers.engine.hypothesis import Asked
-from workers.engine.recognise import PROMPT_TOKENS, Recogniser
+from workers.engine.hypothesis import DecodingOptions
+from workers.engine.recognise import Recogniser
+from workers.engine.window_model import PROMPT_TOKENS
 
 pytestmark = pytest.mark.skipif(
     not bundle_parts(BUNDLES["base"]), reason="the packages of the model base are not installed"
@@ -37,8 +38,8 @@ class Prompting(Recogniser):
         )
 
     def prompt(self, prompt: str | None = None, hotwords: str | None = None) -> list[int]:
-        asked = Asked("en", "transcribe", prompt, hotwords, False, False, False)
-        return self._prompt(asked, self.tokenizer_for("en", "transcribe"))
+        decoding = DecodingOptions("en", "transcribe", prompt, hotwords, False, False, False)
+        return self._prompt(decoding, self.tokenizer_for("en", "transcribe"))
 
 
 def _tokenizer() -> Tokenizer:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from workers.audio.sound import RATE, Samples
 from workers.audio.vad import Speech
 from workers.engine import coverage, gap_filling
-from workers.engine.hypothesis import Heard
+from workers.engine.hypothesis import WindowResult
 from workers.engine.windows import Window
 from workers.engine.words import Word
 
@@ -130,26 +130,26 @@ class Recogniser:
         self.texts = {int(key.strip("s")): text for key, text in texts.items()}
         self.asked: list[Window] = []
 
-    def __call__(self, samples: Samples, windows: list[Window]) -> list[Heard]:
+    def __call__(self, samples: Samples, windows: list[Window]) -> list[WindowResult]:
         assert len(samples) == len(SILENCE)
         self.asked += windows
         return [self._heard(window) for window in windows]
 
-    def _heard(self, window: Window) -> Heard:
+    def _heard(self, window: Window) -> WindowResult:
         text = next((text for at, text in self.texts.items() if window.start <= at < window.end), "")
         words = said(text, window.start, window.end) if text else None
-        return Heard(window, text and f" {text}", -0.1, timed=words)
+        return WindowResult(window, text and f" {text}", -0.1, timed=words)
 
 
-def heard(words: list[Word], speech: list[Speech] | None = None) -> Heard:
+def heard(words: list[Word], speech: list[Speech] | None = None) -> WindowResult:
     parts = speech or SPEECH
-    return Heard(Window(parts[0].start, parts[-1].end, parts), text_of(words), -0.1, timed=words)
+    return WindowResult(Window(parts[0].start, parts[-1].end, parts), text_of(words), -0.1, timed=words)
 
 
 def test_what_was_skipped_comes_between_what_surrounds_it() -> None:
     recognise = Recogniser(s9=text_of(TWO).strip())
     result = gap_filling.fill([heard([*ONE, *THREE])], SILENCE, recognise)
-    [filled] = result.heard
+    [filled] = result.results
     assert filled.text == text_of([*ONE, *TWO, *THREE])
     assert [word.text for word in filled.timed or []] == [word.text for word in [*ONE, *TWO, *THREE]]
     starts = [word.start for word in filled.timed or []]
@@ -162,13 +162,13 @@ def test_what_was_skipped_comes_between_what_surrounds_it() -> None:
 def test_nothing_is_recognised_again_where_nothing_is_missing() -> None:
     recognise = Recogniser()
     one = heard([*ONE, *TWO, *THREE])
-    assert gap_filling.fill([one], SILENCE, recognise).heard == [one]
+    assert gap_filling.fill([one], SILENCE, recognise).results == [one]
     assert recognise.asked == []
 
 
 def test_what_stays_without_words_is_reported() -> None:
     result = gap_filling.fill([heard([*ONE, *THREE])], SILENCE, Recogniser())
-    assert result.heard[0].text == text_of([*ONE, *THREE])
+    assert result.results[0].text == text_of([*ONE, *THREE])
     assert coverage.probable_speech(result.uncovered, SPEECH, [*ONE, *THREE]) == [(7.0, 13.0)]
 
 
@@ -188,40 +188,40 @@ def test_a_gap_may_hold_another() -> None:
         14.0: said("can do for you today", 14.0, 17.0),
     }
 
-    def recognise(_: Samples, windows: list[Window]) -> list[Heard]:
+    def recognise(_: Samples, windows: list[Window]) -> list[WindowResult]:
         # Of a window with both parts only the first is recognised.
         made = []
         for window in windows:
             at = next(start for start in texts if window.start <= start + 1 < window.end)
-            made.append(Heard(window, text_of(texts[at]), -0.1, timed=texts[at]))
+            made.append(WindowResult(window, text_of(texts[at]), -0.1, timed=texts[at]))
         return made
 
     result = gap_filling.fill([heard([*ONE, *last], speech)], samples, recognise)
     wanted = [*ONE, *texts[7.0], *texts[14.0], *last]
-    assert result.heard[0].text == text_of(wanted)
+    assert result.results[0].text == text_of(wanted)
 
 
 def test_a_word_beside_a_gap_is_not_lost_to_it() -> None:
     misplaced = [Word(" Friends", 12.0, 12.9)]  # said at 15 s, as the first word of the last part
     words = [*ONE, *misplaced, *THREE]
     result = gap_filling.fill([heard(words)], SILENCE, Recogniser(s9=text_of(TWO).strip()))
-    assert result.heard[0].text == text_of([*ONE, *TWO, *misplaced, *THREE])
+    assert result.results[0].text == text_of([*ONE, *TWO, *misplaced, *THREE])
 
 
 def test_words_that_are_recognised_again_are_not_doubled() -> None:
     words = [*ONE, *TWO[:3], *THREE]
     result = gap_filling.fill([heard(words)], SILENCE, Recogniser(s9=text_of(TWO).strip()))
-    assert result.heard[0].text == text_of([*ONE, *TWO, *THREE])
+    assert result.results[0].text == text_of([*ONE, *TWO, *THREE])
 
 
 def test_a_shorter_text_does_not_replace_a_longer_one() -> None:
     words = [*ONE, *TWO[:6], *THREE]
     result = gap_filling.fill([heard(words)], SILENCE, Recogniser(s9="ask"))
-    assert result.heard[0].text == text_of(words)
+    assert result.results[0].text == text_of(words)
 
 
 def test_weak_speech_that_was_dropped_is_not_recognised_again() -> None:
     recognise = Recogniser()
     window = Window(0.0, 5.0, [FIRST], weak=True)
-    gap_filling.fill([Heard(window, "", -1.2)], SILENCE, recognise)
+    gap_filling.fill([WindowResult(window, "", -1.2)], SILENCE, recognise)
     assert recognise.asked == []

@@ -69,8 +69,7 @@ UNFINISHED: dict[str, set[str]] = {
         "tests/services/test_limits.py",
         "tests/system/test_faults.py", "tests/unit/test_recognise.py", "workers.attempt.Attempt",
         "workers.attempt", "workers.audio.decode.Track", "workers.audio.mixer.Mixer",
-        "workers.engine.progress.Meter", "workers.engine.recognise.Recogniser",
-        "workers.engine.transcription.Job", "workers.engine.transcription",
+        "workers.engine.progress.ProgressEstimator", "workers.engine.progress",
     },
 }  # fmt: skip
 

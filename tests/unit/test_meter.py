@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from workers.engine.costs import GUESSES, LEARNED_FROM, Book, Cost
-from workers.engine.progress import ENGINE_SHARE, SPEAKERS_START, Meter
+from workers.engine.progress import ENGINE_SHARE, SPEAKERS_START, ProgressEstimator
+from workers.engine.rates import FIRST_GUESSES, MOST_LEARNED_AUDIO, RateStore, StageRate
 
 STEP = 0.04
-GUESSED = {stage: Cost(each) for stage, each in GUESSES["cpu"].items() if stage in ("decode", "recognise")}
+GUESSED = {
+    stage: StageRate(each) for stage, each in FIRST_GUESSES["cpu"].items() if stage in ("decode", "recognise")
+}
 
 
 class Clock:
@@ -43,10 +45,10 @@ class Machine:
     clock: Clock = field(default_factory=Clock)
     told: list[tuple[float, float, float | None]] = field(default_factory=list)
 
-    def run(self, costs: dict[str, Cost]) -> Meter:
-        meter = Meter(
+    def run(self, costs: dict[str, StageRate]) -> ProgressEstimator:
+        meter = ProgressEstimator(
             lambda _, progress, __, left: self.told.append((self.clock.now, progress, left)),
-            costs, start=self.start, lanes=self.lanes, clock=self.clock,
+            costs, start=self.start, decoder_threads=self.lanes, clock=self.clock,
         )  # fmt: skip
         meter.duration = self.length
         self._spans(meter)
@@ -55,20 +57,20 @@ class Machine:
         meter.finish()
         return meter
 
-    def learned(self) -> dict[str, Cost]:
+    def learned(self) -> dict[str, StageRate]:
         """The costs that a second job of this kind begins with."""
         measured = Machine(**{**vars(self), "clock": Clock(), "told": []}).run(self.guesses()).measured()
-        return {stage: GUESSED.get(stage, Cost(0.05)).after(*one) for stage, one in measured.items()}
+        return {stage: GUESSED.get(stage, StageRate(0.05)).updated(*one) for stage, one in measured.items()}
 
-    def guesses(self) -> dict[str, Cost]:
+    def guesses(self) -> dict[str, StageRate]:
         more = {"align": self.align, "speakers": self.speakers}
-        return GUESSED | {stage: Cost(GUESSES["cpu"][stage]) for stage, on in more.items() if on}
+        return GUESSED | {stage: StageRate(FIRST_GUESSES["cpu"][stage]) for stage, on in more.items() if on}
 
     def _pass(self) -> float:
         self.clock.now += STEP
         return STEP * self.speed(self.clock.now - Clock.now)
 
-    def _spans(self, meter: Meter) -> None:
+    def _spans(self, meter: ProgressEstimator) -> None:
         ends = [*itertools.takewhile(lambda end: end < self.length, self._ends()), self.length]
         play = Play(self, meter, ends)
         while play.finished < len(ends):
@@ -82,7 +84,7 @@ class Machine:
             return itertools.chain(itertools.count(self.start + 295, 295))
         return itertools.chain([40.0], itertools.count(335.0, 295.0))
 
-    def _tell_speakers(self, meter: Meter) -> None:
+    def _tell_speakers(self, meter: ProgressEstimator) -> None:
         """Heard in pieces of two minutes, then grouped."""
         total = self.length * self.speakers
         work, pieces = 0.0, max(1, round(self.length / 120))
@@ -106,7 +108,7 @@ class Machine:
 class Play:
     """How far one run of a machine is."""
 
-    def __init__(self, machine: Machine, meter: Meter, ends: list[float]) -> None:
+    def __init__(self, machine: Machine, meter: ProgressEstimator, ends: list[float]) -> None:
         self.machine, self.meter, self.ends = machine, meter, ends
         self.starts = [machine.start, *ends]
         self.position, self.skip, self.load = machine.start, machine.skip, machine.load
@@ -115,7 +117,7 @@ class Play:
         self.waiting: list[tuple[int, float, float]] = []  # span, seconds, work
         self.left: dict[int, int] = {}  # batches, by span
         self.lanes: list[tuple[int, int, float] | None] = [None] * machine.lanes
-        meter.at_work("decode", True)
+        meter.set_active("decode", True)
 
     def decode(self, work: float) -> None:
         if self.skip > 0:
@@ -127,12 +129,12 @@ class Play:
             if self.position // 10 > before // 10 or self.position == end:
                 self.meter.decoded(self.position)
         else:
-            self.meter.at_work("decode", False)
+            self.meter.set_active("decode", False)
             self.load -= work
             if self.load <= 0:
                 self._hand_out()
                 self.span += 1
-                self.meter.at_work("decode", self.span < len(self.ends))
+                self.meter.set_active("decode", self.span < len(self.ends))
 
     def _hand_out(self) -> None:
         first, end = self.starts[self.span], self.ends[self.span]
@@ -247,7 +249,7 @@ def test_uneven_speech_shakes_the_time_left_little() -> None:
 
 def test_costs_are_what_was_waited_for() -> None:
     measured = Machine(HOUR, lane=0.06, align=0.01, speakers=0.06, load=20.0).run(GUESSED | {
-        "align": Cost(0.1), "speakers": Cost(0.1),
+        "align": StageRate(0.1), "speakers": StageRate(0.1),
     }).measured()  # fmt: skip
     each = {stage: wall / audio for stage, (wall, audio) in measured.items()}
     assert each["align"] == pytest.approx(0.01, rel=0.05)
@@ -259,7 +261,7 @@ def test_costs_are_what_was_waited_for() -> None:
 
 def test_silence_is_no_measurement_of_recognition() -> None:
     clock = Clock()
-    meter = Meter(lambda *_: None, GUESSED, clock=clock)
+    meter = ProgressEstimator(lambda *_: None, GUESSED, clock=clock)
     number = meter.begin(100.0)
     clock.now += 5
     meter.end(number)
@@ -269,7 +271,7 @@ def test_silence_is_no_measurement_of_recognition() -> None:
 
 def test_speakers_that_were_not_told_apart_teach_nothing() -> None:
     clock = Clock()
-    meter = Meter(lambda *_: None, GUESSED | {"speakers": Cost(0.1)}, clock=clock)
+    meter = ProgressEstimator(lambda *_: None, GUESSED | {"speakers": StageRate(0.1)}, clock=clock)
     meter.speakers(0.0)
     clock.now += 50
     meter.speakers(0.4)
@@ -279,7 +281,7 @@ def test_speakers_that_were_not_told_apart_teach_nothing() -> None:
 
 def test_a_batch_that_failed_is_not_done() -> None:
     told: list[float] = []
-    meter = Meter(lambda _, progress, *__: told.append(progress), GUESSED)
+    meter = ProgressEstimator(lambda _, progress, *__: told.append(progress), GUESSED)
     meter.duration = 100.0
 
     def fail() -> None:
@@ -296,27 +298,27 @@ def test_a_batch_that_failed_is_not_done() -> None:
 
 def test_what_was_learned_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
-    assert Book(path).read("decode x", 0.5) == Cost(0.5)
-    Book(path).learn({"decode x": (20.0, 1000.0, 0.5)})
-    known = Book(path).read("decode x", 0.5)
-    assert known.each == pytest.approx((0.5 * 60 + 20) / 1060)
-    assert Book(path).read("decode y", 0.7) == Cost(0.7)
+    assert RateStore(path).read("decode x", 0.5) == StageRate(0.5)
+    RateStore(path).learn({"decode x": (20.0, 1000.0, 0.5)})
+    known = RateStore(path).read("decode x", 0.5)
+    assert known.factor == pytest.approx((0.5 * 60 + 20) / 1060)
+    assert RateStore(path).read("decode y", 0.7) == StageRate(0.7)
 
 
 def test_what_is_learned_is_a_moving_average_by_length(tmp_path: Path) -> None:
-    book = Book(tmp_path / "costs.json")
+    book = RateStore(tmp_path / "costs.json")
     for _ in range(50):
         book.learn({"recognise": (100.0, 1000.0, 9.0)})
-    assert book.read("recognise", 9.0).each == pytest.approx(0.1, rel=0.01)
+    assert book.read("recognise", 9.0).factor == pytest.approx(0.1, rel=0.01)
     book.learn({"recognise": (60.0, 60.0, 9.0)})
-    assert book.read("recognise", 9.0).each < 0.12
+    assert book.read("recognise", 9.0).factor < 0.12
     for _ in range(10):
-        book.learn({"recognise": (2 * LEARNED_FROM, LEARNED_FROM, 9.0)})
-    assert book.read("recognise", 9.0).each == pytest.approx(2.0, rel=0.01)
+        book.learn({"recognise": (2 * MOST_LEARNED_AUDIO, MOST_LEARNED_AUDIO, 9.0)})
+    assert book.read("recognise", 9.0).factor == pytest.approx(2.0, rel=0.01)
 
 
 def test_a_short_clip_teaches_nothing(tmp_path: Path) -> None:
-    Book(tmp_path / "costs.json").learn({"decode": (3.0, 11.0, 0.1)})
+    RateStore(tmp_path / "costs.json").learn({"decode": (3.0, 11.0, 0.1)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -336,26 +338,26 @@ def test_a_short_clip_teaches_nothing(tmp_path: Path) -> None:
 def test_a_damaged_file_is_an_empty_one(tmp_path: Path, damaged: str) -> None:
     path = tmp_path / "costs.json"
     path.write_text(damaged, encoding="utf-8")
-    assert Book(path).read("decode", 0.5) == Cost(0.5)
-    Book(path).learn({"decode": (100.0, 1000.0, 0.1)})
-    assert Book(path).read("decode", 0.5) == Cost(0.1, 1060.0)
+    assert RateStore(path).read("decode", 0.5) == StageRate(0.5)
+    RateStore(path).learn({"decode": (100.0, 1000.0, 0.1)})
+    assert RateStore(path).read("decode", 0.5) == StageRate(0.1, 1060.0)
 
 
 def test_of_a_damaged_entry_only_that_one_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     costs = {"decode": {"each": None}, "align": {"each": 0.2, "audio": 100}}
     path.write_text(json.dumps({"version": 1, "costs": costs}), encoding="utf-8")
-    assert Book(path).read("decode", 0.5) == Cost(0.5)
-    assert Book(path).read("align", 0.5) == Cost(0.2, 100.0)
+    assert RateStore(path).read("decode", 0.5) == StageRate(0.5)
+    assert RateStore(path).read("align", 0.5) == StageRate(0.2, 100.0)
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
-    Book(tmp_path / "gone" / "costs.json").learn({"decode": (100.0, 1000.0, 0.1)})
+    RateStore(tmp_path / "gone" / "costs.json").learn({"decode": (100.0, 1000.0, 0.1)})
 
 
 def _teach(path: Path, name: str) -> None:
     for _ in range(50):
-        Book(path).learn({name: (100.0, 1000.0, 0.1), "all": (100.0, 1000.0, 0.1)})
+        RateStore(path).learn({name: (100.0, 1000.0, 0.1), "all": (100.0, 1000.0, 0.1)})
 
 
 def test_engines_that_learn_at_once_leave_a_whole_file(tmp_path: Path) -> None:
@@ -370,5 +372,5 @@ def test_engines_that_learn_at_once_leave_a_whole_file(tmp_path: Path) -> None:
     for engine in engines:
         engine.join()
     assert [engine.exitcode for engine in engines] == [0] * 4
-    assert Book(path).read("all", 0.5).each == pytest.approx(0.1)
+    assert RateStore(path).read("all", 0.5).factor == pytest.approx(0.1)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["costs.json", "costs.lock"]

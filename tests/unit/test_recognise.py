@@ -19,12 +19,17 @@ from workers import machine
 from workers.audio.sound import Samples
 from workers.audio.spans import Span
 from workers.audio.vad import Speech
-from workers.engine import prefetch, runtime, transcription, words
+from workers.engine import runtime, span_task, transcription, words
 from workers.engine.align import Aligner
-from workers.engine.costs import Book
-from workers.engine.hypothesis import Attempt, Heard
-from workers.engine.recognise import Recogniser, frames_for
+from workers.engine.hypothesis import Hypothesis, WindowResult
+from workers.engine.job_warnings import WarningSender
+from workers.engine.prefetch import prefetch
+from workers.engine.rates import RateStore
+from workers.engine.recognise import Recogniser
+from workers.engine.span_recognition import recognise_batch
+from workers.engine.window_model import frames_for
 from workers.engine.windows import LONGEST, Window, batches, pack
+from workers.engine.word_times import WordTimer
 
 SILENCE = np.zeros(16_000 * 120, np.float32)
 
@@ -78,7 +83,9 @@ def test_short_words_far_apart_do_not_look_wrong() -> None:
     """Numbers called out: most of what is heard is padding."""
     speech = [Speech(3 * n, 3 * n + 1, 2, 0.3, 0.3) for n in range(20)]
     window = Window(0, 60, speech)
-    assert not Attempt([1], " One, six, ten, two, nine, 7, 40, 3, five, 81", -0.1, 0.0).doubtful(window)
+    assert not Hypothesis([1], " One, six, ten, two, nine, 7, 40, 3, five, 81", -0.1, 0.0).needs_fallback(
+        window
+    )
 
 
 def test_somebody_who_never_pauses_is_cut_where_it_is_quietest() -> None:
@@ -141,19 +148,19 @@ def test_batches_hold_each_window_once_and_share_the_work() -> None:
 )
 def test_what_looks_wrong_is_found(text: str, logprob: float, wrong: bool) -> None:
     window = Window(0, 10, [Speech(0, 10)])
-    assert Attempt([1], text, logprob, 0.0).doubtful(window) is wrong
+    assert Hypothesis([1], text, logprob, 0.0).needs_fallback(window) is wrong
 
 
 def test_what_whisper_calls_silence_is_not_tried_again() -> None:
-    one = Attempt([1], " Thank you.", -1.5, 0.9)
+    one = Hypothesis([1], " Thank you.", -1.5, 0.9)
     assert one.silent
-    assert not one.doubtful(Window(0, 10, [Speech(0, 10)]))
+    assert not one.needs_fallback(Window(0, 10, [Speech(0, 10)]))
 
 
 class Doubting(Recogniser):
     """A recogniser that says what it is told to, decoding by decoding."""
 
-    def __init__(self, *says: Attempt, beam: int = 1, frames: int = 1500) -> None:
+    def __init__(self, *says: Hypothesis, beam: int = 1, frames: int = 1500) -> None:
         self.options = SimpleNamespace(beam_size=beam)
         self.model = cast(Any, SimpleNamespace(model=SimpleNamespace(device="cpu")))
         self.says, self.how = list(says), list[dict[str, Any]]()
@@ -162,14 +169,17 @@ class Doubting(Recogniser):
     def encode(self, *_: Any, frames: int = 0, **__: Any) -> Any:
         self.frames.append(frames)
 
-    def _decode(self, _encoded: Any, count: int, _asked: Any, _tokenizer: Any, **how: Any) -> list[Attempt]:
+    def _decode(
+        self, _encoded: Any, count: int, _decoding: Any, _tokenizer: Any, **how: Any
+    ) -> list[Hypothesis]:
         self.how.append(how)
         return [self.says.pop(0) for _ in range(count)]
 
-    def ask(self, *, wide: bool = False) -> list[Heard]:
+    def ask(self, *, wide_beam: bool = False) -> list[WindowResult]:
         return self.recognise(
             ctranslate2.StorageView.from_array(np.zeros((1, self.heard // 2, 1), np.float32)), SILENCE,
-            [Window(0, 10, [Speech(0, 10)])], cast(Any, None), cast(Any, None), timed=False, wide=wide,
+            [Window(0, 10, [Speech(0, 10)])], cast(Any, None), cast(Any, None), timed=False,
+            wide_beam=wide_beam,
         )  # fmt: skip
 
     def hear(self) -> str:
@@ -177,10 +187,10 @@ class Doubting(Recogniser):
         return heard.text
 
 
-GOOD = Attempt([1], " Ask not what your country can do for you.", -0.1, 0.0)
-LOOP = Attempt([1], " And then and then and then." * 20, -0.1, 0.0)
+GOOD = Hypothesis([1], " Ask not what your country can do for you.", -0.1, 0.0)
+LOOP = Hypothesis([1], " And then and then and then." * 20, -0.1, 0.0)
 UNLIKELY, LIKELIER = (
-    Attempt([1], f" Something said at {logprob}.", logprob, 0.0) for logprob in (-2.0, -1.5)
+    Hypothesis([1], f" Something said at {logprob}.", logprob, 0.0) for logprob in (-2.0, -1.5)
 )
 
 
@@ -202,7 +212,7 @@ def test_what_looks_wrong_is_decoded_with_a_beam_and_then_with_rising_temperatur
 
 def test_where_the_model_is_not_sure_the_likelier_of_two_beams_is_taken() -> None:
     unsure, surer = (
-        Attempt([1], f" Something that was said at {logprob}.", logprob, 0.0) for logprob in (-0.5, -0.3)
+        Hypothesis([1], f" Something that was said at {logprob}.", logprob, 0.0) for logprob in (-0.5, -0.3)
     )
     for says in ((unsure, surer), (surer, unsure)):
         recogniser = Doubting(*says)
@@ -212,7 +222,7 @@ def test_where_the_model_is_not_sure_the_likelier_of_two_beams_is_taken() -> Non
 
 
 def test_on_a_gpu_both_beams_hear_the_same() -> None:
-    unsure, surer = (Attempt([1], " Ask not what your country can do.", it, 0.0) for it in (-0.5, -0.3))
+    unsure, surer = (Hypothesis([1], " Ask not what your country can do.", it, 0.0) for it in (-0.5, -0.3))
     recogniser = Doubting(unsure, surer, frames=1700)
     recogniser.model.model.device = "cuda"
     recogniser.hear()
@@ -220,20 +230,20 @@ def test_on_a_gpu_both_beams_hear_the_same() -> None:
 
 
 def test_a_likelier_text_that_looks_wrong_does_not_replace_one_that_looks_right() -> None:
-    unsure = Attempt([1], " Ask not what your country can do for you.", -0.5, 0.0)
+    unsure = Hypothesis([1], " Ask not what your country can do for you.", -0.5, 0.0)
     recogniser = Doubting(unsure, LOOP)
     assert recogniser.hear() == unsure.text
     assert recogniser.says == []
 
 
 def test_a_wide_beam_at_once_is_the_only_one() -> None:
-    unsure = Attempt([1], " Ask not what your country can do for you.", -0.5, 0.0)
+    unsure = Hypothesis([1], " Ask not what your country can do for you.", -0.5, 0.0)
     recogniser = Doubting(unsure)
-    [heard] = recogniser.ask(wide=True)
-    assert (heard.text, heard.unsure) == (unsure.text, True)
+    [heard] = recogniser.ask(wide_beam=True)
+    assert (heard.text, heard.low_confidence) == (unsure.text, True)
     assert [how["beam_size"] for how in recogniser.how] == [5]
     looping = Doubting(LOOP, GOOD)
-    assert looping.ask(wide=True)[0].text == GOOD.text
+    assert looping.ask(wide_beam=True)[0].text == GOOD.text
     assert [how["beam_size"] for how in looping.how] == [5, 5]  # the second time it is heard in full
 
 
@@ -259,7 +269,7 @@ def test_where_nothing_looks_right_the_likeliest_that_is_no_loop_is_kept() -> No
 
 
 def test_what_turns_out_to_be_silence_says_nothing() -> None:
-    assert Doubting(LOOP, Attempt([1], " Thank you.", -1.5, 0.9)).hear() == ""
+    assert Doubting(LOOP, Hypothesis([1], " Thank you.", -1.5, 0.9)).hear() == ""
 
 
 class Crammed:
@@ -268,7 +278,7 @@ class Crammed:
     def __init__(self, fits: int) -> None:
         self.replicas = 1
         self.fits, self.sizes, self.known = fits, list[int](), set[float]()
-        self.unsure, self.wide = False, list[bool]()
+        self.low_confidence, self.wide = False, list[bool]()
         self.spoken: list[str | None] = []
 
     def tokenizer_for(self, _language: str, _task: str) -> None:
@@ -288,36 +298,39 @@ class Crammed:
         _samples: Any,
         windows: list[Window],
         *_: Any,
-        wide: bool,
+        wide_beam: bool,
         spoken: str | None,
         **__: Any,
-    ) -> list[Heard]:
-        self.wide.append(wide)
+    ) -> list[WindowResult]:
+        self.wide.append(wide_beam)
         self.spoken.append(spoken)
-        return [Heard(window, f" {window.start:.0f}", -0.1, unsure=self.unsure) for window in windows]
+        return [
+            WindowResult(window, f" {window.start:.0f}", -0.1, low_confidence=self.low_confidence)
+            for window in windows
+        ]
 
 
-def crammed(fits: int, **resume: Any) -> tuple[transcription.Job, runtime.Engine, Crammed]:
+def crammed(fits: int, **resume: Any) -> tuple[transcription.Transcription, runtime.Runtime, Crammed]:
     engine = SimpleNamespace(
-        batch=8, settings=Settings(), device="cpu", lanes=ThreadPoolExecutor(1), load_seconds=0.0,
+        batch=8, settings=Settings(), device="cpu", decoder_threads=ThreadPoolExecutor(1), load_seconds=0.0,
         compute_type="int8",
         compute_type_for=lambda less_memory: "int8", threads=1, plan=SimpleNamespace(lanes=1, replicas=1),
-        costs=Book(Path("/nonexistent/costs.json")),
+        rates=RateStore(Path("/nonexistent/costs.json")),
     )  # fmt: skip
     events: list[dict[str, Any]] = []
-    job = transcription.Job(
-        cast(runtime.Engine, engine), {"path": "x", "model": "base", "resume": resume}, events.append
+    job = transcription.Transcription(
+        cast(runtime.Runtime, engine), {"path": "x", "model": "base", "resume": resume}, events.append
     )
-    return job, cast(runtime.Engine, engine), Crammed(fits)
+    return job, cast(runtime.Runtime, engine), Crammed(fits)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     job, engine, recogniser = crammed(2)
     windows = [Window(n, n + 1, [Speech(n, n + 1)]) for n in range(8)]
-    work = transcription.Work(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser))
+    work = span_task.SpanTask(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser))
     work.encoded = cast(Any, {5: 5.0, 0: 0.0})
     order = [7, 5, 0, 1, 2, 3, 4, 6]
-    heard = job._hear(work, order)
+    heard = recognise_batch(engine, job._decoding, work, order)
     assert [one.text for one in heard] == [f" {n}" for n in order]
     assert recogniser.known == {0, 5}  # what was encoded before went along to the right place
     assert engine.batch == 2
@@ -328,34 +341,33 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
 @pytest.mark.parametrize(("task", "spoken"), [("transcribe", "de"), ("translate", None)])
 def test_only_a_transcript_is_searched_for_passages_in_another_language(task: str, spoken: str) -> None:
     """A translation is in one language whatever is spoken."""
-    job, _, recogniser = crammed(8)
-    job._asked = replace(job._asked, task=task)
+    job, engine, recogniser = crammed(8)
+    decoding = replace(job._decoding, task=task)
     windows = [Window(0, 1, [Speech(0, 1)])]
-    job._hear(
-        transcription.Work(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser), language="de"), [0]
-    )
+    work = span_task.SpanTask(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser), language="de")
+    recognise_batch(engine, decoding, work, [0])
     assert recogniser.spoken == [spoken]
 
 
 def test_what_another_span_wanted_for_memory_does_not_halve_this_batch() -> None:
     job, engine, recogniser = crammed(8)
-    work = transcription.Work(
+    work = span_task.SpanTask(
         Span(1, 0, SILENCE, []), [Window(0, 1, [Speech(0, 1)])] * 8, cast(Recogniser, recogniser)
     )
     failed = Future[bool]()
     failed.set_exception(RuntimeError("CUDA failed with error out of memory"))
-    work.wide = failed.result
+    work.wide_beam = failed.result
     with pytest.raises(RuntimeError, match="out of memory"):
-        job._hear(work, list(range(8)))
+        recognise_batch(engine, job._decoding, work, list(range(8)))
     assert (engine.batch, recogniser.sizes) == (8, [])
 
 
 def test_out_of_memory_at_one_window_is_an_error() -> None:
-    job, _, recogniser = crammed(0)
+    job, engine, recogniser = crammed(0)
     windows = [Window(0, 1, [Speech(0, 1)])]
-    work = transcription.Work(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser))
+    work = span_task.SpanTask(Span(0, 0, SILENCE, []), windows, cast(Recogniser, recogniser))
     with pytest.raises(RuntimeError, match="out of memory"):
-        job._hear(work, [0])
+        recognise_batch(engine, job._decoding, work, [0])
 
 
 @pytest.mark.parametrize(("number", "last", "known"), [(0, True, 1), (0, False, None), (1, True, None)])
@@ -371,11 +383,11 @@ def test_only_a_whole_recording_is_taken_for_a_short_one(number: int, last: bool
     engine.recogniser = cast(Any, load)  # type: ignore[method-assign]
     engine.vad = cast(Any, SimpleNamespace(windows=lambda *_: [Window(0, 1, [Speech(0, 1)])]))
     work = job._begin(Span(number, 0, SILENCE, [Speech(0, 1)], last))
-    assert [one.text for one in work.heard()] == [" 0"]
+    assert [one.text for one in work.results()] == [" 0"]
     assert asked == [known]
 
 
-def span_by_span(**resume: Any) -> tuple[transcription.Job, Crammed]:
+def span_by_span(**resume: Any) -> tuple[transcription.Transcription, Crammed]:
     """A job that finds one window in each span."""
     job, engine, recogniser = crammed(8, **resume)
     job._language = "en"
@@ -389,10 +401,10 @@ def test_a_span_gets_a_wide_beam_at_once_where_one_before_it_was_unsure() -> Non
     job, recogniser = span_by_span()
     said = (True, False, False, True, True)
     for number, unsure in enumerate(said):
-        recogniser.unsure = unsure
+        recogniser.low_confidence = unsure
         work = job._begin(Span(number, 0, SILENCE, [Speech(0, 1)]))
-        work.heard()
-        assert work.told()() == unsure
+        work.results()
+        assert work.low_confidence_future()() == unsure
     assert recogniser.wide == [False, True, True, False, False]
 
 
@@ -403,7 +415,7 @@ def test_a_try_that_goes_on_searches_as_widely_as_one_that_was_not_stopped(
     known: list[bool], wide: bool
 ) -> None:
     job, recogniser = span_by_span(unsure=known)
-    job._begin(Span(len(known), 0, SILENCE, [Speech(0, 1)])).heard()
+    job._begin(Span(len(known), 0, SILENCE, [Speech(0, 1)])).results()
     assert recogniser.wide == [wide]
 
 
@@ -434,18 +446,18 @@ def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() 
     def align(*_: Any) -> None:
         raise ValueError("a sound that no model has met")
 
-    def time_words(_samples: Any, heard: list[Heard], _tokenizer: Any) -> None:
+    def time_words(_samples: Any, heard: list[WindowResult], _tokenizer: Any) -> None:
         heard[0].timed = timed
 
     events: list[dict[str, Any]] = []
-    job._send = events.append
     engine.aligner = cast(Any, SimpleNamespace(align=align))
     recogniser = cast(Recogniser, SimpleNamespace(time_words=time_words, tokenizer_for=lambda *_: None))
-    heard = Heard(Window(0, 1, [Speech(0, 1)]), " yes", -0.1)
-    work = transcription.Work(Span(0, 0, SILENCE, []), [], recogniser, language="en", wav2vec2=(None, {}))
-    job._align(work, [heard])
+    heard = WindowResult(Window(0, 1, [Speech(0, 1)]), " yes", -0.1)
+    work = span_task.SpanTask(Span(0, 0, SILENCE, []), [], recogniser, language="en", align_model=(None, {}))
+    timer = WordTimer(engine, job._decoding, job._progress, WarningSender(events.append), "0")
+    timer.time(work, [heard])
     assert heard.timed == timed
-    assert [event["code"] for event in events if event["type"] == "warning"] == ["alignment_failed"]
+    assert [event["code"] for event in events] == ["alignment_failed"]
 
 
 def test_models_that_were_not_used_for_longest_make_room(
@@ -456,7 +468,7 @@ def test_models_that_were_not_used_for_longest_make_room(
         (tmp_path / name / "model.bin").write_bytes(bytes(100))
     loads: list[str] = []
     monkeypatch.setattr(Recogniser, "load", lambda folder, *_, **__: loads.append(folder.name) or folder.name)
-    engine = runtime.Engine(Settings(data_dir=tmp_path, device="cpu", model_memory=200))
+    engine = runtime.Runtime(Settings(data_dir=tmp_path, device="cpu", model_memory=200))
     for name in ("a", "b", "a", "c", "a", "b"):
         assert engine.recogniser(str(tmp_path / name)) == name
     assert loads == ["a", "b", "c", "b"]
@@ -476,7 +488,7 @@ def test_a_short_recording_is_heard_with_all_threads_where_memory_allows_a_secon
     (tmp_path / "model.bin").write_bytes(bytes(100))
     monkeypatch.setattr(Recogniser, "load", lambda *_, replicas, threads, **__: (replicas, threads))
     monkeypatch.setattr(runtime, "_gpu_memory", lambda: 2**34)
-    engine = runtime.Engine(
+    engine = runtime.Runtime(
         Settings(data_dir=tmp_path, device=device, threads=6, replicas=4, model_memory=memory)
     )
     engine.recogniser(str(tmp_path))
@@ -526,15 +538,15 @@ def test_an_error_of_the_reader_is_raised_and_its_thread_ends() -> None:
         raise ValueError("damaged")
 
     with pytest.raises(ValueError, match="damaged"):
-        list(prefetch._ahead(spans()))
-    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+        list(prefetch(spans()))
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def test_who_stops_listening_stops_the_reader() -> None:
-    pieces = prefetch._ahead(cast(Any, iter(range(1000))))
+    pieces = prefetch(cast(Any, iter(range(1000))))
     assert next(pieces) == 0
     cast(Any, pieces).close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 @pytest.mark.parametrize(
@@ -562,7 +574,7 @@ def test_a_gpu_is_judged_by_its_own_memory(monkeypatch: pytest.MonkeyPatch, tmp_
     import torch  # noqa: PLC0415  seconds that the other tests need not wait
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6 * 2**30, 8 * 2**30))
-    engine = runtime.Engine(Settings(device="cuda", data_dir=tmp_path))
+    engine = runtime.Runtime(Settings(device="cuda", data_dir=tmp_path))
     assert engine.compute_type == "int8_float16"
     assert engine.plan.model_bytes == 3 * 2**30
 

@@ -54,10 +54,10 @@ def test_a_noise_between_two_who_speak_is_none(shared_audio: Path, name: str, db
 
 
 def test_pauses_without_sound_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_listener() -> vad.SpeechDetector:
+    def no_detector() -> vad.SpeechDetector:
         raise AssertionError("a silent pause was judged")
 
-    assert weak_speech.find(np.zeros(20 * RATE, np.float32), [Speech(5.0, 10.0)], no_listener) == []
+    assert weak_speech.find(np.zeros(20 * RATE, np.float32), [Speech(5.0, 10.0)], no_detector) == []
 
 
 def make(speech: list[Speech]) -> list[Window]:

@@ -27,8 +27,8 @@ from workers.audio.handle import DecoderDied
 from workers.engine.hypothesis import UnsupportedLanguage
 from workers.engine.models import ModelUnavailable
 from workers.engine.protocol import BEAT_SECONDS, ErrorEvent, Event, TranscribeRequest
-from workers.engine.runtime import SMALLER, Engine, _out_of_memory
-from workers.engine.transcription import Job, Send
+from workers.engine.runtime import SMALLER_COMPUTE_TYPE, Runtime, is_out_of_memory
+from workers.engine.transcription import Send, Transcription
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,11 @@ class EngineChannel:
                 self.send({"type": "alive"})
 
 
-def answer(engine: Engine, request: TranscribeRequest, send: Send) -> None:
+def answer(runtime: Runtime, request: TranscribeRequest, send: Send) -> None:
     """Serve a request; the last event is "done" or "error".
 
     Args:
-        engine: The models, and what they run on.
+        runtime: The models, and what they run on.
         request: What to do.
         send: Sends an event to the worker; any thread may call it.
 
@@ -77,20 +77,20 @@ def answer(engine: Engine, request: TranscribeRequest, send: Send) -> None:
         Exception: A failure that is not foreseen; no "error" was sent for it.
     """
     try:
-        Job(engine, request, send).run()
+        Transcription(runtime, request, send).run()
     except (MediaError, UnsupportedLanguage) as error:
         send(_error("permanent", error.code, **error.parameters))
     except (ModelUnavailable, DecoderDied) as error:
         send(_error("transient", error.code, **error.parameters))
     except (OSError, RuntimeError, MemoryError) as error:
-        if isinstance(error, OSError) and not _out_of_memory(error):
+        if isinstance(error, OSError) and not is_out_of_memory(error):
             log.exception("the recording cannot be read")
             send(_error("transient", ErrorCode.STORAGE_UNREACHABLE, error=str(error.strerror)))
             return
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         log.exception("out of memory")
-        smaller = engine.compute_type in SMALLER and not request.get("less_memory")
+        smaller = runtime.compute_type in SMALLER_COMPUTE_TYPE and not request.get("less_memory")
         event = _error("transient", ErrorCode.OUT_OF_MEMORY)
         event["less_memory"] = smaller
         send(event)
@@ -104,10 +104,10 @@ def main() -> None:
     logs.setup(chosen)
     logging.getLogger("whisperx").setLevel(logging.WARNING)
     channel = EngineChannel(socket.socket(fileno=int(sys.argv[1])))
-    engine = Engine(chosen)
+    runtime = Runtime(chosen)
     for request in channel.requests():
         try:
-            answer(engine, request, channel.send)
+            answer(runtime, request, channel.send)
         except Exception:
             # What is not foreseen may have left the models in any state: a new process has a clean one.
             log.exception("the engine failed")

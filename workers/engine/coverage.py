@@ -1,8 +1,8 @@
-"""Finds speech over which no word lies: what the recogniser skipped of a window. Pure: no model.
+"""Finds speech without words: what the recogniser skipped of a window. Uses no model.
 
 Whisper may skip a passage inside a window: a quieter voice between louder ones, the middle of three sentences
-of which two are alike, or a second language. The voice activity detector finds speech there. Either no word
-lies over that speech, or cross-attention stretches one word over all of it.
+of which two are alike, or a second language. The voice activity detector finds speech there, but no word is
+timed there, or cross-attention stretches one word over all of it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from workers.audio.vad import Speech
 from workers.engine.windows import Window
 from workers.engine.words import Word, ends_sentence, letters
 
-# The longest duration that a word is taken to have, in seconds: this, and so much more for each letter.
+# These numbers were chosen on constructed recordings (docs/benchmarks.md, "Speech that was skipped").
+# The longest duration that a word can have, in seconds: the first number, and the second for each letter.
 LONGEST_WORD, LONGEST_LETTER = 0.5, 0.12
 # Less speech without words than this, in seconds, is a breath, a soft end of a word, or an error of the word
 # times.
 LEAST_SECONDS = 0.7
-# A gap is widened to the next pause if that is at most so many seconds away. A window that begins inside a
-# word begins with a wrong word.
+# A gap is widened to the next pause if that is at most so many seconds away: the text of a window that begins
+# inside a word begins with a wrong word.
 MOST_WIDENING = 3.0
-# Cross-attention may end a word too early by this many seconds.
+# Seconds by which cross-attention may end a word too early.
 EARLY_END = 0.35
 # Less speech than this, in seconds, holds no word.
 SHORTEST_WORD = 0.1
-# Speech without words is reported from this probability and from so many seconds on.
+# Speech without words is reported if it has at least this probability and so many seconds.
 PROBABLE, LEAST_WARNED_SECONDS = 0.7, 1.5
-# Each part of speech that is recognised again is brought to this level (RMS, dB of full scale), raised by at
-# most so many dB.
+# The level (RMS, dB of full scale) to which each part of a gap is brought, and by how many dB at most.
 LEVEL, MOST_GAIN = -20.0, 40.0
 
 Times = tuple[float, float]  # start and end, in seconds
@@ -40,10 +40,10 @@ Times = tuple[float, float]  # start and end, in seconds
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A stretch of a window from `start` to `end`, with `seconds` of speech over which no word lies.
+    """A stretch of a window from `start` to `end`, with `seconds` of speech without words.
 
-    The words with the numbers from `first` up to `last` are timed inside it. A new text for the gap replaces
-    them.
+    The words with the indices from `first` up to, not including, `last` are timed inside it. A new text for
+    the gap replaces them.
     """
 
     first: int
@@ -57,7 +57,7 @@ def gaps(words: Sequence[Word], speech: Sequence[Speech], least: float = LEAST_S
     """The gaps of a window, in order.
 
     Args:
-        words: The words of the window, with times in the same clock as `speech`.
+        words: The words of the window, with times that count from the same moment as those of `speech`.
         speech: Where the voice activity detector found speech, padding included.
         least: Seconds of speech without words from which a stretch is a gap.
     """
@@ -70,16 +70,16 @@ def gaps(words: Sequence[Word], speech: Sequence[Speech], least: float = LEAST_S
 
 
 def longest_duration(text: str) -> float:
-    """The longest duration that a word is taken to have, in seconds."""
+    """The longest duration that a word can have, in seconds."""
     return LONGEST_WORD + LONGEST_LETTER * letters(text)
 
 
 def unstretched(words: Sequence[Word], speech: Sequence[Speech]) -> list[Word]:
-    """The words, with each that is too long for its letters moved beside a neighbour where it fits.
+    """The words, with each word that is too long for its letters moved beside a neighbour if it fits there.
 
-    Cross-attention stretches the word before or after a skipped passage over all of that passage. The word is
-    moved to speech that follows the word before it, or precedes the word after it, without a pause, if that
-    speech is no longer than the word can be.
+    Cross-attention stretches the word before or after a skipped passage over all of that passage. Such a word
+    is moved to the speech right after the word before it, or right before the word after it, if that speech
+    is no longer than the word can be.
     """
     voiced = _without_padding(speech)
     ends = [speech[0].start, *(word.end for word in words)]
@@ -139,9 +139,10 @@ def raised(samples: Samples, windows: Iterable[Window]) -> Samples:
 def _between_plausible_words(
     words: Sequence[Word], voiced: Sequence[Times], speech: Sequence[Speech]
 ) -> Iterator[Gap]:
-    """The stretches between two words that are no longer than they can be.
+    """The stretches between words of plausible length.
 
-    A longer word does not end a stretch, as its times are wrong. What it may cover is subtracted.
+    A longer word does not end a stretch, as its times are wrong. The longest duration that it can have is
+    subtracted from the speech of the stretch.
     """
     plausible = [
         (number, word)
@@ -181,7 +182,7 @@ def _overlap(start: float, end: float, voiced: Sequence[Times]) -> float:
 
 
 def _widened(gap: Gap, words: Sequence[Word], speech: Sequence[Speech]) -> Gap:
-    """The gap from pause to pause, with the words that are timed inside it."""
+    """The gap, extended to the pauses around it, with the words that are timed inside it."""
     start, end = gap.start, gap.end
     for part, (voice_start, voice_end) in zip(speech, _without_padding(speech), strict=True):
         if part.start <= gap.start < part.end:

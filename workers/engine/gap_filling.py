@@ -16,124 +16,122 @@ from workers.audio.sound import Samples
 from workers.audio.vad import Speech
 from workers.engine import coverage
 from workers.engine.coverage import Gap
-from workers.engine.hypothesis import Heard
+from workers.engine.hypothesis import WindowResult
 from workers.engine.weak_speech import joined
 from workers.engine.windows import Window, pack
 from workers.engine.words import Word, ends_sentence, letters, spread
 
 log = logging.getLogger(__name__)
 
-# So many seconds before and after what was detected as speech are recognised with it.
+# These numbers were chosen on constructed recordings (docs/benchmarks.md, "Speech that was skipped").
+# Seconds before and after detected speech that are recognised with it.
 MARGIN = 1.0
 # A text contains some words if it has this share of their letters, in runs of at least so many letters.
 SAME_SHARE, SAME_LETTERS = 0.6, 3
-# A gap that was filled may have a gap in it, so it is checked again, up to `ROUNDS` passes in all. In these
-# windows, which have pauses, a gap is at least so many seconds long.
+# The windows of a gap may have gaps too, so gaps are looked for up to `ROUNDS` times. In the windows of a
+# gap, which contain pauses, a gap has at least so many seconds of speech without words.
 ROUNDS, LEAST_AGAIN_SECONDS = 2, 1.5
 
-Recognise = Callable[[Samples, list[Window]], list[Heard]]
+Recognise = Callable[[Samples, list[Window]], list[WindowResult]]
 
 
 @dataclass(slots=True)
-class Result:
-    """The hypotheses of a span in order, and the windows for which nothing was recognised.
+class Filled:
+    """What filling the gaps of a span gave."""
 
-    `seconds` of sound were recognised again.
-    """
-
-    heard: list[Heard]
-    uncovered: list[Window] = field(default_factory=list)
-    seconds: float = 0.0
+    results: list[WindowResult]  # of the windows of the span, in order
+    uncovered: list[Window] = field(default_factory=list)  # windows of gaps, in which nothing was recognised
+    seconds: float = 0.0  # of audio that was recognised again
 
 
-def fill(heard: Sequence[Heard], samples: Samples, recognise: Recognise, rounds: int = ROUNDS) -> Result:
-    """The hypotheses of a span with their gaps recognised and filled.
+def fill(
+    results: Sequence[WindowResult], samples: Samples, recognise: Recognise, rounds: int = ROUNDS
+) -> Filled:
+    """The results of a span with the gaps recognised and filled.
 
     Args:
-        heard: The hypotheses of a span's windows, in order.
-        samples: Of the span, 16 kHz mono.
+        results: The results of the span's windows, in order.
+        samples: The audio of the span, 16 kHz mono.
         recognise: Recognises windows of the samples that it gets, with word times.
         rounds: How many times gaps may be recognised, one inside the other.
     """
-    checked = [_Checked.of(hypothesis, samples) for hypothesis in heard]
+    checked = [_Checked.of(result, samples) for result in results]
     windows = [window for one in checked for gap in one.windows for window in gap]
     if not windows or not rounds:
-        return Result(list(heard))
+        return Filled(list(results))
     raised = coverage.raised(samples, windows)
-    result = fill(recognise(raised, windows), raised, recognise, rounds - 1)
-    result.seconds += sum(window.spoken for window in windows)
-    recognised = iter(result.heard)
-    result.heard = [
-        one.filled([[next(recognised) for _ in gap] for gap in one.windows], result.uncovered)
+    inner = fill(recognise(raised, windows), raised, recognise, rounds - 1)
+    inner.seconds += sum(window.spoken for window in windows)
+    recognised = iter(inner.results)
+    inner.results = [
+        one.filled([[next(recognised) for _ in gap] for gap in one.windows], inner.uncovered)
         for one in checked
     ]
-    return result
+    return inner
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """A hypothesis with its gaps, and for each gap the windows in which it is recognised."""
+    """A result with its gaps, and for each gap the windows in which it is recognised."""
 
-    heard: Heard
+    result: WindowResult
     words: list[Word]
     gaps: list[Gap]
     windows: list[list[Window]]
 
     @classmethod
-    def of(cls, heard: Heard, samples: Samples) -> _Checked:
-        speech = heard.window.speech
+    def of(cls, result: WindowResult, samples: Samples) -> _Checked:
+        speech = result.window.speech
         # Words without times do not show what they cover.
-        untimed = heard.timed is None and heard.text.strip()
-        # What was rejected as noise would be rejected again.
-        rejected = heard.window.weak and not heard.text.strip()
+        untimed = result.timed is None and result.text.strip()
+        # A text that was rejected as noise would be rejected again.
+        rejected = result.window.weak and not result.text.strip()
         if untimed or rejected:
-            return cls(heard, [], [], [])
-        words = coverage.unstretched(heard.timed or [], speech)
-        least = LEAST_AGAIN_SECONDS if heard.window.weak else coverage.LEAST_SECONDS
+            return cls(result, [], [], [])
+        words = coverage.unstretched(result.timed or [], speech)
+        least = LEAST_AGAIN_SECONDS if result.window.weak else coverage.LEAST_SECONDS
         gaps = coverage.gaps(words, speech, least)
-        return cls(heard, words, gaps, [_windows(gap, speech, samples) for gap in gaps])
+        return cls(result, words, gaps, [_windows(gap, speech, samples) for gap in gaps])
 
-    def filled(self, recognised: Sequence[list[Heard]], uncovered: list[Window]) -> Heard:
-        """The hypothesis with the words that were recognised for its gaps.
+    def filled(self, recognised: Sequence[list[WindowResult]], uncovered: list[Window]) -> WindowResult:
+        """The result with the words that were recognised for its gaps.
 
         Args:
-            recognised: The hypotheses for each gap.
-            uncovered: The windows of a gap for which nothing was recognised are appended to it.
+            recognised: For each gap, the results of its windows.
+            uncovered: The windows of gaps for which nothing was recognised are appended to it.
         """
         filled = self
-        for gap, hypotheses in reversed(list(zip(self.gaps, recognised, strict=True))):
-            texts = [hypothesis for hypothesis in hypotheses if hypothesis.text.strip()]
+        # The last gap is filled first, so that the indices of the words before it stay.
+        for gap, results in reversed(list(zip(self.gaps, recognised, strict=True))):
+            texts = [result for result in results if result.text.strip()]
             if texts:
                 filled = filled._with(gap, texts)
             else:
-                uncovered += [hypothesis.window for hypothesis in hypotheses]
-        found = [passage for gap in recognised for hypothesis in gap for passage in hypothesis.passages]
-        heard = replace(filled.heard, passages=[*self.heard.passages, *found])
-        return replace(heard, text=_text(filled.words), timed=filled.words) if filled.words else heard
+                uncovered += [result.window for result in results]
+        found = [passage for gap in recognised for result in gap for passage in result.passages]
+        changed = replace(filled.result, passages=[*self.result.passages, *found])
+        return replace(changed, text=_text(filled.words), timed=filled.words) if filled.words else changed
 
-    def _with(self, gap: Gap, hypotheses: Sequence[Heard]) -> _Checked:
-        """The hypothesis with the words for one gap, if they say more than the words that they replace.
-
-        The last gap is filled first: the numbers of the words before it stay.
-        """
-        new = [word for hypothesis in hypotheses for word in _words(hypothesis)]
+    def _with(self, gap: Gap, results: Sequence[WindowResult]) -> _Checked:
+        """The result with the words for one gap, if they have more letters than those that they replace."""
+        new = [word for result in results for word in _words(result)]
         old = self.words[gap.first : gap.last]
         log.debug("a gap from %.1f to %.1f s: %r instead of %r", gap.start, gap.end, _text(new), _text(old))
         if letters(_text(new)) <= letters(_text(old)):
             return self
         before, after = _kept(old, _text(new))
-        window = self.heard.window
+        window = self.result.window
         speech = [
             *coverage.within(window.speech, 0.0, gap.start),
-            *(part for hypothesis in hypotheses for part in hypothesis.window.speech),
+            *(part for result in results for part in result.window.speech),
             *coverage.within(window.speech, gap.end, window.end),
         ]
         words = [*self.words[: gap.first], *before, *new, *after, *self.words[gap.last :]]
-        return replace(self, words=words, heard=replace(self.heard, window=replace(window, speech=speech)))
+        return replace(self, words=words, result=replace(self.result, window=replace(window, speech=speech)))
 
 
-def _words(heard: Heard) -> list[Word]:
-    return heard.timed or spread(heard.text, heard.logprob, heard.window.speech)
+def _words(result: WindowResult) -> list[Word]:
+    return result.timed or spread(result.text, result.logprob, result.window.speech)
 
 
 def _text(words: Sequence[Word]) -> str:
@@ -141,9 +139,9 @@ def _text(words: Sequence[Word]) -> str:
 
 
 def _kept(replaced: Sequence[Word], text: str) -> tuple[Sequence[Word], Sequence[Word]]:
-    """The replaced words that the new text lacks: those of the sentence before it, and of the one after it.
+    """The replaced words that the new text lacks: of the sentence before the gap, and of the one after it.
 
-    Word times beside a gap are uncertain. A word of a neighbouring sentence may be timed inside the gap.
+    Word times beside a gap are uncertain: a word of a neighbouring sentence may be timed inside the gap.
     """
     cut = max((number + 1 for number, word in enumerate(replaced) if ends_sentence(word.text)), default=0)
     before, after = replaced[:cut], replaced[cut:]
@@ -151,7 +149,7 @@ def _kept(replaced: Sequence[Word], text: str) -> tuple[Sequence[Word], Sequence
 
 
 def _contains(text: str, words: Sequence[Word]) -> bool:
-    """Whether most letters of the words are in the text, in order."""
+    """Whether the text contains most letters of the words, in order."""
     wanted = _text(words).strip().lower()
     matcher = SequenceMatcher(None, text.lower(), wanted, autojunk=False)
     same = sum(block.size for block in matcher.get_matching_blocks() if block.size >= SAME_LETTERS)
@@ -159,7 +157,7 @@ def _contains(text: str, words: Sequence[Word]) -> bool:
 
 
 def _windows(gap: Gap, speech: Sequence[Speech], samples: Samples) -> list[Window]:
-    """The windows in which a gap is recognised: its speech with its short pauses and a margin."""
+    """The windows in which a gap is recognised: its speech with a margin and with the short pauses."""
     parts = joined(coverage.within(speech, gap.start, gap.end))
     windows = pack([_with_margin(part, gap) for part in parts], samples)
     return [replace(window, weak=True) for window in windows]

@@ -1,4 +1,4 @@
-"""What the recogniser is asked and what it found: options, hypotheses, and the checks of a hypothesis."""
+"""Options of a decoding, its hypothesis with the checks for a fallback, and the result of a window."""
 
 from __future__ import annotations
 
@@ -11,91 +11,102 @@ from workers.engine import words
 from workers.engine.language import Passage
 from workers.engine.windows import Window
 
-# Whisper's own rules. "Nobody speaks here" needs both of the first two.
-NO_SPEECH = 0.6
-LOGPROB_FLOOR = -1.0
-REPETITIVE = 2.4  # length of a text over its compressed length
-# Below this a wider beam finds better words. Hardly any clear English lies below it (docs/benchmarks.md).
-UNSURE = -0.2
-# A hypothesis for a weak window, in which perhaps nobody speaks, is dropped below this log probability.
+# Thresholds of openai-whisper (`transcribe`). A window is silent if its probability of no speech is above the
+# first and its mean log probability below the second.
+NO_SPEECH_THRESHOLD = 0.6
+LOGPROB_THRESHOLD = -1.0
+# Bytes of a text over bytes of the text compressed by zlib; a text above this repeats itself.
+COMPRESSION_RATIO_THRESHOLD = 2.4
+# Mean log probability below which a hypothesis has low confidence: there beam search finds better words. Few
+# windows of clear English are below it (docs/benchmarks.md, "Decoding").
+LOW_CONFIDENCE_LOGPROB = -0.2
+# Mean log probability below which the text of a weak window, which may hold no speech, is dropped
+# (docs/benchmarks.md, "Speech that was skipped").
 WEAK_LOGPROB = -0.8
-# More letters a second than anybody says; fewer than anybody who speaks for so many seconds.
-FASTEST = 40.0
-SLOWEST, SLOWEST_SECONDS = 2.5, 6.0
-# The same few words again and again. Verses and "no, no, no" repeat too, but not so often.
+# Speaking rates that nobody has, in letters per second (see `words.letters`). The lower one holds for windows
+# with more than so many seconds of speech.
+MOST_LETTERS_PER_SECOND = 40.0
+FEWEST_LETTERS_PER_SECOND, FEWEST_LETTERS_FROM_SECONDS = 2.5, 6.0
+# The same 2 to 60 characters six times in a row. Verses and "no, no, no" repeat less often.
 _LOOP = re.compile(r"(\b.{2,60}?)(?:[\s,.!?-]*\1){5,}", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(slots=True)
-class Heard:
-    """What was recognised in a window; `timed` is None where words were not timed."""
+class WindowResult:
+    """What was recognised in a window. Times are in seconds from the start of the span."""
 
     window: Window
     text: str
-    logprob: float
+    logprob: float  # mean log probability of the tokens
     tokens: list[int] = field(default_factory=list)
-    timed: list[words.Word] | None = None
-    unsure: bool = False  # it looked right, but the model had others nearly as likely to choose from
-    passages: list[Passage] = field(default_factory=list)  # those in another language
+    timed: list[words.Word] | None = None  # words with times; None if the words have no times
+    low_confidence: bool = False  # see `Hypothesis.low_confidence`
+    passages: list[Passage] = field(default_factory=list)  # passages in another language than the text
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request says about recognition."""
+class DecodingOptions:
+    """The options of a request that concern recognition."""
 
-    language: str | None
-    task: str
-    prompt: str | None
-    hotwords: str | None
-    suppress_numerals: bool
-    multilingual: bool
-    timed: bool  # whether words get times
+    language: str | None  # code of the spoken language; None: detect it
+    task: str  # "transcribe" or "translate"
+    prompt: str | None  # text that is given to the decoder as previous text
+    hotwords: str | None  # words that are given to the decoder before the prompt
+    suppress_numerals: bool  # never write digits
+    multilingual: bool  # detect the language of each span, not only of the first
+    timed: bool  # segments carry word times
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One decoding of one window."""
+class Hypothesis:
+    """The text that one decoding of one window gave."""
 
     tokens: list[int]
     text: str
-    logprob: float
-    no_speech: float
+    logprob: float  # mean log probability of the tokens
+    no_speech: float  # probability that the window holds no speech
 
     @property
     def silent(self) -> bool:
-        """Nobody speaks, by Whisper's own rule."""
-        return self.no_speech > NO_SPEECH and self.logprob < LOGPROB_FLOOR
+        """Whether the window holds no speech, by the rule of openai-whisper."""
+        return self.no_speech > NO_SPEECH_THRESHOLD and self.logprob < LOGPROB_THRESHOLD
 
     @property
     def repetitive(self) -> bool:
-        """Whether it says the same again and again, as the model does when it has lost its way."""
+        """Whether the text repeats itself: a decoder in a loop does that."""
         raw = self.text.strip().encode()
-        if len(raw) > 40 and len(raw) / len(zlib.compress(raw)) > REPETITIVE:
+        if len(raw) > 40 and len(raw) / len(zlib.compress(raw)) > COMPRESSION_RATIO_THRESHOLD:
             return True
         return _LOOP.search(self.text) is not None
 
-    def doubtful(self, window: Window) -> bool:
-        """Whether it looks wrong for this window, so that it is worth another look."""
+    def needs_fallback(self, window: Window) -> bool:
+        """Whether the text looks wrong for this window, which must then be decoded in another way.
+
+        The log probability and the compression ratio are the criteria of openai-whisper's temperature
+        fallback. A text that is too short or too long for the speech of the window is one more.
+        """
         if self.silent:
             return False
-        rate = words.letters(self.text) / max(window.spoken, 0.5)
-        missing = window.voiced > SLOWEST_SECONDS and words.letters(self.text) < SLOWEST * window.voiced
-        return self.logprob < LOGPROB_FLOOR or self.repetitive or missing or rate > FASTEST
+        count = words.letters(self.text)
+        too_fast = count / max(window.spoken, 0.5) > MOST_LETTERS_PER_SECOND
+        long = window.voiced > FEWEST_LETTERS_FROM_SECONDS
+        too_short = long and count < FEWEST_LETTERS_PER_SECOND * window.voiced
+        return self.logprob < LOGPROB_THRESHOLD or self.repetitive or too_short or too_fast
 
-    def unsure(self, window: Window) -> bool:
-        """Whether it looks right, but the model had others nearly as likely to choose from."""
-        return self.logprob < UNSURE and not self.silent and not self.doubtful(window)
+    def low_confidence(self, window: Window) -> bool:
+        """Whether the text looks right, but the model found other texts nearly as likely."""
+        return self.logprob < LOW_CONFIDENCE_LOGPROB and not self.silent and not self.needs_fallback(window)
 
-    def hypothesis(self, window: Window) -> Heard:
-        """The hypothesis; without text if nobody speaks, or if the text of a weak window is unlikely."""
-        unlikely = self.logprob < WEAK_LOGPROB or self.doubtful(window)
+    def result(self, window: Window) -> WindowResult:
+        """The result of the window: without text if it is silent, or weak and its text unlikely."""
+        unlikely = self.logprob < WEAK_LOGPROB or self.needs_fallback(window)
         if self.silent or (window.weak and unlikely):
-            return Heard(window, "", self.logprob)
-        return Heard(window, self.text, self.logprob, self.tokens)
+            return WindowResult(window, "", self.logprob)
+        return WindowResult(window, self.text, self.logprob, self.tokens)
 
 
 class UnsupportedLanguage(CodedError):
-    """The model does not know the requested language."""
+    """The model does not know the language of the request."""
 
     def __init__(self, language: str) -> None:
         super().__init__(ErrorCode.UNSUPPORTED_LANGUAGE, language=language)

@@ -1,4 +1,4 @@
-"""Runs an iterator ahead in a thread of its own."""
+"""Runs an iterator in a thread of its own, one item ahead of whoever reads it."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TypeVar
 
-STOP_SECONDS = 0.2  # how soon a reader notices that nobody wants its spans any more
+STOP_SECONDS = 0.2  # how soon the thread notices that nobody reads any more
 T = TypeVar("T")
 
 
-def _ahead(made: Iterator[T]) -> Iterator[T]:
-    """What `made` makes, in a thread of its own that is one piece ahead; its error is raised here."""
+def prefetch(source: Iterator[T]) -> Iterator[T]:
+    """The items of `source`, produced in a thread that is one item ahead.
+
+    An error of `source` is raised here. The thread has ended when this iterator is exhausted or closed.
+    """
     ready: queue.Queue[T | BaseException | None] = queue.Queue(1)
     stop = threading.Event()
 
-    def put(piece: T | BaseException | None) -> None:
+    def put(item: T | BaseException | None) -> None:
         while not stop.is_set():
             with suppress(queue.Full):
-                ready.put(piece, timeout=STOP_SECONDS)
+                ready.put(item, timeout=STOP_SECONDS)
                 return
 
-    def make() -> None:
+    def produce() -> None:
         try:
-            for piece in made:
-                put(piece)
+            for item in source:
+                put(item)
                 if stop.is_set():
                     return
             put(None)
         except BaseException as error:  # noqa: BLE001  it is raised in the other thread
             put(error)
 
-    maker = threading.Thread(target=make, name="ahead", daemon=True)
-    maker.start()
+    producer = threading.Thread(target=produce, name="prefetch", daemon=True)
+    producer.start()
     try:
-        while (piece := ready.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
     finally:
         stop.set()
-        maker.join()  # it reads the file, which may then be closed
+        producer.join()  # it reads the recording, which the caller closes next

@@ -1,4 +1,4 @@
-"""The models that stay loaded between jobs, and the threads that run them."""
+"""What stays loaded between jobs: the models, and the threads that run them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ import ctranslate2
 from stt.models import MODEL_FILE
 from stt.settings import Settings
 from workers import machine
-from workers.engine import costs, models
+from workers.engine import models, rates
 from workers.engine.align import Aligner
 from workers.engine.recognise import Recogniser
 from workers.engine.whisperx_vad import PyannoteVad, SileroVad
 
 log = logging.getLogger(__name__)
 
-
-# What a try that follows one without enough memory computes with, where it may be less exact.
-SMALLER = {
+# The compute type of an attempt after one that ran out of memory: it is less exact.
+SMALLER_COMPUTE_TYPE = {
     "float32": "int8", "float16": "int8_float16", "bfloat16": "int8_bfloat16", "int16": "int8",
     "default": "int8",
 }  # fmt: skip
 
 
-class Engine:
-    """What stays loaded between jobs."""
+class Runtime:
+    """Models, decoder threads and the plan for this machine. One process has one instance."""
 
     def __init__(self, chosen: Settings) -> None:
         self.settings = chosen
@@ -40,32 +39,41 @@ class Engine:
         self.threads = threads = chosen.threads if isinstance(chosen.threads, int) else machine.cores()
         self.plan = machine.plan(chosen, self.device, threads, free)
         self.batch = self.plan.batch
-        self.lanes = ThreadPoolExecutor(self.plan.lanes, "lane")
+        self.decoder_threads = ThreadPoolExecutor(self.plan.lanes, "decoder")
         self.aligner = Aligner(self.device, chosen.data_folder.alignment_models, threads)
         self.vad = PyannoteVad(self.device, threads) if chosen.vad == "pyannote" else SileroVad()
-        self.costs = costs.Book(chosen.data_folder.costs)
-        self.load_seconds = 0.0  # that loading models took so far
+        self.rates = rates.RateStore(chosen.data_folder.costs)
+        self.load_seconds = 0.0  # time that loading models has taken so far
         self._loaded: OrderedDict[tuple[Path, str, bool], tuple[int, Recogniser]] = OrderedDict()
         ctranslate2.set_random_seed(0)
         log.info("%s, %s: %s", self.device, self.compute_type, self.plan)
 
     def compute_type_for(self, *, less_memory: bool) -> str:
-        """What to compute with."""
-        return SMALLER.get(self.compute_type, self.compute_type) if less_memory else self.compute_type
+        """The compute type of a job; `less_memory`: an earlier attempt ran out of memory."""
+        return (
+            SMALLER_COMPUTE_TYPE.get(self.compute_type, self.compute_type)
+            if less_memory
+            else self.compute_type
+        )
 
     def recogniser(self, name: str, *, less_memory: bool = False, windows: int | None = None) -> Recogniser:
-        """The model `name`, loaded if it is not there; those that were not used for longest make room.
+        """The model, loaded if it is not. To make room, the least recently used models are unloaded.
 
-        For a recording of so few `windows` that half of the replicas or more would have nothing to do, it is
-        a copy of a single replica with all threads, where there is memory for both.
+        A recording may have so few windows that half of the replicas or more would have no work. It gets a
+        second copy of the model, with one replica that has all threads, if there is memory for both.
+
+        Args:
+            name: A folder, a Whisper size, or a Hugging Face repository.
+            less_memory: Whether an earlier attempt ran out of memory.
+            windows: How many windows the whole recording has, where that is known.
 
         Raises:
-            ModelUnavailable: it cannot be had.
+            ModelUnavailable: The model is not installed and cannot be fetched.
         """
         folder = models.find(name, self.settings)
         compute_type = self.compute_type_for(less_memory=less_memory)
         size = (folder / MODEL_FILE).stat().st_size * (2 if compute_type == "float32" else 1)
-        wanted = folder, compute_type, self._alone(folder, compute_type, size, windows)
+        wanted = folder, compute_type, self._wants_one_replica(folder, compute_type, size, windows)
         if wanted not in self._loaded:
             self._make_room(size)
             replicas, threads = (1, self.threads) if wanted[-1] else (self.plan.replicas, self.plan.threads)
@@ -84,8 +92,15 @@ class Engine:
         self._loaded.move_to_end(wanted)
         return self._loaded[wanted][1]
 
-    def _alone(self, folder: Path, compute_type: str, size: int, windows: int | None) -> bool:
-        """Whether a copy of one replica is worth it, and there or loaded without making room."""
+    def _wants_one_replica(self, folder: Path, compute_type: str, size: int, windows: int | None) -> bool:
+        """Whether one replica with all threads is faster, and is loaded or fits without unloading another.
+
+        Args:
+            folder: The model.
+            compute_type: Of its weights.
+            size: Bytes of its weights in memory.
+            windows: How many windows the whole recording has, where that is known.
+        """
         if self.device != "cpu" or windows is None or 2 * windows > self.plan.replicas:
             return False
         return (folder, compute_type, True) in self._loaded or self._fits(size)
@@ -99,13 +114,14 @@ class Engine:
             log.info("the model %s makes room for another", folder.name)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, OSError):  # of a process that could not be started
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, on the CPU or the GPU."""
+    if isinstance(error, OSError):  # a process could not be started
         return error.errno == errno.ENOMEM
     text = str(error).lower()
-    # CUDA, cuBLAS, MKL, C++; a thread needs memory for its stack.
-    said = ("out of memory", "alloc_failed", "failed to allocate", "bad_alloc", "can't start new thread")
-    return isinstance(error, MemoryError) or any(words in text for words in said)
+    # Messages of CUDA, cuBLAS, MKL and C++; a thread that cannot start lacks memory for its stack.
+    messages = ("out of memory", "alloc_failed", "failed to allocate", "bad_alloc", "can't start new thread")
+    return isinstance(error, MemoryError) or any(message in text for message in messages)
 
 
 def _device(chosen: Settings) -> str:
@@ -115,8 +131,8 @@ def _device(chosen: Settings) -> str:
 
 
 def _gpu_memory() -> int:
-    """Bytes that are free on the GPU."""
-    import torch  # noqa: PLC0415  with a GPU it is loaded anyway
+    """Free memory of the GPU, in bytes."""
+    import torch  # noqa: PLC0415  with a GPU it is imported anyway
 
     free: int = torch.cuda.mem_get_info()[0]
     return free

@@ -1,4 +1,4 @@
-"""Finds weak speech, of which the voice activity detector is unsure: a telephone voice or a quiet one.
+"""Finds weak speech, to which the detector gives a low probability: a telephone voice or a quiet one.
 
 The detector has a state. After a loud voice with all frequencies it gives a telephone voice or a quiet one
 too low a probability, as low as that of music. So each longer pause in which there is sound is given to a new
@@ -22,16 +22,17 @@ from workers.audio.sound import RATE, Samples
 from workers.audio.vad import Speech
 from workers.engine.windows import LONGEST, Window
 
+# These numbers were chosen on constructed recordings (docs/benchmarks.md, "Speech that was skipped").
 # Thresholds are lower than for other speech, and the least durations, in seconds, longer.
 PARAMS = vad.Params(onset=0.3, offset=0.2, silence=0.3, speech=0.5, pad=0.3)
-PAUSE = 1.0  # a shorter pause holds no sentence
+PAUSE = 1.0  # seconds; a shorter pause holds no sentence
 # The level of a pause is that of the loudest quarter of its tenths of a second (RMS, dB of full scale). A
 # pause below `QUIET` is left out. Others are raised to `LEVEL`, by `MOST_GAIN` dB at most.
 LOUD_SHARE, QUIET, LEVEL, MOST_GAIN = 0.25, -65.0, -20.0, 40.0
-# Hardly any part of clear speech has a lower probability than `UNSURE`. A pause of up to `BRIDGE` seconds
-# between two parts below that is recognised with them.
-UNSURE, BRIDGE = 0.8, 2.5
-# Sound goes on where a tenth of a second within DIP tenths has at most ALIKE dB less than the loud ones of a
+# Few parts of clear speech have a lower probability than this. A pause of up to `BRIDGE` seconds between two
+# parts below it is recognised with them.
+CLEAR_PROBABILITY, BRIDGE = 0.8, 2.5
+# Sound goes on if one of the next `DIP` tenths of a second is at most `ALIKE` dB below the loud tenths of the
 # part.
 ALIKE, DIP = 10.0, 4
 TENTH = 0.1
@@ -41,21 +42,21 @@ Powers: TypeAlias = NDArray[np.float64]
 
 
 def find(
-    samples: Samples, speech: Sequence[Speech], listen: Callable[[], vad.SpeechDetector]
+    samples: Samples, speech: Sequence[Speech], make_detector: Callable[[], vad.SpeechDetector]
 ) -> list[Speech]:
-    """Stretches in the pauses of `speech` in which somebody may speak, with times in seconds.
+    """Weak speech in the pauses of `speech`, with times in seconds of the span.
 
     Args:
-        samples: Of a span, 16 kHz mono.
-        speech: What was detected in it as speech.
-        listen: Makes a voice activity detector for one stream.
+        samples: The audio of a span, 16 kHz mono.
+        speech: What was detected in it as speech, in order.
+        make_detector: Makes a voice activity detector for one stream.
     """
     found: list[Speech] = []
     for start, end in _pauses(speech, len(samples) / RATE):
         pause = samples[int(start * RATE) : int(end * RATE)]
         found += [
             replace(part, start=start + part.start, end=min(start + part.end, end))
-            for part in _speech_in_pause(pause, listen)
+            for part in _speech_in_pause(pause, make_detector)
         ]
     return found
 
@@ -80,19 +81,19 @@ def windows(
     return made
 
 
-def bridged(parts: Sequence[Speech], unsure: float = UNSURE) -> list[list[Speech]]:
-    """Runs of speech in which the short pauses are recognised too: the detector misses words there.
+def bridged(parts: Sequence[Speech], clear: float = CLEAR_PROBABILITY) -> list[list[Speech]]:
+    """Groups of speech whose short pauses are recognised too: the detector misses words there.
 
     Args:
         parts: Speech, in order.
-        unsure: A part of at least this probability is a run of its own.
+        clear: A part of at least this probability is a run of its own.
     """
     runs: list[list[Speech]] = []
     for part in parts:
         before = runs[-1][-1] if runs else None
         if (
             before is not None
-            and max(before.probability, part.probability) < unsure
+            and max(before.probability, part.probability) < clear
             and part.start - before.end <= BRIDGE
             and part.end - runs[-1][0].start <= LONGEST
         ):
@@ -103,8 +104,8 @@ def bridged(parts: Sequence[Speech], unsure: float = UNSURE) -> list[list[Speech
 
 
 def joined(parts: Sequence[Speech]) -> list[Speech]:
-    """The parts with the short pauses between them, however sure the detector is."""
-    return [_whole(run) for run in bridged(parts, unsure=math.inf)]
+    """The parts, each group that only short pauses separate as one, whatever their probability."""
+    return [_whole(run) for run in bridged(parts, clear=math.inf)]
 
 
 def _whole(run: Sequence[Speech]) -> Speech:
@@ -119,17 +120,17 @@ def _pauses(speech: Sequence[Speech], length: float) -> Iterator[tuple[float, fl
     return ((start, end) for start, end in zip(starts, ends, strict=True) if end - start >= PAUSE)
 
 
-def _speech_in_pause(samples: Samples, listen: Callable[[], vad.SpeechDetector]) -> list[Speech]:
+def _speech_in_pause(samples: Samples, make_detector: Callable[[], vad.SpeechDetector]) -> list[Speech]:
     level = _level(samples)
     if level < QUIET:
         return []
     gain = np.float32(10 ** (min(LEVEL - level, MOST_GAIN) / 20))
-    found = vad.probabilities(np.clip(samples * gain, -1, 1), listen())
+    found = vad.probabilities(np.clip(samples * gain, -1, 1), make_detector())
     return _extended(vad.speech(found, len(samples) / RATE, PARAMS), samples)
 
 
 def _extended(parts: Sequence[Speech], samples: Samples) -> list[Speech]:
-    """The parts with the sound of their level that goes on around them: it may be the same voice."""
+    """The parts, extended by the sound around them that is about as loud: it may be the same voice."""
     powers = _powers(samples)
     made: list[Speech] = []
     for part in parts:
