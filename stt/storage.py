@@ -1,6 +1,7 @@
-"""Where bytes live: bounded streaming save, atomic publish, delete.
+"""Stores recordings and results: receive in bounded memory, publish atomically, read, delete.
 
-Rows hold *keys*: paths relative to the storage root, made by us and never from a file's name.
+Rows hold *keys*: paths relative to the root of the storage, made by us and never from a file's name. Callers
+know keys only, so that another storage can take the place of this one: `local_copy` gives a file to read.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import aiofiles
 # Recordings are private also where a parent folder is not.
 _FILE_MODE, _DIR_MODE = 0o600, 0o700
 UPLOADS, RESULTS, INCOMING = "uploads", "results", "incoming"
-# An upload is written out in pieces of this size: a system call each, and no more memory than that.
+# Bytes of an upload that are kept in memory before they are written, with one system call.
 _BUFFER = 2**20
-# Pages are handed to the disk as we go, so that the fsync at the end has little left to do.
+# Bytes after which an upload is written to the disk, so that the fsync at the end has little left to do.
 _FLUSH_EVERY = 64 * 2**20
-# Never filled by uploads: the database and the results need room while they come in.
+# Bytes that uploads leave free: the database and the results need room meanwhile.
 RESERVE = 256 * 2**20
 
 
@@ -60,8 +61,8 @@ def _explained() -> Iterator[None]:
 class Incoming:
     """A file being received under a temporary name on the storage's own file system."""
 
-    def __init__(self, path: Path, file: Any) -> None:
-        self._path, self._file = path, file
+    def __init__(self, root: Path, path: Path, file: Any) -> None:
+        self._root, self._path, self._file = root, path, file
         self.size = 0
         self._buffer = bytearray()
         self._flushed = 0
@@ -91,12 +92,12 @@ class Incoming:
 
     @contextlib.asynccontextmanager
     async def local_copy(self) -> AsyncIterator[Path]:
-        """A file with what is durable so far; to be read inside the block only."""
+        """A local file with what is durable so far, to be read inside the block only."""
         yield self._path
 
-    def rename(self, target: Path) -> None:
-        """Give the file its name for good."""
-        _rename(self._path, target)
+    def rename(self, name: str) -> None:
+        """Give the file its name for good: a path relative to the root of the storage."""
+        _rename(self._path, self._root / name)
 
 
 class Storage:
@@ -116,21 +117,26 @@ class Storage:
         """Named by the claim: two workers that both think they hold a job never write the same file."""
         return f"{RESULTS}/{job_id}/{claim}.json"
 
-    def path(self, key: str) -> Path:
-        return self.root / key
+    @contextlib.asynccontextmanager
+    async def local_copy(self, key: str) -> AsyncIterator[Path]:
+        """A local file with the content of a key, to be read inside the block only.
+
+        Here it is the stored file itself: nothing is copied, and it may be missing.
+        """
+        yield self.root / key
 
     def check(self) -> None:
-        """Raise OSError where nothing can be written."""
+        """Raise OSError if nothing can be written."""
         with tempfile.TemporaryFile(dir=self.root / INCOMING) as file:
             file.write(b"stt")
 
     def lost(self, keys: Collection[str]) -> list[str]:
-        """Which of the recordings that wait are gone.
+        """Which of the recordings that wait are gone; none while the storage itself is not there.
 
-        None can be told to be while the storage itself is away. Where it is not mounted its folders may be
-        there all the same, made at the start of the service: then not one of several recordings is.
+        Where the storage is not mounted, its folders may exist all the same, because the service makes them
+        when it starts. So if all of several recordings are missing, none counts as gone.
         """
-        missing = [key for key in keys if not self.path(key).exists()]
+        missing = [key for key in keys if not (self.root / key).exists()]
         if not (self.root / UPLOADS).is_dir() or len(missing) == len(keys) > 1:
             return []
         return missing
@@ -146,13 +152,18 @@ class Storage:
 
     @contextlib.asynccontextmanager
     async def incoming(self) -> AsyncIterator[Incoming]:
-        """A file to receive into; unless it is published it is gone at the end."""
+        """A file to receive into; it is removed at the end of the block unless it was published.
+
+        Raises:
+            StorageFull: there is no room.
+            StorageUnavailable: nothing can be written.
+        """
         path = self.root / INCOMING / str(uuid4())
         try:
             with _explained():
                 file = await aiofiles.open(path, "wb", opener=_private)
             try:
-                yield Incoming(path, file)
+                yield Incoming(self.root, path, file)
             finally:
                 with _explained():
                     await file.close()
@@ -163,37 +174,34 @@ class Storage:
     async def publish(self, incoming: Incoming, key: str) -> None:
         """Give a durable file its name, atomically."""
         with _explained():
-            await asyncio.to_thread(incoming.rename, self.path(key))
+            await asyncio.to_thread(incoming.rename, key)
 
     async def write(self, key: str, data: bytes) -> None:
-        """Write a whole small file: there under its name, all of it and durable, or not at all."""
+        """Write a small file: afterwards it is there whole and durable, or not at all."""
         async with self.incoming() as incoming:
             await incoming.write(data)
             await incoming.sync()
             await self.publish(incoming, key)
 
     async def delete(self, key: str) -> None:
-        await asyncio.to_thread(self.remove, self.path(key))
+        """Remove a file, and the folder of a job's results with its last one."""
+        await asyncio.to_thread(self._remove, self.root / key)
 
     async def delete_job(self, job_id: UUID, file_path: str) -> None:
         """Remove a recording and every result of it."""
         await self.delete(file_path)
         await asyncio.to_thread(shutil.rmtree, self.root / RESULTS / str(job_id), ignore_errors=True)
 
-    def key(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
-
-    def files(self) -> dict[Path, float]:
-        """Everything stored or being received, and when it was last written to."""
-        found: dict[Path, float] = {}
+    def keys(self) -> dict[str, float]:
+        """Every key that is stored or being received, with the wall clock's seconds of its last write."""
+        found: dict[str, float] = {}
         for pattern in (f"{INCOMING}/*", f"{UPLOADS}/*", f"{RESULTS}/*/*"):
             for path in self.root.glob(pattern):
                 with contextlib.suppress(FileNotFoundError):  # gone meanwhile
-                    found[path] = path.stat().st_mtime
+                    found[path.relative_to(self.root).as_posix()] = path.stat().st_mtime
         return found
 
-    def remove(self, path: Path) -> None:
-        """Remove a file, and the folder of a job's results with its last."""
+    def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
         if path.parent.parent == self.root / RESULTS:
             with contextlib.suppress(OSError):  # there are others
@@ -209,7 +217,7 @@ class Storage:
 
 
 def check_room(folder: Path, size: int = 0) -> None:
-    """Raise OSError (ENOSPC) where `size` bytes more would fill the disk of `folder`."""
+    """Raise OSError (ENOSPC) if `size` bytes more would fill the disk of `folder`."""
     if shutil.disk_usage(folder).free < size + RESERVE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 

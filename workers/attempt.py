@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import asyncpg
@@ -169,7 +170,10 @@ class Attempt:
     async def _recognise(self) -> None:
         if await self._is_lost():
             raise PermanentError(ErrorCode.FILE_GONE)
-        request = await self._request()
+        async with self.context.storage.local_copy(self.job.file_path) as recording:
+            await self._run_engine(await self._request(recording))
+
+    async def _run_engine(self, request: TranscribeRequest) -> None:
         try:
             await self.context.engine.start()
         except OSError as error:
@@ -192,7 +196,7 @@ class Attempt:
         waiting = await self._patiently(lambda: lookup.waiting_files(self.pool))
         return own in await asyncio.to_thread(self.context.storage.lost, {*waiting.values(), own})
 
-    async def _request(self) -> TranscribeRequest:
+    async def _request(self, recording: Path) -> TranscribeRequest:
         """What the engine is asked: a retry begins after the last saved span."""
         job = self.job
         spans = await self._patiently(lambda: results.spans(self.pool, job))
@@ -200,7 +204,7 @@ class Attempt:
         return {
             "type": "transcribe",
             "job": str(job.id),
-            "path": str(self.context.storage.path(job.file_path)),
+            "path": str(recording),
             "model": job.model,
             "language": job.requested_language or "",
             "task": job.task,

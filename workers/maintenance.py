@@ -11,7 +11,6 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import asyncpg
 from arq import ArqRedis
@@ -77,26 +76,26 @@ class Sweeper:
 
     def __init__(self, storage: Storage, seconds: float = _ABANDONED_SECONDS) -> None:
         self.storage, self.seconds = storage, seconds
-        self._seen: dict[tuple[Path, float], float] = {}
+        self._seen: dict[tuple[str, float], float] = {}  # key and time of writing: since when
 
     async def sweep(self, pool: asyncpg.Pool) -> None:
         # The files first: a row that comes meanwhile then names its file in time.
-        files = await asyncio.to_thread(self.storage.files)
+        stored = await asyncio.to_thread(self.storage.keys)
         named = await lookup.stored_keys(pool)
-        await asyncio.to_thread(self._remove_old, files, named)
+        for key in self._old(stored, named):
+            log.info("removing %s, which no job names", key)
+            await self.storage.delete(key)
         await asyncio.to_thread(self.storage.remove_empty, self.seconds)
 
-    def _remove_old(self, files: dict[Path, float], named: set[str]) -> None:
+    def _old(self, stored: dict[str, float], named: set[str]) -> list[str]:
         now = time.monotonic()
         unnamed = {
-            (path, touched): self._seen.get((path, touched), now)
-            for path, touched in files.items()
-            if self.storage.key(path) not in named
+            (key, touched): self._seen.get((key, touched), now)
+            for key, touched in stored.items()
+            if key not in named
         }
         self._seen = {file: since for file, since in unnamed.items() if now - since < self.seconds}
-        for path, _ in unnamed.keys() - self._seen.keys():
-            log.info("removing %s, which no job names", path)
-            self.storage.remove(path)
+        return [key for key, _ in unnamed.keys() - self._seen.keys()]
 
 
 async def run(settings: Settings) -> None:

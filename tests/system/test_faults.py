@@ -108,7 +108,7 @@ async def waiting(pool: asyncpg.Pool, storage: Storage, path: Path, model: str, 
     """A job for a real recording, as an upload leaves it."""
     job_id = uuid4()
     key = storage.upload_key(job_id)
-    shutil.copyfile(path, storage.path(key))
+    shutil.copyfile(path, storage.root / key)
     fields = {"language": "en", "model": model, **options_}
     asked = options.parse(fields, load({"STT_MODEL": model}, Path("/nonexistent")))
     made = NewJob(
@@ -422,7 +422,7 @@ async def test_a_commit_whose_answer_was_lost_keeps_its_result(
     monkeypatch.setattr(lifecycle, "complete", lose_the_answer)
     await attempt(context)
     done = await completed(pool, job)
-    assert storage.path(str(done.transcription_file_path)).exists()
+    assert (storage.root / str(done.transcription_file_path)).exists()
 
 
 # Servers that go and come back
@@ -610,8 +610,8 @@ async def test_an_engine_that_lives_but_gets_no_further_is_replaced(
     await attempt(context)  # its libraries are loaded now
     await completed(pool, job)
     stuck = await waiting(pool, storage, SHORT, model)
-    storage.path(stuck.file_path).unlink()
-    os.mkfifo(storage.path(stuck.file_path))
+    (storage.root / stuck.file_path).unlink()
+    os.mkfifo(storage.root / stuck.file_path)
     context.engine.stuck_seconds = 5  # two beats
     old = pid(context)
     await asyncio.wait_for(attempt(context), 30)
@@ -624,7 +624,7 @@ async def test_what_could_never_be_transcribed_is_failed_at_once(
     context: Context, pool: asyncpg.Pool, storage: Storage, model: str
 ) -> None:
     job = await waiting(pool, storage, SHORT, model)
-    storage.path(job.file_path).write_text("no recording at all\n" * 50)
+    (storage.root / job.file_path).write_text("no recording at all\n" * 50)
     await attempt(context)
     failed = await again(pool, job)
     assert (failed.status, failed.attempt, failed.error_code) == (Status.FAILED, 1, "not_media")
@@ -1033,7 +1033,7 @@ async def test_a_waiting_job_whose_recording_is_gone_is_failed_with_that_reason(
 ) -> None:
     kept = await waiting(pool, storage, SHORT, model)
     lost = await waiting(pool, storage, SHORT, model)
-    storage.path(lost.file_path).unlink()
+    (storage.root / lost.file_path).unlink()
     await asyncio.gather(*(maintenance.fail_lost(pool, redis, storage) for _ in range(2)))
     failed = await again(pool, lost)
     assert (failed.status, failed.error_code) == (Status.FAILED, "file_gone")
@@ -1103,7 +1103,7 @@ async def test_a_worker_that_finds_no_recording_fails_the_job_at_once(
     context: Context, pool: asyncpg.Pool, storage: Storage, model: str
 ) -> None:
     job = await waiting(pool, storage, SHORT, model)
-    storage.path(job.file_path).unlink()
+    (storage.root / job.file_path).unlink()
     await attempt(context)
     failed = await again(pool, job)
     assert (failed.status, failed.error_code) == (Status.FAILED, "file_gone")
@@ -1120,7 +1120,7 @@ async def test_two_maintenance_processes_at_once_mend_everything_once(
     assert held
     await expire(pool, held)
     gone, unannounced = [await waiting(pool, storage, SHORT, model) for _ in range(2)]
-    storage.path(gone.file_path).unlink()
+    (storage.root / gone.file_path).unlink()
     await pool.execute(CHANGES)
     locker = await asyncpg.connect(database_url)
     async with role(environ, "workers.maintenance") as one, role(environ, "workers.maintenance") as other:
@@ -1137,7 +1137,7 @@ async def test_two_maintenance_processes_at_once_mend_everything_once(
     assert sorted(changes) == sorted([(gone.id, "failed"), (silent.id, "pending")])
     assert (await again(pool, silent)).attempt == 1
     assert (await again(pool, unannounced)).status is Status.PENDING
-    assert storage.path(unannounced.file_path).exists()
+    assert (storage.root / unannounced.file_path).exists()
 
 
 # Notes every change of a status.
