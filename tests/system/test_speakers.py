@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stt import codes
 from stt.settings import Settings
 from stt.transcript.schema import Segment, Turn
 from stt.transcript.speakers import assign, ordered
@@ -345,7 +346,7 @@ def test_fewer_speakers_than_asked_for_are_told_of() -> None:
         asked = protocol.DiarizationRequest("x", "cpu", 1, "x", at_least=at_least)
         diarize.warn_of_few([turn(0, 1, "a"), turn(1, 2, "b")], asked, told.append)
     assert [event["warning"] for event in told] == ["fewer_speakers"]
-    assert "Only 2 of at least 3" in told[0]["message"]
+    assert "Only 2 of at least 3" in codes.message(told[0]["warning"], **told[0]["parameters"])
 
 
 async def test_where_nobody_speaks_nobody_is_named(engine: EngineProcess, shared_audio: Path) -> None:

@@ -13,7 +13,7 @@ from workers.audio.sound import Samples
 
 BLOCK = levels.BLOCK  # samples of a block: half a second
 PART = BLOCK // 4  # samples of a part of a block: an eighth of a second
-# The range of an envelope: no frame of it is more than so many dB below the loud ones.
+# The range of an envelope in dB: frames further below the loud ones are raised to that level.
 ENVELOPE_RANGE = 20.0
 
 Numbers: TypeAlias = NDArray[np.float64]
@@ -21,15 +21,16 @@ Numbers: TypeAlias = NDArray[np.float64]
 
 @dataclass(slots=True)
 class Block:
-    """Half a second of all channels, and what was measured of it.
+    """Half a second of all channels, and its measures.
 
     - `rows`: the samples, shape (channels, samples).
     - `mean` and `spread` (RMS without the mean), shape (channels,).
-    - `products`: of each channel with each, summed over the changes from sample to sample, shape (channels,
-      channels); `parts`: the same for each eighth of a second.
+    - `products`: the products of each channel with each, summed over the differences from sample to sample,
+      shape (channels, channels).
+    - `parts`: `products` for each eighth of a second.
     - `power`: of each frame (`levels.powers`), shape (channels, frames).
-    - `voice`: whether a frame may be speech, shape (channels, frames), and `loudest`: the power of the loud
-      frames of speech, shape (channels,). None if voice activity was not detected.
+    - `voice`: whether a frame may be speech, shape (channels, frames); None if speech was not detected.
+    - `loudest`: the power of the loud frames of speech, shape (channels,); None as `voice`.
     """
 
     rows: Samples
@@ -43,6 +44,7 @@ class Block:
 
 
 def measured(rows: Samples) -> Block:
+    """Measure the samples of a block, shape (channels, samples), without detecting speech."""
     mean, spread = rows.mean(axis=1, dtype=np.float64), rows.std(axis=1, dtype=np.float64)
     if len(rows) == 1:  # the other measures compare channels
         return Block(rows, mean, spread, np.zeros((1, 1)), [], np.zeros((1, 1)))
@@ -59,7 +61,7 @@ def measured(rows: Samples) -> Block:
 
 
 def correlation(products: Numbers) -> Numbers:
-    """The correlation of each channel with each, shape (channels, channels), from their products."""
+    """The correlation of each channel with each, shape (channels, channels), from `Block.products`."""
     size = np.sqrt(np.diag(products)) + 1e-12
     found: Numbers = products / size[:, None] / size
     return found
@@ -69,10 +71,10 @@ def cancels(products: list[Numbers], pair: list[int], least: float, share: float
     """Whether two channels cancel each other in a stretch in which both are loud.
 
     Args:
-        products: Those of each stretch, shape (channels, channels).
-        pair: The two channels.
+        products: `Block.products` of each stretch, shape (channels, channels).
+        pair: The numbers of the two channels.
         least: The correlation below which they cancel each other.
-        share: A channel is loud in a stretch with more than this share of its power in the loudest one.
+        share: A channel is loud in a stretch if it has more than this share of its power in the loudest one.
     """
     both = np.array([stretch[np.ix_(pair, pair)] for stretch in products])
     power = np.diagonal(both, axis1=1, axis2=2)
@@ -94,6 +96,7 @@ def envelope(power: Numbers) -> Numbers:
 
 
 def likeness(first: Numbers, second: Numbers) -> float:
+    """Pearson's correlation coefficient of two envelopes."""
     first, second = first - first.mean(), second - second.mean()
     return float(first @ second / (np.sqrt((first @ first) * (second @ second)) + 1e-12))
 

@@ -1,6 +1,7 @@
-"""A recording as a stream of 16 kHz mono samples: little memory, whatever its length.
+"""Decodes a recording as a stream of 16 kHz mono samples, with little memory whatever its length.
 
-Positions are sample counts from the recording's start, so that a cut is exact and can be found again.
+`workers.audio.__main__` runs it in a process of its own. Positions are numbers of samples from the
+recording's start, so they are exact.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ from workers.audio.sound import RATE, Samples
 log = logging.getLogger(__name__)
 
 BLOCK_SECONDS = 10
-# Where the time stamps jump by more than this, sound is missing and silence stands in for it. Smaller jumps
-# are rounding, and the sum of the samples is the better clock.
+# Where the time stamps jump by more than this, sound is missing and is replaced by silence. Smaller jumps are
+# rounding errors, and the number of the samples is more exact.
 GAP_SECONDS = 0.25
-# The tracks in which speech is detected, and how many of them at the same time.
+# How many tracks are decoded to detect speech, and how many of them at the same time.
 MOST_TRACKS, TRACKS_AT_ONCE = 32, 2
-# Seconds of silence that may stand in for missing sound. More is an error of the time stamps, or a file made
+# The most seconds of silence that replace missing sound. More is an error of the time stamps, or a file made
 # to keep a worker busy.
 MOST_SILENCE = 12 * 3600
 
+# Demuxers of formats whose header gives the exact length of the sound.
 _EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
-# Demuxers of streams without time stamps. libav counts their frames, at the rate of the first one.
+# Demuxers of streams without time stamps. libav calculates time stamps by counting frames, all at the sample
+# rate of the first one.
 _UNTIMED = {
     "aac", "loas", "mp3", "ac3", "eac3", "dts", "dtshd", "amr", "amrnb", "amrwb", "gsm", "mlp", "truehd",
 }  # fmt: skip
@@ -43,16 +46,25 @@ _UNTIMED = {
 class Recording:
     """One pass over a file's sound.
 
-    `left_out` names the tracks with speech that are not transcribed, because those in `kept` have speech at
-    the same time. `unreadable` names the tracks without a decoder. All of them are known with the first
-    block.
+    These attributes are known with the first block:
+
+    - `kept`: the names of the tracks that are transcribed, if there was a choice.
+    - `left_out`: the names of tracks with speech that are not transcribed, because those in `kept` have
+      speech at the same time.
+    - `unreadable`: the names of the tracks that cannot be decoded.
+
+    `decoded` is the number of samples decoded so far.
     """
 
     def __init__(self, path: Path, longest: float = 0.0) -> None:
-        """Open a file; a recording of more seconds than `longest` is an error, 0: no limit.
+        """Open a file.
+
+        Args:
+            path: The file.
+            longest: A longer recording, in seconds, is an error; 0: no limit.
 
         Raises:
-            media.MediaError: it cannot be transcribed.
+            MediaError: it cannot be transcribed.
             OSError: it cannot be read.
         """
         self._path, self._longest = path, longest
@@ -72,32 +84,32 @@ class Recording:
 
     @property
     def broken_off(self) -> float | None:
-        """The second at which an error of the file ended the reading; None where it was read to its end."""
+        """The second at which an error of the file ended decoding; None if it was decoded to its end."""
         return max((track.broken_off for track in self._tracks if track.broken_off is not None), default=None)
 
     @property
     def duration(self) -> float | None:
-        """Length in seconds as the container tells it, or as guessed from the bytes read so far."""
+        """Length in seconds by the container, or estimated from the bytes read so far; None if unknown."""
         known = [duration for track in self._tracks if (duration := track.duration) is not None]
         return max(known, default=None)
 
     @property
     def missing(self) -> float:
-        """Seconds of sound that the header names beyond what was decoded; read it after the last block.
+        """Seconds of sound that are missing by the length in the header. Read it after the last block.
 
-        0 for formats whose header does not give the exact length of the sound: there it is an estimate, is
-        calculated from the bytes, or is the length of the picture.
+        It is 0 for formats whose header does not give the exact length of the sound, but an estimate, a value
+        calculated from the bytes, or the length of the video.
         """
         return max(track.missing for track in self._tracks)
 
     def blocks(self, start: int = 0) -> Iterator[Samples]:
-        """Blocks of `BLOCK_SECONDS`, the last one shorter, from the sample `start` on.
+        """Decode the samples from `start` on, in blocks of about `BLOCK_SECONDS`.
 
-        What lies before `start` is decoded and dropped: seeking is not exact in most formats. A file with
-        several tracks is decoded once before, to choose among them.
+        The sound before `start` is decoded and dropped, as seeking is not exact in most formats. A file with
+        several tracks is decoded once more before that, to choose among them.
 
         Raises:
-            media.MediaError: nothing at all could be decoded, or it is too long.
+            MediaError: nothing could be decoded, or the recording is too long.
         """
         self._decide()
         yield from _blocks(self._pieces(), start)
@@ -118,7 +130,7 @@ class Recording:
             yield piece
 
     def _decide(self) -> None:
-        """Choose among the tracks, where there are several."""
+        """Choose among the tracks, if there are several."""
         first = self._tracks[0]
         if self._decided or len(first.others) < 2 or len(self._parts) > 1:
             return
@@ -150,13 +162,13 @@ class Recording:
 
 
 def _blocks(pieces: Iterator[Samples], start: int = 0) -> Iterator[Samples]:
-    """Blocks of `BLOCK_SECONDS` or a little more, from the sample `start` on."""
+    """Join pieces to blocks of `BLOCK_SECONDS` or a little more, from the sample `start` on."""
     pending: list[Samples] = []
     waiting = skipped = 0
     for piece in pieces:
         kept = piece[max(0, start - skipped) :]
         skipped += len(piece) - len(kept)
-        if len(kept):  # an empty array would keep the memory of the piece
+        if len(kept):  # an empty slice would keep the whole piece in memory
             pending.append(kept)
         waiting += len(kept)
         if waiting >= BLOCK_SECONDS * RATE:
@@ -167,10 +179,10 @@ def _blocks(pieces: Iterator[Samples], start: int = 0) -> Iterator[Samples]:
 
 
 class Track:
-    """One pass over one track of a file, on the file's clock.
+    """One pass over one track of a file. Its samples are placed by the time stamps of the file.
 
-    `others` are all tracks of the file that have a decoder, each with its index, its name, and whether it is
-    a commentary or the like (`media.is_aside`).
+    `others` are all tracks of the file that have a decoder, this one included: the index, the name, and
+    whether it is a commentary or the like (`libav.is_aside`).
     """
 
     def __init__(
@@ -181,11 +193,11 @@ class Track:
         Args:
             path: The file.
             found: The parts in which it is read.
-            index: The index of the track; without it, the one that people mean.
+            index: The index of the track; None: the default track.
             longest: A longer recording, in seconds, is an error; 0: no limit.
 
         Raises:
-            media.MediaError: it cannot be transcribed.
+            MediaError: it cannot be transcribed.
             OSError: it cannot be read.
         """
         self._path, self._index, self._longest = path, index, longest
@@ -193,9 +205,9 @@ class Track:
         self._waiting = deque(found)
         self._promised = sum(part.missing for part in found)
         self._chained = len(found) > 1
-        self._byte = 0  # where in the file the last packet was
+        self._byte = 0  # offset of the last packet in its part
         self._before_part = 0  # samples that were decoded before this part
-        self._filled = 0  # samples of silence that stand in for missing sound
+        self._filled = 0  # samples of silence that replace missing sound
         self._resampler = Resampler()
         self.failure: errors.MediaError | None = None
         self.broken_off: float | None = None
@@ -205,7 +217,7 @@ class Track:
             raise self.failure or errors.empty_audio()
 
     def _open(self) -> bool:
-        """Open the next part that can be read; whether there is one."""
+        """Open the next part that can be read. False: there is none."""
         while self._waiting:
             try:
                 self._open_part(self._waiting.popleft())
@@ -276,7 +288,7 @@ class Track:
             if not self._has_valid_format(frame):
                 continue
             if missing := self._missing(frame, lost, resampler.delay):
-                for piece in resampler.flush():  # what waits there comes before the missing sound
+                for piece in resampler.flush():  # the samples that wait there come before the missing sound
                     yield self._count(piece)
                 yield from self._silence(missing)
                 if lost and self.damaged == damaged:  # libav skipped the bytes without an error
@@ -288,7 +300,7 @@ class Track:
             yield self._count(piece)
 
     def _has_valid_format(self, frame: AudioFrame) -> bool:
-        """Whether a frame has a format that a recording can have; else it counts as damaged."""
+        """Whether a frame has a plausible format; else it is counted as damaged."""
         try:
             frames.check_frame(frame)
         except errors.MediaError as error:
@@ -297,17 +309,17 @@ class Track:
         return True
 
     def _missing(self, frame: AudioFrame, lost: float, delay: float) -> int:
-        """How many samples are missing before a frame, for which silence may stand in.
+        """How many samples are missing before a frame and are to be replaced by silence.
 
         Args:
-            frame: A frame.
-            lost: Seconds that damaged packets before it would have lasted.
+            frame: The next frame.
+            lost: The duration in seconds of damaged packets before it.
             delay: Seconds of sound that wait in the resampler.
         """
         missing, least = int(lost * RATE), 1.0 if lost else GAP_SECONDS * RATE
         if frame.time is not None and not self._untimed:
             time = frame.time - self._begins()
-            # The parts of a file follow one another, though each has a clock of its own.
+            # The time stamps of each part begin anew.
             missing = int((time - delay) * RATE) - (self.decoded - self._before_part)
             if time - delay > self._ends():
                 return 0
@@ -316,7 +328,7 @@ class Track:
         return missing
 
     def _silence(self, missing: int) -> Iterator[Samples]:
-        """So many samples of silence, in blocks, as they may be hours."""
+        """`missing` samples of silence, in blocks, as they may last hours."""
         self._filled += missing
         while missing > 0:
             piece = np.zeros(min(missing, BLOCK_SECONDS * RATE), np.float32)
@@ -330,7 +342,7 @@ class Track:
         return piece
 
     def _frames(self) -> Iterator[tuple[AudioFrame, float]]:
-        """Frames, each with the seconds that damaged packets before it would have lasted."""
+        """The decoded frames, each with the duration in seconds of damaged packets before it."""
         packets = self._placed(libav.packets_of(self._container, self._stream, self._failed))
         if self._untimed:
             return untimed_streams.FrameCounter(self._path, self._stream, self._broken_packet).frames(packets)
@@ -360,21 +372,22 @@ class Track:
         return (self._container.start_time or 0) / av.time_base
 
     def _may_be_missing(self, time: float, jump: float) -> bool:
-        """Whether silence may stand in for a jump of the time stamps by `jump` seconds to `time`."""
+        """Whether a jump of the time stamps by `jump` seconds to `time` may be replaced by silence."""
         return time - self._begins() <= self._ends() and self._filled + jump * RATE <= MOST_SILENCE * RATE
 
     def _ends(self) -> float:
-        """The length that the container names; infinite if it names none, or less than was decoded."""
+        """The length by the container, in seconds; infinite if it has none, or less than was decoded."""
         named = (self._container.duration or 0) / av.time_base
         if named <= 0 or (self.decoded - self._before_part) / RATE + self._resampler.delay > named + 1:
             return math.inf
-        # libav estimates the length of a live recording from its bytes. Only the stream's length shows that.
+        # libav estimates the length of a live Matroska recording from its bytes. Then the stream has a length
+        # too.
         guessed = "matroska" in self._container.format.name and self._stream.duration is not None
         return math.inf if guessed else named
 
     def _broken_packet(self, packet: errors.Packet, error: av.FFmpegError) -> None:
         self.damaged += 1
-        # Not with `_count_damage`: to find the reason, the file is read.
+        # Not by `_count_damage`: `undecodable` reads the file, so it is called for the first failure only.
         self.failure = self.failure or errors.undecodable(self._stream, packet)
         log.debug("a packet cannot be decoded: %s", error)
 

@@ -1,7 +1,8 @@
 """Measures the level of the loud frames, and raises very quiet speech to the level of usual recordings. Pure.
 
-A power here is that of the differences from sample to sample, times 16 (full scale is 1). For a voice this is
-about the power of its samples. An offset, hum and rumble, which are no speech, count for next to nothing.
+The power of a frame is the mean square of the differences from sample to sample, times 16 (full scale is 1).
+For a voice this is about the power of its samples. An offset, hum and rumble hardly count, as they change
+slowly.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from workers.audio.sound import RATE, Samples
 
 Powers = NDArray[np.float64]
 
-# Share of the frames that are louder than the level: a pop or a cough does not determine it.
+# The level is the power that this share of the frames exceeds, so a pop or a cough does not determine it.
 LOUD = 0.05
 _SCALE = 16.0
 
-# The most by which anything is raised, in dB: what is quieter still is noise of the equipment.
+# The largest gain, in dB. Sound that would need more is noise of the equipment.
 MOST = 45.0
 
-# A stream is measured in blocks of half a second. A level is that of the last `LEVEL_BLOCKS` blocks. A block
-# is quiet if all levels from a minute before it to half a minute after it are low, so a pause is not raised.
+# A stream is measured in blocks of half a second. The level at a block is that of the last `LEVEL_BLOCKS`
+# blocks. A block is raised by the smallest gain from `BEHIND` blocks (a minute) before it to `AHEAD` blocks
+# (half a minute) after it, so a pause is not raised.
 BLOCK = 16 * vad.FRAME
 LEVEL_BLOCKS, BEHIND, AHEAD = 16, 120, 60
 
@@ -45,9 +47,11 @@ def powers(samples: Samples, frame: int) -> Powers:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Above the level `quiet` nothing is raised. For each dB below it `slope` dB are added, up to `target`.
+    """How far a level is raised. All levels are in dB of full scale.
 
-    All levels are in dB of full scale.
+    - `quiet`: at this level and above, the gain is 0 dB.
+    - `slope`: dB of gain for each dB below `quiet`.
+    - `target`: the gain raises no level above this.
     """
 
     quiet: float
@@ -61,7 +65,8 @@ class Curve:
         return float(10 ** (max(decibels, 0.0) / 20))
 
 
-# Voice activity detection finds clean speech down to -55 dB as it is. Recognition is best at the usual level.
+# Voice activity detection finds clean speech down to -55 dB without a gain. Recognition is best at usual
+# levels.
 FOR_VOICE_ACTIVITY = Curve(-40.0, -30.0, 1.5)
 FOR_RECOGNITION = Curve(-40.0, -20.0, 4.0)
 
@@ -74,8 +79,8 @@ def raised(samples: Samples, speech: Sequence[vad.Speech] | None = None) -> Samp
 
     Args:
         samples: 16 kHz mono.
-        speech: Where somebody speaks, in seconds from the first sample. Only that is measured; without it,
-            all samples are.
+        speech: Stretches of speech, in seconds from the first sample. Only these are measured; without
+            them, all samples are.
     """
     if speech is not None:
         parts = [samples[int(part.start * RATE) : int(part.end * RATE)] for part in speech]
@@ -87,10 +92,10 @@ def raised(samples: Samples, speech: Sequence[vad.Speech] | None = None) -> Samp
 
 
 class RaisingDetector:
-    """A voice activity detector that raises a quiet recording first.
+    """A voice activity detector that raises quiet sound and passes it to another detector.
 
-    Its results come half a minute late, as a block waits for the levels after it. They depend on the samples
-    since its beginning alone, not on how these were cut into calls.
+    Its results come half a minute late, as a block waits for the levels after it. They depend only on the
+    samples since the first call, not on how these were cut into calls.
     """
 
     def __init__(self, detector: vad.SpeechDetector) -> None:
@@ -103,7 +108,7 @@ class RaisingDetector:
         self._gain: float | None = None
 
     def process(self, samples: Samples) -> vad.Probabilities:
-        """Probability of speech in the frames that are ready, in order, shape (frames,)."""
+        """The probabilities of the frames that are ready, in order. Other samples wait for the next call."""
         samples = np.concatenate([self._rest, samples])
         whole = len(samples) // BLOCK * BLOCK
         self._rest = samples[whole:].copy()
@@ -115,7 +120,7 @@ class RaisingDetector:
         return self._detector.process(np.concatenate(ready))
 
     def flush(self) -> vad.Probabilities:
-        """Probability of speech in the remaining frames, the last incomplete one too, shape (frames,)."""
+        """The probabilities of the remaining frames, also of the last, incomplete one."""
         if len(self._rest):
             self._take(self._rest)
         self._rest = self._rest[:0]

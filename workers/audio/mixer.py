@@ -1,14 +1,15 @@
-"""Mixes the channels of a recording into one. Each block is mixed by what the seconds around it hold.
+"""Mixes the channels of a recording into one. The weights of a block depend on the seconds around it.
 
-Samples wait here for some seconds, so that a decision can use the blocks that follow. Blocks are counted from
+Samples wait here for some seconds, so that a decision can use the blocks after it. Blocks are counted from
 the first sample on, so the result does not depend on how the samples were cut into calls.
 
-- A constant offset, as of a cheap sound card, is subtracted if it is large beside the sound.
-- Of channels with the same content the mean of the audible ones is taken: a silent one would halve the voice.
-  A channel that would cancel the others, or that holds the same sound some milliseconds later, is left out.
-- If channels differ, voice activity detection says which of them carry speech. A quiet one with speech, such
-  as the far end of a telephone call, is raised, unless it only repeats a louder one (crosstalk, echo). One
-  without speech, such as music around the centre of 5.1, is kept below those with speech.
+- A constant offset (DC), as of a cheap sound card, is subtracted if it is large compared with the sound.
+- Channels with the same content are averaged. Inaudible channels are left out, as each would make the mean
+  quieter. A channel that would cancel the others, or that holds the same sound some milliseconds later, is
+  left out too.
+- If channels differ, voice activity detection finds those with speech. A quiet channel with speech, such as
+  the far end of a telephone call, is raised, unless it only repeats a louder one (crosstalk, echo). A channel
+  without speech, such as music around the centre of 5.1, is kept quieter than those with speech.
 """
 
 from __future__ import annotations
@@ -27,45 +28,47 @@ BLOCK = channels.BLOCK  # samples that get one decision: half a second
 # `MANY` channels it waits ten seconds: then a quiet channel is raised also before a loud one has its first
 # speech. With more channels it waits for less time, to save memory.
 AHEAD, AHEAD_OF_MANY, MANY, BEHIND = 20, 5, 8, 5
-# A channel carries speech if there is some within so many blocks: it is raised before a word begins.
+# A channel carries speech if there is some within so many blocks, so it is raised before a word begins.
 NEAR = 3
-# A channel is in use if it holds sound in the last so many blocks: all that are near a block to be decided.
+# A channel is in use if it holds sound in the last so many blocks, which are all blocks near one that is
+# decided.
 RECENT = 2 * NEAR + 1
 # A channel that cancels another within so many blocks before or after is left out.
 AROUND = 2
 
-# Power below which a channel holds nothing, with `levels.powers` as the measure: -80 dB.
+# Power (`levels.powers`) below which a channel is silent: -80 dB.
 SILENT = 1e-8
 # Share of the loudest channel's power (-30 dB) from which a channel is audible, if no speech is detected.
 AUDIBLE = 1e-3
 # Correlation from which two channels hold the same sound, and below which they cancel each other.
 SAME, OPPOSITE = 0.9, -0.4
-# `OPPOSITE` for an eighth of a second, in which two voices may be alike by chance; and the least share of the
-# loudest such part's power (-20 dB) that it must have.
+# As `OPPOSITE`, for an eighth of a second, in which two voices may correlate by chance. The part must have at
+# least the second number as its share of the power of the loudest part (-20 dB).
 PART_OPPOSITE, PART_POWER = -0.8, 1e-2
-# A channel becomes the reference of phases when it has so many times the power of the present reference.
+# A channel becomes the reference of phases if it has so many times the power of the present reference.
 LOUDER = 4.0
-# Frames of speech (an eighth of a second) from which a channel carries speech.
+# Frames of speech (an eighth of a second) that a channel with speech has at least.
 SPOKEN_FRAMES = 4
-# A channel with speech is raised to 6 dB below the loudest, at least to -25 dB, but by 40 dB at most.
+# A channel with speech is raised to 6 dB below the loudest one or to -25 dB, whichever is more, but by 40 dB
+# at most.
 BELOW_LOUDEST, SPEECH_FLOOR, MOST_GAIN = 0.25, 10**-2.5, 100.0
-# The weight of a new block in the level of a channel's speech, which is that of about the last ten seconds.
+# The weight of a new block in the moving average of the power of a channel's speech (about ten seconds).
 NEW_WEIGHT = 0.05
-# Speech more than 15 dB below that of another channel at the same time may be crosstalk. It does not count in
-# the level of its channel.
+# Speech more than 15 dB below that of another channel at the same time may be crosstalk. It is ignored when
+# the level of its channel is measured.
 CROSSTALK = 10**-1.5
-# Channels without speech stay 18 dB below it, all of them together.
+# The sum of all channels without speech stays 18 dB below the speech.
 BESIDE_SPEECH = 0.125
 # If the centre has speech, another channel has speech only with at least this share of its frames of speech.
 LIKE_CENTRE = 0.8
-# An echo comes up to 0.64 s later. The least correlation of the two envelopes; the lags, in frames; how many
-# blocks before and after are compared.
+# An echo comes up to 0.64 s later. These are: the least correlation of the two envelopes, the lags in frames,
+# and how many blocks before and after are compared.
 ECHO, ECHO_FRAMES, ECHO_BLOCKS = 0.7, range(-2, 21), 4
-# The same sound in two channels, so many samples apart (0.25 to 50 ms), would be comb-filtered by mixing; the
-# least correlation.
+# The same sound in two channels with a delay of so many samples (0.25 to 50 ms) would be comb-filtered by
+# mixing. The second number is the least correlation.
 DELAYS, DELAYED = (4, 800), 0.7
-# An offset is subtracted in part if it is above -60 dB and this share of the sound, and whole from twice that
-# on.
+# An offset is subtracted in part if it is above -60 dB and above this share of the sound, and whole from
+# twice that on.
 OFFSET, OFFSET_SHARE = 1e-3, 0.5
 # An offset that varies from block to block is rumble. If it varies by more than 1 / `STEADY` of itself it is
 # subtracted in part, from 2 / `STEADY` on not at all.
@@ -221,7 +224,7 @@ class Mixer:
             weights = self._mean_of_audible(peak)
             if all(
                 block.voice is None for block in near
-            ):  # no other channel is in use: a raised one stays so
+            ):  # no other channel is in use, so a raised one stays raised
                 weights = weights * _raise(self._level)
         return self._in_phase(weights, peak)
 
@@ -235,7 +238,7 @@ class Mixer:
         return shares
 
     def _by_speech(self, near: list[Block], peak: Numbers) -> Numbers | None:
-        """Weights by which channels carry speech; None if none does, or if it was not detected."""
+        """Weights that depend on which channels have speech; None if none has, or if it was not detected."""
         detected = [(block.voice, block.power) for block in near if block.voice is not None]
         if not detected:
             return None
@@ -246,12 +249,12 @@ class Mixer:
         level = np.array([channels.loud(row[speech]) for row, speech in zip(power, voice, strict=True)])
         level[~spoken] = 0
         weights: Numbers = np.where(spoken, self._base * self._gains(level), 0) / self._base[spoken].sum()
-        # Channels without speech get no more amplitude than this share of the speech.
+        # The amplitude of channels without speech is at most `BESIDE_SPEECH` of that of the speech.
         others = ~spoken & (self._base > 0) & (peak > SILENT)
         if others.any():
             loudest = np.sqrt((level * weights**2).max())
             unraised = self._base / self._base[spoken].sum()
-            # Hum and bass, which `power` hardly measures, drown speech as well.
+            # Hum and bass mask speech too, but `power` hardly measures them.
             bass = 2 * np.max([block.spread for block in near], axis=0)
             amplitude = np.maximum(np.sqrt(peak), bass)[others]
             most = BESIDE_SPEECH * loudest / (amplitude * unraised[others]).sum()
@@ -259,14 +262,14 @@ class Mixer:
         return weights
 
     def _spoken(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which channels carry speech, by how many frames of it each has; shape (channels,)."""
+        """Which channels have speech, shape (channels,); `frames`: the frames of speech in each."""
         spoken = (frames >= SPOKEN_FRAMES) & (self._base > 0)
         if self._centre is not None and spoken[self._centre]:
             spoken &= frames >= LIKE_CENTRE * frames[self._centre]
         return spoken
 
     def _gains(self, level: Numbers) -> Numbers:
-        """The factor by which each channel is raised; `level` is the power of its speech, 0 without."""
+        """The factor by which each channel is raised; `level`: the power of its speech, 0 without speech."""
         new = _without_crosstalk(level)
         self._level += np.where(self._level > 0, NEW_WEIGHT, 1) * np.where(new > 0, new - self._level, 0)
         after = [block.loudest for block in self._blocks[self._at :] if block.loudest is not None]
@@ -316,7 +319,7 @@ class Mixer:
         return self._sign * left
 
     def _refer_to(self, strength: Numbers, chosen: list[int]) -> None:
-        """Keep the reference, or take a much stronger one, with the sign that continues the phase."""
+        """Keep the reference channel, or take a much louder one, with the sign that continues the phase."""
         best, last = int(strength.argmax()), self._reference
         if last is None or last not in chosen or strength[best] > LOUDER * strength[last]:
             if last is not None and best != last and self._opposite(best):
@@ -349,7 +352,13 @@ class Mixer:
 
 
 def _mix(rows: Samples, before: Numbers, after: Numbers) -> Samples:
-    """The mono samples: the channels by their weights, which change evenly from `before` to `after`."""
+    """The weighted sum of the channels, with weights that change linearly from `before` to `after`.
+
+    Args:
+        rows: The samples, shape (channels, samples).
+        before: The weights at the first sample, shape (channels,).
+        after: The weights at the last sample, shape (channels,).
+    """
     mixed: Samples = after.astype(np.float32) @ rows
     if not np.array_equal(before, after):
         share = np.linspace(1, 0, rows.shape[1], dtype=np.float32)
@@ -365,7 +374,7 @@ def _raise(usual: Numbers) -> Numbers:
 
 
 def _without_crosstalk(level: Numbers) -> Numbers:
-    """The levels, with 0 for each that is so far below another that it may be crosstalk."""
+    """The levels, with 0 for each that is so far below the highest one that it may be crosstalk."""
     return np.where(level >= level.max() * CROSSTALK, level, 0)
 
 

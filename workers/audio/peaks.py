@@ -1,7 +1,7 @@
-"""The wave form that a player draws: the loudest moment of each tenth of a second, a byte each.
+"""The peaks from which a player draws the wave form: the largest amplitude in each tenth of a second.
 
-Ten a second are as many as a wide screen has columns for three minutes, and there a syllable can be seen; an
-hour is 36 kB. A byte holds all that a drawing can show of the linear amplitude.
+Each peak is one byte, linear from 0 to 255 (full scale), which is as exact as a drawing can be. An hour is 36
+kB. Ten peaks a second are enough to see syllables where three minutes fill a wide screen.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ _EACH = RATE // PER_SECOND
 
 
 def peaks_of(samples: Samples, start: int) -> bytes:
-    """Peaks of samples that begin at `start`, from 0 to 255, which is full scale.
+    """The peaks of samples, of which the first is the sample `start` of the recording.
 
-    The tenths are those of the recording, so the first and the last may be shared with what lies before
-    and after: there the larger one counts.
+    Tenths of a second are counted from the recording's beginning. So the first and the last one may hold
+    samples before and after these, whose peaks are computed apart: then the larger one counts
+    (`stt.transcript.waveform`).
     """
     if not len(samples):
         return b""
     borders = np.arange(_EACH - start % _EACH, len(samples), _EACH)
     firsts = np.concatenate([[0], borders])
-    # No array of absolute values, which would be as large as the span.
+    # An array of absolute values would take as much memory as the samples.
     loudest = np.maximum(np.maximum.reduceat(samples, firsts), -np.minimum.reduceat(samples, firsts))
     return np.clip(np.nan_to_num(loudest, posinf=1.0) * 255 + 0.5, 0, 255).astype(np.uint8).tobytes()

@@ -25,15 +25,15 @@ class Resampler:
 
     def __init__(self) -> None:
         self._resampler: AudioResampler | None = None
-        self._gathered = AudioFifo()  # a call of the filter costs more than its work on a frame of 20 ms
+        self._gathered = AudioFifo()  # frames are gathered, as a call costs more than resampling 20 ms
         self._source: tuple[Any, ...] | None = None
         self._names: list[str] = []
         self._mixer = Mixer(())
         self._held = 0.0  # seconds that were fed, less those that were returned
-        self._inside = 0.0  # those of them that are in the filter
+        self._inside = 0.0  # those of them that are in the resampler
 
     def feed(self, frame: AudioFrame) -> Iterator[Samples]:
-        """The samples that are ready after this frame; before them the rest of those of another format."""
+        """The samples that are ready after this frame; if its format is new, the remaining old ones first."""
         source = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
         if source != self._source:
             yield from self.flush()
@@ -45,7 +45,7 @@ class Resampler:
             self._source = source
         self._held += frame.samples / frame.sample_rate
         self._inside += frame.samples / frame.sample_rate
-        frame.pts = None  # else the filter would correct jumps of the time stamps by itself
+        frame.pts = None  # else the resampler would correct jumps of the time stamps by itself
         assert self._resampler is not None
         self._gathered.write(frame)
         if self._gathered.samples * RATE >= frames.PIECE * frame.sample_rate:
@@ -53,7 +53,7 @@ class Resampler:
             self._check_loss()
 
     def flush(self) -> Iterator[Samples]:
-        """The remaining samples, which wait for the filter or in it."""
+        """The remaining samples, which wait for the resampler, in it, or in the mixer."""
         if self._resampler is not None:
             if rest := self._gathered.read():
                 yield from self._mixed(frames.resample(self._resampler, rest))

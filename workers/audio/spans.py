@@ -1,7 +1,7 @@
-"""A recording in spans of some minutes, cut where nobody speaks.
+"""Cuts a recording into spans of some minutes, in pauses of speech.
 
-What a span holds depends only on the recording and the sample it begins at, so work that was interrupted
-goes on with the very spans it would have had.
+A span depends only on the recording and on the sample at which it begins. So work that is interrupted and
+resumed has the same spans as work that is not.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 from workers.audio import levels, peaks, vad
 from workers.audio.sound import RATE, Samples
 
-# The first span is short, so that text appears soon.
+# The longest first span. It is short, so that text appears soon.
 FIRST_SECONDS = 45.0
-# A cut is looked for in this last part of a span.
+# The last part of a span, as a share of its length, in which the cut is searched for.
 SEARCH = 0.2
-SEARCH_FIRST = 0.5
+SEARCH_FIRST = 0.5  # of the first span
 
 
 class Source(Protocol):
-    """Where spans are read from: a recording that is decoded here or in a process of its own."""
+    """A recording, decoded in this process or in another one."""
 
     def blocks(self, start: int = 0) -> Iterator[Samples]:
         """Blocks of samples from the sample `start` on."""
@@ -32,10 +32,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Samples of the recording from `start` on; `speech` in seconds from the span's own start.
+    """A stretch of the recording.
 
-    The recording ends with the `last` one. There is none where it happens to end with a full span.
-    `peaks` is the loudest moment of each tenth of a second, counted from the recording's beginning.
+    - `start`: the number of its first sample in the recording.
+    - `speech`: with times in seconds from the span's start.
+    - `last`: the recording ends with it. No span is the last if the recording ends exactly with a full span.
+    - `peaks`: see `workers.audio.peaks`.
     """
 
     number: int
@@ -60,23 +62,23 @@ def read(
     on_read: Callable[[int], None] = lambda samples: None,
     make_detector: Callable[[], vad.SpeechDetector] = vad.SileroDetector,
 ) -> Iterator[Span]:
-    """Spans of about `seconds`, beginning with `number` at the sample `start`.
+    """Read a recording as spans.
 
     Args:
         recording: Where the samples come from.
-        seconds: The length of a span, about.
+        seconds: The largest length of a span.
         number: The number of the first span.
         start: The sample at which the first span begins.
-        on_read: Is called with the sample up to which the recording was read.
+        on_read: Is called with the number of samples up to which the recording was read.
         make_detector: Makes a voice activity detector for one stream.
 
     Raises:
-        media.MediaError: nothing can be decoded.
+        MediaError: nothing can be decoded.
     """
-    waiting: list[Samples] = []  # joined once a span: an array that grows leaves holes in memory
+    waiting: list[Samples] = []  # joined once for each span: an array that grows would fragment the memory
     detector, found = levels.RaisingDetector(make_detector()), np.zeros(0, np.float32)
     for block in itertools.chain(recording.blocks(start), [None]):
-        if block is None:  # the detector was some seconds behind: what is left may be more than a span
+        if block is None:  # the detector's results come late, so the rest may be more than one span
             found = np.concatenate([found, detector.flush()])
         else:
             waiting.append(block)
@@ -85,12 +87,12 @@ def read(
         while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
             cut = _cut(found, length, detector.params, first=number == 0)
             samples, rest = np.split(np.concatenate(waiting), [cut * vad.FRAME])
-            waiting.clear()  # while the span is at work it is not held twice
+            waiting.clear()  # so that the span's samples are not held twice while it is processed
             yield _span(number, start, samples, found[:cut], detector.params)
             number, start = number + 1, start + len(samples)
-            # From the cut on it listens anew, as it would if work began here after an interruption.
+            # A new detector begins at the cut, as if work was resumed here.
             waiting, detector = [rest.copy()], levels.RaisingDetector(make_detector())
-            del samples, rest  # nor until the next one is cut
+            del samples, rest  # nor while the next one is read
             found = detector.process(waiting[0])
             if block is None:
                 found = np.concatenate([found, detector.flush()])

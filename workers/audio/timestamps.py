@@ -26,8 +26,8 @@ def corrected(packets: Iterator[Packet], start: float, may_be_missing: MayBeMiss
     Args:
         packets: In the order of the file.
         start: The time at which the file begins, in seconds of its own clock.
-        may_be_missing: Gets a time, in seconds of the file's clock, and a number of seconds. Whether so much
-            sound may be missing before that time.
+        may_be_missing: Called with a time in seconds of the file's clock and a number of seconds. Returns
+            whether so many seconds of sound may be missing before that time.
     """
     ahead: deque[Packet] = deque()
     shift, expected = 0.0, start
@@ -59,7 +59,13 @@ def _set(packet: Packet, time: float) -> None:
 
 
 def _is_stray(time: float, expected: float, ahead: Sequence[Packet]) -> bool:
-    """Whether more of the packets ahead go on from the expected time than from `time`, that of a packet."""
+    """Whether the time stamp of a packet is wrong: more of those ahead are near `expected` than near `time`.
+
+    Args:
+        time: The packet's own time, in seconds.
+        expected: The time at which the packet before it ends, in seconds.
+        ahead: The packets after it.
+    """
     times = [_time(packet) for packet in ahead if packet.pts is not None]
     near = JUMP_SECONDS + sum(float((packet.duration or 0) * packet.time_base) for packet in ahead)
     near_expected = sum(abs(other - expected) <= near for other in times)

@@ -1,9 +1,10 @@
-"""Chooses the audio tracks of a file that are transcribed: those with speech at different times, mixed.
+"""Chooses the audio tracks of a file that are transcribed, and mixes them: those with speech at different
+times.
 
 Programs that record a call write each person to a track of its own. The tracks of a film hold the same speech
 in several languages. A screen recording often has the same voice from the microphone and from the desktop.
-Tracks with speech at the same time are unintelligible when mixed. So each track's speech is detected in the
-whole file first; the choice does not depend on where a caller begins to read.
+Tracks with speech at the same time are unintelligible when mixed. So the speech of each track is detected
+first, in the whole file: then the choice does not depend on the sample at which a caller begins to read.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from workers.audio.sound import RATE, Samples
 BINS_PER_SECOND = 10
 _BIN = RATE // BINS_PER_SECOND
 _PARAMS = vad.Params(pad=0.1)
-# A track without any sample above this amplitude (-75 dB) is silent: speech is louder.
+# A track is silent if no sample has more than this amplitude (-75 dB).
 SILENT = 1.8e-4
-# A track with less speech than this holds a click, or music that sounds like speech for a moment.
+# A track with less speech than this holds a click, or music that is taken for speech for a moment.
 LEAST_SPEECH_SECONDS = 0.5
-# Two tracks speak at the same time "most of the time" if more than this share of the speech of the one that
-# speaks less lies within that of the other.
+# Two tracks have speech at the same time if the speech that they share is more than this share of the speech
+# of the track with less speech.
 SAME_TIME = 0.5
-# A track with less than this share of the other's speech holds somebody who says something now and then. It
-# is mixed even if somebody on the other track always speaks.
+# A track with less than this share of the other's speech holds somebody who speaks now and then. It is mixed
+# even if somebody on the other track speaks all the time.
 SELDOM = 0.1
-# Two tracks hold the same sound from this correlation of their levels on, where both have speech. Then one is
-# a copy of the other, however little speech it has.
+# Two tracks hold the same sound if their levels, where both have speech, correlate by more than this. Then
+# one is a copy of the other, however little speech it has.
 _SAME_SOUND = 0.9
 # A quiet track is raised to the level of the loudest one, by 20 dB at most, and only so far that its noise
 # stays 30 dB below the speech of the loudest one. A gain of less than 4 dB is not applied.
@@ -51,20 +52,23 @@ class Activity:
 
     @property
     def speaks(self) -> bool:
-        """Whether there is speech in it."""
+        """Whether there is enough speech in it."""
         return bool(self.speech.sum() >= LEAST_SPEECH_SECONDS * BINS_PER_SECOND)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Numbers of the tracks to be mixed, each with its gain, and of those with speech that are left out."""
+    """Which tracks are mixed (the place of each and its gain), and the places of those that are left out.
+
+    Only tracks with speech are in `left_out`.
+    """
 
     mixed: list[tuple[int, float]]
     left_out: list[int]
 
 
 def activity(blocks: Iterable[Samples]) -> Activity:
-    """Where a track has speech, and its level. Memory grows by a few bytes a second of sound."""
+    """Detect the speech of a track and measure its level. Memory grows by a few bytes a second of sound."""
     detector, loudest = vad.SileroDetector(), 0.0
     found: list[vad.Probabilities] = []
     levels: list[NDArray[np.float32]] = []
@@ -73,7 +77,7 @@ def activity(blocks: Iterable[Samples]) -> Activity:
     for block in blocks:
         length += len(block)
         loudest = max(loudest, float(np.abs(block).max(initial=0)))
-        # The detector does not find very quiet speech. The gain never rises again.
+        # The detector does not find very quiet speech, so the track is raised. The gain only becomes smaller.
         gain = min(100.0, max(1.0, 0.5 / loudest)) if loudest > SILENT else 1.0
         found.append(detector.process(block * np.float32(gain)))
         whole = np.concatenate([rest, block])
@@ -103,7 +107,7 @@ def choose(tracks: Sequence[Activity | None], aside: Sequence[bool] = ()) -> Cho
 
     Args:
         tracks: The activity of each track, the default track first; None for one that cannot be decoded.
-        aside: Which of them are commentaries and the like, taken only if the others hold no sound.
+        aside: Which of them are commentaries and the like, chosen only if all others are silent.
 
     Returns:
         None if no track can be decoded.

@@ -19,11 +19,11 @@ from stt.media import errors
 
 OnBrokenPacket = Callable[[errors.Packet, av.FFmpegError], None]
 
-_RECENT = 100  # packets from whose size the bytes of a second are calculated
+_RECENT = 100  # packets from whose sizes the number of bytes per second is calculated
 _ADTS_HEADER = 7
-_MPEG, _LONGEST_MPEG = ("mp1", "mp2", "mp3"), 2881  # bytes that a frame of MPEG audio may have
-_FARTHEST = 2**24  # bytes in which the next packet is searched for: a cover picture may lie before it
-_MISSES = 10  # packets in a row that are not found in the file, after which no more are searched for
+_MPEG, _LONGEST_MPEG = ("mp1", "mp2", "mp3"), 2881  # the most bytes of a frame of MPEG audio
+_FARTHEST = 2**24  # bytes in which the next packet is searched for: a cover picture may come before it
+_MISSES = 10  # after so many packets in a row that are not found in the file, none is searched for any more
 
 
 class FrameCounter:
@@ -33,6 +33,13 @@ class FrameCounter:
     """
 
     def __init__(self, path: Path, stream: AudioStream, on_broken_packet: OnBrokenPacket) -> None:
+        """Prepare to decode a stream.
+
+        Args:
+            path: The file, which is read a second time.
+            stream: The stream of the open container.
+            on_broken_packet: Is called with each packet that cannot be decoded, and libav's error.
+        """
         self._path, self._stream = path, stream
         self._on_broken_packet = on_broken_packet
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
@@ -41,7 +48,7 @@ class FrameCounter:
         self._lost = 0  # bytes since the last frame
 
     def frames(self, packets: Iterator[errors.Packet]) -> Iterator[tuple[AudioFrame, float]]:
-        """Frames, each with the seconds of sound that are lost before it."""
+        """Decode the packets. Each frame comes with the seconds of sound that are lost before it."""
         with self._path.open("rb") as file:
             for packet in packets:
                 yield from self._decoded(packet, file)
@@ -106,7 +113,7 @@ class FrameCounter:
 
 
 def _find(file: BinaryIO, data: bytes, start: int) -> int | None:
-    """The place of these bytes in a file, from `start` on; None if they are not near."""
+    """The offset of these bytes in a file, from `start` on; None if they are not within `_FARTHEST` bytes."""
     file.seek(start)
     if file.read(len(data)) == data:
         return start
@@ -130,7 +137,7 @@ def _adts_frames(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _adts_length(data: bytes, place: int) -> int:
-    """The length in bytes of the ADTS frame whose header is at `place`; 0 if there is none."""
+    """The length in bytes of the ADTS frame (ISO/IEC 13818-7) at `place`; 0 if no header is there."""
     if place + _ADTS_HEADER > len(data) or data[place] != 0xFF or data[place + 1] & 0xF6 != 0xF0:
         return 0
     length = (data[place + 3] & 3) << 11 | data[place + 4] << 3 | data[place + 5] >> 5
@@ -138,7 +145,7 @@ def _adts_length(data: bytes, place: int) -> int:
 
 
 def _without_tags(file: BinaryIO, start: int, end: int) -> int:
-    """How many bytes from `start` to `end` remain after the tags (titles, pictures) at their beginning."""
+    """How many bytes from `start` to `end` follow the tags (titles, pictures) with which they begin."""
     while start < end:
         file.seek(start)
         length = _tag_length(file.read(128))

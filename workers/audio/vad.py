@@ -1,6 +1,7 @@
-"""Where somebody speaks: the Silero model that comes with faster-whisper, and what is derived from it.
+"""Voice activity detection with Silero VAD (version 6), whose ONNX model comes with faster-whisper.
 
-No torch in here: the model is a small ONNX file. Times are in seconds, frames in `FRAME` samples.
+A detector gives the probability of speech for each frame of `FRAME` samples. `speech` turns these into
+stretches of speech, with times in seconds. torch is not imported.
 """
 
 from __future__ import annotations
@@ -16,23 +17,24 @@ from numpy.typing import NDArray
 
 from workers.audio.sound import RATE, Samples
 
-FRAME = 512  # samples that the model judges at once
+FRAME = 512  # samples for which the model gives one probability: 32 ms
 FRAMES_PER_SECOND = RATE / FRAME
 
-_CONTEXT = 64  # samples of the frame before that it hears too
-_STATE = 128
-# Frames of one call: more gain nothing, and the memory of a call grows with them.
+_CONTEXT = 64  # samples of the frame before that the model takes too
+_STATE = 128  # numbers in each of the two states of its LSTM
+# Frames in one call of the model: more gain no time, and the memory of a call grows with them.
 _CALL = 2048
 
-Probabilities: TypeAlias = NDArray[np.float32]
+Probabilities: TypeAlias = NDArray[np.float32]  # of speech, shape (frames,)
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """Somebody speaks from `start` to `end`, in seconds; then nobody for `pause`, padding not counted.
+    """A stretch of speech from `start` to `end`, padding included. All times are in seconds.
 
-    `lead` and `tail` are the padding: seconds before and after what sounds like speech. `probability` is the
-    mean of the frames between them.
+    - `pause`: from the last frame of speech to the first one of the next stretch, padding not subtracted.
+    - `lead`, `tail`: the padding, before the first and after the last frame of speech.
+    - `probability`: the mean over the frames between the padding.
     """
 
     start: float
@@ -45,10 +47,12 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """How probabilities become speech. Seconds.
+    """Parameters of the hysteresis by which probabilities become speech.
 
-    Speech begins at `onset` and ends where it stays below `offset` for `silence`; what is shorter than
-    `speech` is none; `pad` is added on both sides, for soft beginnings and ends of words.
+    - `onset`: the probability at which speech begins.
+    - `offset`: speech ends where the probability stays below this for `silence` seconds.
+    - `speech`: shorter speech, in seconds, is dropped.
+    - `pad`: seconds that are added on both sides, for soft beginnings and ends of words.
     """
 
     onset: float = 0.5
@@ -59,30 +63,30 @@ class Params:
 
 
 class SpeechDetector(Protocol):
-    """What listens along one stream: the model here, or another."""
+    """A voice activity detector for one stream of 16 kHz mono samples. It keeps a state between calls."""
 
     params: Params
 
     def process(self, samples: Samples) -> Probabilities:
-        """Probability of speech in frames, in order; what is left waits for the next call."""
+        """The probabilities of the frames that are ready, in order. Other samples wait for the next call."""
 
     def flush(self) -> Probabilities:
-        """Those of the last frames, also of the incomplete one."""
+        """The probabilities of the remaining frames, also of the last, incomplete one."""
 
 
 class SileroDetector:
-    """The model along one stream; it remembers what it heard, so blocks may be cut anywhere."""
+    """Silero VAD for one stream. Its result does not depend on how the samples are cut into calls."""
 
     params = Params()
 
     def __init__(self) -> None:
         self._session = _session()
-        self._memory = (np.zeros((1, 1, _STATE), np.float32), np.zeros((1, 1, _STATE), np.float32))
+        self._state = (np.zeros((1, 1, _STATE), np.float32), np.zeros((1, 1, _STATE), np.float32))
         self._context = np.zeros(_CONTEXT, np.float32)
         self._rest = np.zeros(0, np.float32)
 
     def process(self, samples: Samples) -> Probabilities:
-        """Probability of speech in each whole frame; what is left waits for the next call."""
+        """The probability of each whole frame. The remaining samples wait for the next call."""
         samples = np.concatenate([self._rest, samples])
         whole = len(samples) // FRAME * FRAME
         self._rest = samples[whole:]
@@ -91,7 +95,7 @@ class SileroDetector:
         return np.concatenate([np.zeros(0, np.float32), *calls])
 
     def flush(self) -> Probabilities:
-        """The last, incomplete frame."""
+        """The probability of the last, incomplete frame, if there is one."""
         if not len(self._rest):
             return np.zeros(0, np.float32)
         return self.process(np.zeros(FRAME - len(self._rest), np.float32))
@@ -99,21 +103,27 @@ class SileroDetector:
     def _call(self, frames: Samples) -> Probabilities:
         before = np.vstack([self._context, frames[:-1, -_CONTEXT:]])
         self._context = frames[-1, -_CONTEXT:]
-        heard = np.ascontiguousarray(np.hstack([before, frames]))
-        h, c = self._memory
-        out, h, c = self._session.run(None, {"input": heard, "h": h, "c": c})
-        self._memory = (h, c)
+        inputs = np.ascontiguousarray(np.hstack([before, frames]))
+        h, c = self._state
+        out, h, c = self._session.run(None, {"input": inputs, "h": h, "c": c})
+        self._state = (h, c)
         return np.asarray(out, np.float32).reshape(-1)
 
 
 def probabilities(samples: Samples, detector: SpeechDetector | None = None) -> Probabilities:
-    """Probability of speech in each frame of a piece that stands alone."""
+    """The probabilities of all frames of these samples, by a new detector or the given one."""
     detector = detector or SileroDetector()
     return np.concatenate([detector.process(samples), detector.flush()])
 
 
 def speech(found: Probabilities, length: float, params: Params | None = None) -> list[Speech]:
-    """Stretches of speech in `length` seconds; pads of neighbours meet in the middle of a short pause."""
+    """The stretches of speech. Where a pause is shorter than two pads, the pads meet in its middle.
+
+    Args:
+        found: The probability of each frame, from time 0 on.
+        length: The end of the sound, in seconds; no stretch goes beyond it.
+        params: By default those of Silero VAD here.
+    """
     params = params or Params()
     spoken = _stretches(found, params)
     starts = [start for start, _ in spoken[1:]] + [length]
@@ -131,9 +141,15 @@ def _mean(found: Probabilities, start: float, end: float) -> float:
 
 
 def quietest(found: Probabilities, first: int, last: int, params: Params | None = None) -> int:
-    """Where to cut in the frames from `first` up to `last`: the middle of the longest pause.
+    """The frame at which to cut: the middle of the longest pause in the frames from `first` up to `last`.
 
-    Where nobody pauses, the frame that sounds least like speech (smoothed over a tenth of a second).
+    Without a pause it is the frame with the smallest probability of speech, summed over three frames (0.1 s).
+
+    Args:
+        found: The probability of each frame.
+        first: The first frame at which a cut is allowed.
+        last: The frame after the last one.
+        params: A frame below its `offset` belongs to a pause.
     """
     part = found[first:last]
     quiet = np.concatenate([[False], part < (params or Params()).offset, [False]]).astype(np.int8)
@@ -145,7 +161,7 @@ def quietest(found: Probabilities, first: int, last: int, params: Params | None 
 
 
 def _stretches(found: Probabilities, params: Params) -> list[tuple[float, float]]:
-    """Speech by hysteresis."""
+    """Start and end of each stretch of speech in seconds, by hysteresis, without padding."""
     patience = params.silence * FRAMES_PER_SECOND
     spoken: list[tuple[float, float]] = []
     start = quiet = -1
@@ -163,6 +179,7 @@ def _stretches(found: Probabilities, params: Params) -> list[tuple[float, float]
 
 
 def _padded(stretches: list[tuple[float, float]], pad: float, length: float) -> list[tuple[float, float]]:
+    """The stretches with up to `pad` seconds on both sides, all within 0 to `length` seconds."""
     padded = []
     for number, (start, end) in enumerate(stretches):
         before = stretches[number - 1][1] if number else -pad
@@ -178,7 +195,7 @@ def _padded(stretches: list[tuple[float, float]], pad: float, length: float) -> 
 
 @cache
 def _session() -> Any:
-    import onnxruntime  # noqa: PLC0415  half a second that only the engine should spend
+    import onnxruntime  # noqa: PLC0415  its import takes half a second
 
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = options.intra_op_num_threads = 1

@@ -1,8 +1,9 @@
-"""Where somebody speaks by pyannote's segmentation model: `STT_VAD=pyannote`. Its weights come with WhisperX.
+"""Voice activity detection with pyannote's segmentation model, whose weights come with WhisperX.
 
-As pyannote does it: the model hears five seconds at once, every half second anew, and what it says of a
-moment is averaged over all that heard it, those in whose middle the moment lies counting more. So the ends
-of blocks do not matter; each second is heard ten times, which is the price. torch is imported only here.
+`STT_VAD=pyannote` chooses it. The scores are aggregated as by pyannote.audio's `Inference`: the model takes
+overlapping chunks of five seconds, one every half second. The score of a moment is the weighted mean of all
+chunks that hold it, with a Hamming window as the weights. So each second is processed ten times.
+torch is imported only when the model is used.
 """
 
 from __future__ import annotations
@@ -19,36 +20,41 @@ import numpy as np
 from workers.audio import vad
 from workers.audio.sound import RATE, Samples
 
-CHUNK, STEP = 5 * RATE, RATE // 2
-# Chunks of one call. Always so many, counted from where listening began: then what is found does not depend
-# on how the stream is cut, to the last bit.
+CHUNK, STEP = 5 * RATE, RATE // 2  # samples of a chunk, and from the start of one to that of the next
+# Chunks in one call of the model. Their number is fixed, so the result does not depend in a single bit on how
+# the samples are cut into calls of `process`.
 _CALL = 16
-# As WhisperX has them; the rest is as for the other model.
+# The thresholds are WhisperX's, the durations are those of Silero VAD here.
 PARAMS = vad.Params(onset=0.5, offset=0.363)
 
 
 class PyannoteModel:
-    """The model, loaded when it is first heard with; calling it gives a listener."""
+    """pyannote's segmentation model, which all detectors share. It is loaded at the first use."""
 
     def __init__(self, device: str, threads: int) -> None:
         self._device, self._threads = device, threads
         self._lock = threading.Lock()
         self._model: Any = None
-        self.first = self.each = 0.0  # samples to the middle of its first frame, and from frame to frame
+        # Samples from a chunk's start to the middle of the model's first frame, and from frame to frame.
+        self.first = self.each = 0.0
 
     def detector(self) -> PyannoteDetector:
+        """A detector for one stream."""
         return PyannoteDetector(self)
 
     def scores(self, chunks: Samples) -> Samples:
-        """For each chunk of five seconds the probability that anybody speaks, frame by frame."""
-        import torch  # noqa: PLC0415  seconds and memory that only those who chose it should spend
+        """The probability that anybody speaks, shape (chunks, frames of the model).
+
+        `chunks` has the shape (chunks, `CHUNK`).
+        """
+        import torch  # noqa: PLC0415  its import takes seconds and much memory
 
         with self._lock:
             if self._model is None:
                 self._load()
         with torch.inference_mode():
             found = self._model(torch.from_numpy(np.array(chunks[:, None])).to(self._device))
-        # Of the voices that it tells apart, the clearest.
+        # The model has one output for each of some speakers; the largest one counts.
         scores: Samples = found.max(dim=-1).values.float().cpu().numpy()
         return scores
 
@@ -56,7 +62,7 @@ class PyannoteModel:
         import torch  # noqa: PLC0415
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it cannot decode files: it is given samples
+            warnings.simplefilter("ignore")  # it warns that it cannot decode files, but it gets samples
             from pyannote.audio import Model  # noqa: PLC0415
 
             logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -68,30 +74,30 @@ class PyannoteModel:
 
 
 class PyannoteDetector:
-    """The model along one stream, in the frames of `vad`. It is some seconds behind what it is given."""
+    """A detector for one stream, with the frames of `workers.audio.vad`. Its results come seconds late."""
 
     params = PARAMS
 
     def __init__(self, model: PyannoteModel) -> None:
         self._model = model
-        self._waiting = np.zeros(0, np.float32)  # from the next chunk's first sample on
-        self._next = 0  # that sample
-        self._told = 0  # frames
-        self._sums = self._weights = np.zeros(0)  # of the frames after those
+        self._waiting = np.zeros(0, np.float32)  # samples from the next chunk's first one on
+        self._next = 0  # the number of that sample
+        self._returned = 0  # frames that were returned
+        self._sums = self._weights = np.zeros(0)  # of the frames after those, by which the mean is calculated
 
     def process(self, samples: Samples) -> vad.Probabilities:
-        """Probability of speech in each frame of which all is heard that there is to hear."""
+        """The probabilities of the frames that no later chunk overlaps, so their score is final."""
         self._waiting = np.concatenate([self._waiting, samples])
         found = [np.zeros(0, np.float32)]
         while len(self._waiting) >= (_CALL - 1) * STEP + CHUNK:
             self._call(_CALL)
-            found.append(self._tell(_from(self._next)))
+            found.append(self._take(_from(self._next)))
         return np.concatenate(found)
 
     def flush(self) -> vad.Probabilities:
-        """The last frames, also the incomplete one."""
+        """The probabilities of the remaining frames, also of the last, incomplete one."""
         frames = -(-(self._next + len(self._waiting)) // vad.FRAME)
-        if frames == self._told:
+        if frames == self._returned:
             return np.zeros(0, np.float32)
         rest = -(-(len(self._waiting) - CHUNK) // STEP) + 1
         chunks = max(rest, 0 if self._next else 1)
@@ -99,7 +105,7 @@ class PyannoteDetector:
             missing = (chunks - 1) * STEP + CHUNK - len(self._waiting)
             self._waiting = np.pad(self._waiting, (0, max(0, missing)))
             self._call(chunks)
-        return self._tell(frames)
+        return self._take(frames)
 
     def _call(self, count: int) -> None:
         chunks = np.lib.stride_tricks.sliding_window_view(self._waiting, CHUNK)[::STEP][:count]
@@ -109,20 +115,21 @@ class PyannoteDetector:
         self._waiting = self._waiting[count * STEP :].copy()
 
     def _add(self, scores: Samples) -> None:
-        """What one chunk says, at the middles of our frames."""
+        """Add the scores of one chunk, interpolated at the middles of our frames."""
         frames = np.arange(_from(self._next), (self._next + CHUNK) // vad.FRAME + 1)
         places = ((frames + 0.5) * vad.FRAME - self._next - self._model.first) / self._model.each
-        theirs = np.arange(len(scores))
-        weights = np.interp(places, theirs, np.hamming(len(scores)))
-        more = max(0, int(frames[-1]) + 1 - self._told - len(self._sums))
+        positions = np.arange(len(scores))
+        weights = np.interp(places, positions, np.hamming(len(scores)))
+        more = max(0, int(frames[-1]) + 1 - self._returned - len(self._sums))
         self._sums, self._weights = np.pad(self._sums, (0, more)), np.pad(self._weights, (0, more))
-        self._sums[frames - self._told] += weights * np.interp(places, theirs, scores)
-        self._weights[frames - self._told] += weights
+        self._sums[frames - self._returned] += weights * np.interp(places, positions, scores)
+        self._weights[frames - self._returned] += weights
 
-    def _tell(self, until: int) -> vad.Probabilities:
-        count = until - self._told
+    def _take(self, until: int) -> vad.Probabilities:
+        """The probabilities of the frames up to `until`, which are dropped here."""
+        count = until - self._returned
         found = (self._sums[:count] / self._weights[:count]).astype(np.float32)
-        self._sums, self._weights, self._told = self._sums[count:], self._weights[count:], until
+        self._sums, self._weights, self._returned = self._sums[count:], self._weights[count:], until
         return found
 
 
