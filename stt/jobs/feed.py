@@ -26,7 +26,7 @@ from stt.jobs.messages import (
     received,
 )
 from stt.jobs.model import LOCAL, Job
-from stt.pubsub import Message
+from stt.pubsub import RESYNC, Message
 from stt.transcript.schema import Segment
 
 Messages = AsyncIterator[Message]
@@ -182,15 +182,12 @@ async def of_list(
         owner: Only this owner's jobs; None for all.
         limit: Jobs a page.
     """
-    page = await _page(pool, owner, limit)
-    unfinished = _unfinished(page)
-    yield page
-    async for raw in messages:
-        message = received(raw)
+    unfinished: set[UUID] = set()
+    async for message in _resync_first(messages):
         if message["event"] == "resync":
-            page = await _page(pool, owner, limit)
-            unfinished = _unfinished(page)
-            yield page
+            jobs, end = await lookup.list_page(pool, owner=owner, limit=limit)
+            unfinished = {job.id for job in jobs if not job.ended}
+            yield Page(jobs, end)
         elif message["event"] == "idle":
             for job in await lookup.ended_among(pool, unfinished, owner=owner):
                 unfinished.discard(job.id)
@@ -199,28 +196,22 @@ async def of_list(
             unfinished.discard(UUID(message["job"]))
             yield Deleted(message["job"])
         elif message["event"] != "segments":
-            ended = message["event"] in END_EVENTS
-            (unfinished.discard if ended else unfinished.add)(UUID(message["job"]))
+            change = unfinished.discard if message["event"] in END_EVENTS else unfinished.add
+            change(UUID(message["job"]))
             yield State.of(message)
 
 
-async def _page(pool: asyncpg.Pool, owner: str | None, limit: int) -> Page:
-    return Page(*await lookup.list_page(pool, owner=owner, limit=limit))
-
-
-def _unfinished(page: Page) -> set[UUID]:
-    return {job.id for job in page.jobs if not job.ended}
+async def _resync_first(messages: Messages) -> AsyncGenerator[JobMessage, None]:
+    yield received(RESYNC)
+    async for message in messages:
+        yield received(message)
 
 
 # All jobs
 
 
 async def of_all(
-    pool: asyncpg.Pool,
-    messages: Messages,
-    *,
-    owner: str | None = LOCAL,
-    since: dt.datetime | None = None,
+    pool: asyncpg.Pool, messages: Messages, *, owner: str | None = LOCAL, since: dt.datetime | None = None
 ) -> AsyncGenerator[Segments | State | Deleted, None]:
     """Every job's batches: at first of those that wait or run, or of those that have changed since a time.
 

@@ -192,7 +192,7 @@ class Connection(web.RequestHandler):
             ConnectionError: the client has gone, or the answer has begun.
         """
         if self._gone.is_set() or request.writer.output_size > 0:
-            raise ConnectionError("nobody is left to answer, or the answer has begun")
+            raise ConnectionError("the client has gone, or the answer has begun")
         if isinstance(exc, HttpProcessingError):
             self._log_once(f"a request cannot be read ({type(exc).__name__})")
             return _response(_unreadable(exc))

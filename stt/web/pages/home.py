@@ -43,10 +43,12 @@ async def job_list(request: web.Request) -> web.Response:
 
 
 async def _list(request: web.Request, after: lookup.Position | None = None) -> dict[str, Any]:
-    return _listed(feed.Page(*await lookup.list_page(request.app[SERVICES].pool, limit=ROWS, after=after)))
+    return _list_context(
+        feed.Page(*await lookup.list_page(request.app[SERVICES].pool, limit=ROWS, after=after))
+    )
 
 
-def _listed(page: feed.Page) -> dict[str, Any]:
+def _list_context(page: feed.Page) -> dict[str, Any]:
     return {
         "jobs": [render.view(job) for job in page.jobs],
         "next_cursor": params.as_cursor(page.end),
@@ -97,7 +99,7 @@ class _ListStream:
 
     async def _draw_page(self, page: feed.Page) -> None:
         """Draw the whole list, unless the page was rendered with just this one."""
-        context = _listed(page)
+        context = _list_context(page)
         self._listed = {job["id"] for job in context["jobs"]}
         self._drawn = {job["id"]: job for job in context["jobs"] if job["completed_at"] is None}
         state, self._state = self._state, None
