@@ -43,9 +43,8 @@ async def job_list(request: web.Request) -> web.Response:
 
 
 async def _list(request: web.Request, after: lookup.Position | None = None) -> dict[str, Any]:
-    return _list_context(
-        feed.Page(*await lookup.list_page(request.app[SERVICES].pool, limit=ROWS, after=after))
-    )
+    jobs, end = await lookup.list_page(request.app[SERVICES].pool, limit=ROWS, after=after)
+    return _list_context(feed.Page(jobs, end))
 
 
 def _list_context(page: feed.Page) -> dict[str, Any]:
