@@ -26,6 +26,7 @@ from workers.engine.protocol import Event, TranscribeRequest
 
 log = logging.getLogger(__name__)
 
+PROGRAM = "workers.engine"  # the module that runs in the process
 # What the engine needs of the settings. The rest, with the servers' passwords, is not for a process that
 # parses other people's files.
 _SETTINGS = (
@@ -214,7 +215,7 @@ class EngineProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._child = await Child.start(
-                [sys.executable, "-P", "-m", "workers.engine", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", PROGRAM, str(theirs.fileno())],
                 on_line=self._log_line,
                 env=_environment(self._settings, self._gpu),
                 pass_fds=[theirs.fileno()],
