@@ -67,7 +67,7 @@ UNFINISHED: dict[str, set[str]] = {
     },
     "lengths": {
         "tests/services/test_limits.py",
-        "tests/system/test_faults.py", "tests/unit/test_recognise.py", "workers.attempt.Attempt",
+        "tests/unit/test_recognise.py", "workers.attempt.Attempt",
         "workers.attempt", "workers.audio.decode.Track", "workers.audio.mixer.Mixer",
         "workers.engine.progress.ProgressEstimator", "workers.engine.progress",
     },
