@@ -1,4 +1,4 @@
-"""What the machine has to spare, and what the engine therefore takes of it. No torch in here."""
+"""What the machine has, and what the engine uses of it. No torch in here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Plan", "compute_type", "cores", "free_memory", "plan", "spare_cores"
 # Windows that one replica decodes at once. On a CPU 8 take a tenth less time than 4; a GPU is filled by them.
 BATCH = {"cpu": 8, "cuda": 16}
 # Replicas of a thread each are faster than one with all of them, as no thread waits for another. But each
-# takes the memory of a batch. Not so for a recording too short for them all (pipeline.Engine.recogniser).
+# takes the memory of a batch. A recording too short for all of them is an exception (`Runtime.recogniser`).
 MOST_REPLICAS = 4
 # What a window takes beside the model's weights: what all layers keep of it while it is decoded, or on a GPU,
 # where a batch is encoded at once, the attention of all heads over 30 s.
@@ -30,7 +30,7 @@ class Plan:
 
     replicas: int
     threads: int  # of each replica
-    lanes: int  # batches in work at once
+    decoder_threads: int  # batches that run at the same time
     batch: int
     model_bytes: int  # what loaded models may take
 
@@ -38,14 +38,14 @@ class Plan:
 def plan(settings: Settings, device: str, threads: int, free: int) -> Plan:
     """The settings, and where they say `auto` what suits the machine with so much free memory."""
     replicas = settings.replicas if isinstance(settings.replicas, int) else _replicas(device, threads)
-    # On a GPU a second lane makes the next batch's spectrogram meanwhile.
-    lanes = replicas if device == "cpu" else replicas + 1
-    fits = int(free * BATCH_SHARE / lanes / WINDOW_BYTES)
+    # On a GPU a second thread makes the spectrogram of the next batch meanwhile.
+    decoder_threads = replicas if device == "cpu" else replicas + 1
+    fits = int(free * BATCH_SHARE / decoder_threads / WINDOW_BYTES)
     automatic = max(1, min(BATCH[device], fits))
     return Plan(
         replicas=replicas,
         threads=max(1, threads // replicas),
-        lanes=lanes,
+        decoder_threads=decoder_threads,
         batch=settings.batch_size if isinstance(settings.batch_size, int) else automatic,
         model_bytes=settings.model_memory
         if isinstance(settings.model_memory, int)

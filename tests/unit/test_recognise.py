@@ -314,7 +314,8 @@ def crammed(fits: int, **resume: Any) -> tuple[transcription.Transcription, runt
     engine = SimpleNamespace(
         batch=8, settings=Settings(), device="cpu", decoder_threads=ThreadPoolExecutor(1), load_seconds=0.0,
         compute_type="int8",
-        compute_type_for=lambda less_memory: "int8", threads=1, plan=SimpleNamespace(lanes=1, replicas=1),
+        compute_type_for=lambda less_memory: "int8", threads=1,
+        plan=SimpleNamespace(decoder_threads=1, replicas=1),
         rates=RateStore(Path("/nonexistent/costs.json")),
     )  # fmt: skip
     events: list[dict[str, Any]] = []

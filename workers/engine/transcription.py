@@ -66,7 +66,7 @@ class Transcription:
             self._send_stage,
             self._rates.known(),
             start=self._start / RATE,
-            decoder_threads=runtime.plan.lanes,
+            decoder_threads=runtime.plan.decoder_threads,
             diarized_beside=(lambda: made.share) if (made := self._speakers) and made.beside else None,
         )
         self._warn = job_warnings.WarningSender(send)
@@ -193,7 +193,7 @@ class Transcription:
 
     def _submit(self, task: SpanTask) -> None:
         runtime, span, windows = self._runtime, task.span, task.windows
-        threads = runtime.plan.lanes if task.recogniser.replicas == runtime.plan.replicas else 1
+        threads = runtime.plan.decoder_threads if task.recogniser.replicas == runtime.plan.replicas else 1
         for indices in batches(windows, runtime.batch, threads):
             seconds = (span.end - span.start) / RATE * len(indices) / len(windows)
             future = runtime.decoder_threads.submit(

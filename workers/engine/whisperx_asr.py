@@ -1,10 +1,9 @@
-"""WhisperX's recogniser without the libraries that only its other parts use.
+"""Imports `whisperx.asr` without the libraries that the recogniser does not need.
 
-Importing `whisperx.asr` imports torch, transformers, pyannote.audio, lightning, scikit-learn and pandas:
-most of the time that the engine took to start, and half of its memory. Of all those the recogniser needs
-nothing here: its base class only runs the data loader of torch, and voice activity is ours. So while it is
-imported, empty modules stand in for them; afterwards they are gone, and whoever imports the real ones gets
-those.
+`whisperx.asr` imports torch, transformers, pyannote.audio, lightning, scikit-learn and pandas. They took most
+of the engine's start time, and half of its memory. The recogniser needs none of them: its base class only
+runs the data loader of torch, which is not used here, and voice activity detection is our own. So empty
+modules replace them during the import. Afterwards these are removed, and an import of the real ones works.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-# What WhisperX's recogniser imports by name from modules it does not need.
+# Modules that `whisperx.asr` imports without need here, each with the names that it takes from it.
 _UNUSED = {
     "pandas": (),
     "pyannote": (),
@@ -32,17 +31,17 @@ _UNUSED = {
     "whisperx.vads.silero": ("Silero",),
 }
 _TORCH = {"torch": ("Tensor", "device"), "torch.nn": (), "torch.nn.functional": ()}
-# Where there is a GPU, torch brings CUDA's libraries, without which CTranslate2 cannot use it.
+# With a GPU torch is imported: it brings the CUDA libraries, which CTranslate2 needs.
 _GPU = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"))
 
 
 def recogniser() -> ModuleType:
-    """The module `whisperx.asr`; with all it imports where it cannot do without."""
+    """The module `whisperx.asr`; if it cannot be imported with empty modules, with the real ones."""
     if "whisperx.asr" not in sys.modules:
         try:
             with _stand_ins():
                 return importlib.import_module("whisperx.asr")
-        except Exception as error:  # noqa: BLE001  another version may need more: slower is no failure
+        except Exception as error:  # noqa: BLE001  another version may need more; then the start is slower
             log.warning("WhisperX is imported whole: %s", error)
             for name in [name for name in sys.modules if name.partition(".")[0] == "whisperx"]:
                 del sys.modules[name]
@@ -63,14 +62,14 @@ def _stand_ins() -> Iterator[None]:
 
 def _stand_in(name: str, parts: tuple[str, ...]) -> ModuleType:
     module = ModuleType(name)
-    module.__path__ = []  # it may have modules in it
+    module.__path__ = []  # makes it a package, from which modules can be imported
     for part in parts:
         setattr(module, part, type(part, (), {"__init__": _take_anything}))
     return module
 
 
 def _take_anything(*_: Any, **__: Any) -> None:
-    """How a class that does nothing is made."""
+    """The constructor of an empty class."""
 
 
 asr = recogniser()

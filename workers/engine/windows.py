@@ -1,4 +1,4 @@
-"""What Whisper hears at once: stretches of a span, cut where people pause. Pure: no model."""
+"""Cuts the speech of a span into windows, which Whisper recognises one by one, in pauses. Uses no model."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ import numpy as np
 from workers.audio import levels, vad
 from workers.audio.sound import RATE, Samples
 
-# Whisper hears 30 s; a second of silence at the end tells it that the window is over.
+# Seconds of speech in a window, at most. Whisper takes 30 s; it needs a second of silence after the speech.
 LONGEST = 29.0
-# From its first word to its last, with the pauses: an error of the times at one is as long as the pause.
+# Seconds from the start to the end of a window, with its pauses, at most. A word that is timed on the wrong
+# side of a pause is wrong by the length of the pause.
 LONGEST_WITH_PAUSES = 60.0
-# What a window costs, beside a cut in a pause of so many seconds. Fewer windows give more context, cuts in
-# long pauses whole sentences: on read stories both together took the word error rate from 9.4 to 8.5 %, when
-# pauses were still heard.
+# The cost of a list of windows, without unit: `_WINDOW` for each window, and for each cut `_CUT` over the
+# seconds of its pause, which are bounded by floor and ceiling. Fewer windows give more context, cuts in long
+# pauses give whole sentences. On read stories both together lowered the word error rate from 9.4 to 8.5 %,
+# when windows still contained their pauses.
 _WINDOW = 1.0
 _CUT = 0.3
 _PAUSE_FLOOR, _PAUSE_CEILING = 0.1, 2.0
-_TENTH = RATE // 10
+_TENTH = RATE // 10  # samples of a tenth of a second
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is recognised at once: at most `LONGEST` seconds of speech. Times count from the span's start.
+    """A stretch of a span with at most `LONGEST` seconds of speech. Times are seconds from the span's start.
 
-    From `start` to `end` there are pauses too, but only `speech`, with its padding, is heard, as in
-    faster-whisper: fewer windows, and the same words ("Decoding" in docs/benchmarks.md).
+    Whisper gets only `speech`, with its padding, without the pauses between: that makes fewer windows, and
+    the words stay the same ("Decoding" in docs/benchmarks.md). faster-whisper does so too.
     """
 
     start: float
     end: float
     speech: list[vad.Speech]
-    weak: bool = False  # the voice activity detector is unsure of it: only a likely text is believed
+    weak: bool = False  # weak speech (`weak_speech`), or a gap: an improbable text is dropped
 
     @property
     def spoken(self) -> float:
-        """Seconds of speech in it, which is all that is heard."""
+        """Seconds of speech, padding included: the length of what Whisper gets."""
         return sum(part.end - part.start for part in self.speech)
 
     @property
     def voiced(self) -> float:
-        """Seconds that sound like speech: without the padding."""
+        """Seconds of speech without the padding."""
         return sum(part.end - part.tail - part.start - part.lead for part in self.speech)
 
     def cut(self, samples: Samples) -> Samples:
-        """The samples that are heard, louder where they are very quiet: Whisper knows no such speech."""
+        """The samples that Whisper gets, 16 kHz mono. They are raised if they are very quiet."""
         parts = [samples[int(part.start * RATE) : int(part.end * RATE)] for part in self.speech]
         return levels.raised(np.concatenate(parts))
 
@@ -55,9 +57,12 @@ class Window:
 def pack(
     speech: Sequence[vad.Speech], samples: Samples, longest: float = LONGEST_WITH_PAUSES
 ) -> list[Window]:
-    """Few windows over all speech, cut in long pauses: the cheapest way to cut, found exactly.
+    """Few windows over all speech, cut in long pauses: the list with the least cost, by dynamic programming.
 
-    None takes more than `longest` seconds of the recording.
+    Args:
+        speech: The speech of a span, in order.
+        samples: The audio of the span, 16 kHz mono.
+        longest: Seconds from the start to the end of a window, at most.
     """
     parts = [piece for part in speech for piece in _short(part, samples)]
     cheapest, before = [0.0], [0]
@@ -74,20 +79,25 @@ def pack(
     return windows[::-1]
 
 
-def batches(windows: Sequence[Window], size: int, lanes: int) -> list[list[int]]:
-    """Numbers of windows of about one length, the longest first, for `lanes` that work side by side.
+def batches(windows: Sequence[Window], size: int, threads: int) -> list[list[int]]:
+    """Batches of windows of similar length, the longest first, each as indices of its windows.
 
-    A batch takes as long as the window in which most is said, so like goes with like; and where there is
-    little to do, each lane gets its share of it.
+    A batch takes as long as its longest window. If there are few windows, the batches are smaller than
+    `size`, so that each thread gets one.
+
+    Args:
+        windows: The windows of a span.
+        size: Windows of a batch, at most.
+        threads: Decoder threads that work at the same time.
     """
     order = sorted(range(len(windows)), key=lambda number: -windows[number].spoken)
-    rounds = -(-len(order) // (size * lanes))
-    count = min(len(order), rounds * lanes)
+    rounds = -(-len(order) // (size * threads))
+    count = min(len(order), rounds * threads)
     return [part.tolist() for part in np.array_split(np.array(order, int), count)] if order else []
 
 
 def _firsts(parts: Sequence[vad.Speech], last: int, longest: float) -> range:
-    """The parts with which a window that ends before the part `last` may begin."""
+    """Indices of the parts at which a window may begin that ends before the part `last`."""
     first = last - 1
     spoken = parts[first].end - parts[first].start
     while first:
@@ -106,7 +116,7 @@ def _cost(parts: Sequence[vad.Speech], last: int) -> float:
 
 
 def _short(part: vad.Speech, samples: Samples) -> list[vad.Speech]:
-    """Somebody who does not pause for too long is cut where it is quietest, near the middle."""
+    """Speech of at most `LONGEST` seconds each; longer speech is cut where it is quietest near its middle."""
     length = part.end - part.start
     if length <= LONGEST:
         return [part]

@@ -1,4 +1,4 @@
-"""Words in their place, and segments that are sentences or clauses. Pure: no model, no audio.
+"""Corrects the times of words, and makes segments that are sentences or clauses. Uses no model, no audio.
 
 A word's text keeps the space it begins with, so joining all texts gives exactly what the model said, in
 languages with spaces and without.
@@ -12,16 +12,17 @@ from dataclasses import dataclass, replace
 from stt.transcript import schema, scripts
 from workers.audio.vad import Speech
 
-# Words begin and end softly: so much earlier and later than what sounds like speech.
+# Seconds by which a word may begin before, and end after, detected speech: its first and last sound are soft.
 SOFT = 0.1
-SHORTEST = 0.02  # seconds of a word: the model's own resolution
-# A silence so long ends a segment even inside a sentence.
+SHORTEST = 0.02  # seconds of a word, at least: the time resolution of Whisper
+# Seconds of a pause that ends a segment, even inside a sentence.
 LONG_PAUSE = 1.5
-# A shorter one does so after a comma.
+# Seconds of a pause that ends a segment after a comma.
 CLAUSE_PAUSE = 0.6
+# A longer segment is cut.
 LONGEST_SECONDS = 15.0
-LONGEST_WIDTH = 180  # columns; a Chinese or Japanese character takes two
-# A wide character (Chinese, Japanese, Korean) is a syllable or a word, and counts as so many letters.
+LONGEST_WIDTH = 180  # columns of text; a Chinese or Japanese character takes two
+# Letters for which a wide character (Chinese, Japanese, Korean) counts: it is a syllable or a word.
 WIDE_LETTERS = 3
 
 _ABBREVIATIONS = frozenset(
@@ -31,7 +32,11 @@ _ABBREVIATIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word from `start` to `end` in seconds; `score` is 0 to 1, None where nothing was measured."""
+    """A word from `start` to `end`, in seconds.
+
+    `score` is the model's probability of the word, 0 to 1; None if its times were not measured. `logprob` is
+    the mean log probability of the text it is part of.
+    """
 
     text: str
     start: float
@@ -41,12 +46,12 @@ class Word:
 
 
 def letters(text: str) -> int:
-    """How much a text says: its characters, of which a wide one counts as `WIDE_LETTERS`."""
+    """The length of a text in letters; a wide character counts as `WIDE_LETTERS`."""
     return sum(WIDE_LETTERS if scripts.wide(character) else 1 for character in text.strip())
 
 
 def whole(words: Sequence[Word]) -> list[Word]:
-    """The words, with bits that are only spaces or nothing joined to a neighbour."""
+    """The words, with those that are empty or only spaces joined to a neighbour."""
     joined: list[Word] = []
     before = ""
     for word in words:
@@ -61,7 +66,14 @@ def whole(words: Sequence[Word]) -> list[Word]:
 
 
 def place(words: Sequence[Word], speech: Sequence[Speech], start: float, end: float) -> list[Word]:
-    """Times made sound: in speech where there is some, in order, inside `start` to `end`, never empty."""
+    """The words with corrected times: in order, none empty, from `start` to `end`, in speech where possible.
+
+    Args:
+        words: The words of a window, in order.
+        speech: The speech of the window.
+        start: The start of the window, in seconds.
+        end: Its end, in seconds.
+    """
     shortest = min(SHORTEST, (end - start) / max(1, len(words)))
     placed: list[Word] = []
     clock = start
@@ -79,7 +91,13 @@ def place(words: Sequence[Word], speech: Sequence[Speech], start: float, end: fl
 
 
 def spread(text: str, logprob: float, speech: Sequence[Speech]) -> list[Word]:
-    """Words of a text that nobody timed: over the speech, each as long as its share of the letters."""
+    """The words of a text without times, spread over speech: each as long as its share of the characters.
+
+    Args:
+        text: The text of a window.
+        logprob: Its mean log probability, which each word gets.
+        speech: The speech of the window.
+    """
     total = sum(part.end - part.start for part in speech)
     letters, words = 0, []
     for piece in _pieces(text):
@@ -89,24 +107,25 @@ def spread(text: str, logprob: float, speech: Sequence[Speech]) -> list[Word]:
     return words
 
 
-def at(heard: float, speech: Sequence[Speech]) -> float:
-    """Seconds of the span at which so many of its speech are over; at a seam, the end of the part before."""
+def at(seconds: float, speech: Sequence[Speech]) -> float:
+    """The time in the span of a time in its joined speech; between two parts, the end of the first."""
     for part in speech:
-        if heard <= part.end - part.start:
-            return part.start + heard
-        heard -= part.end - part.start
+        if seconds <= part.end - part.start:
+            return part.start + seconds
+        seconds -= part.end - part.start
     return speech[-1].end
 
 
 def segments(words: Sequence[Word], *, with_words: bool = True) -> list[schema.Segment]:
-    """Segments in WhisperX's shape from all words of a span; their texts joined are the words' texts."""
+    """The segments of a span, in WhisperX's format. Their joined texts are the joined texts of the words."""
     return [_segment(part, with_words) for sentence in _sentences(words) for part in _short(sentence) if part]
 
 
 def _within(word: Word, speech: Sequence[Speech]) -> tuple[float, float]:
-    """The word's time, less the silence before or after it, which attention gives to words."""
+    """Start and end of a word without the silence that cross-attention adds before or after it."""
 
-    def shared(part: Speech) -> float:  # below 0: how far away it is. Padding is of neither side of a pause
+    def shared(part: Speech) -> float:
+        """Seconds of the word in this part, padding not counted; below 0: the distance."""
         return min(word.end, part.end - part.tail) - max(word.start, part.start + part.lead)
 
     best = max(speech, key=shared, default=None)
@@ -118,7 +137,7 @@ def _within(word: Word, speech: Sequence[Speech]) -> tuple[float, float]:
 
 
 def _pieces(text: str) -> list[str]:
-    """Words with the space before them; single characters where a script has no spaces."""
+    """The words of a text with the space before them; in a script without spaces, its characters."""
     pieces: list[str] = []
     for character in text:
         wide = scripts.wide(character) and character.isalpha()
@@ -144,7 +163,7 @@ def _sentences(words: Sequence[Word]) -> list[list[Word]]:
 
 
 def ends_sentence(text: str, following: Sequence[Word] = ()) -> bool:
-    """Whether a sentence ends with this word; `following` is the next word, if there is one."""
+    """Whether a sentence ends with a word; `following` is the next word, if there is one."""
     mark = _mark(text)
     if mark not in scripts.SENTENCE_ENDS:
         return False
@@ -157,12 +176,12 @@ def ends_sentence(text: str, following: Sequence[Word] = ()) -> bool:
 
 
 def _mark(text: str) -> str:
-    """The punctuation mark a word ends with, if it is one."""
+    """The last character of a word, closing quotes and brackets not counted."""
     return text.strip().rstrip(scripts.CLOSERS)[-1:]
 
 
 def _short(words: list[Word]) -> list[list[Word]]:
-    """A sentence, or if it is too long its parts: cut at a comma or in a pause, near the middle."""
+    """A sentence, or if it is too long, its parts: it is cut at a comma or in a pause, near the middle."""
     if len(words) < 2 or (
         words[-1].end - words[0].start <= LONGEST_SECONDS and _width(words) <= LONGEST_WIDTH
     ):
@@ -172,7 +191,7 @@ def _short(words: list[Word]) -> list[list[Word]]:
 
 
 def _fitness(words: list[Word], cut: int) -> float:
-    """How well a sentence may be cut before the word `cut`."""
+    """How good a cut before the word `cut` is: higher near the middle, in a long pause, after a comma."""
     balance = min(cut, len(words) - cut) / len(words) * 2
     pause = min(1.0, max(0.0, words[cut].start - words[cut - 1].end))
     comma = _mark(words[cut - 1].text) in scripts.CLAUSE_ENDS
