@@ -69,7 +69,6 @@ UNFINISHED: dict[str, set[str]] = {
         "tests/services/test_limits.py",
         "tests/unit/test_recognise.py", "workers.attempt.Attempt",
         "workers.attempt", "workers.audio.decode.Track", "workers.audio.mixer.Mixer",
-        "workers.engine.progress.ProgressEstimator", "workers.engine.progress",
     },
 }  # fmt: skip
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.engine.progress import ENGINE_SHARE, SPEAKERS_START, ProgressEstimator
+from workers.engine.progress import ENGINE_SHARE, ProgressEstimator
 from workers.engine.rates import FIRST_GUESSES, MOST_LEARNED_AUDIO, RateStore, StageRate
+from workers.engine.stage_progress import SPEAKERS_START
 
 STEP = 0.04
 GUESSED = {
