@@ -101,6 +101,7 @@ do update set "start" = excluded."start", "end" = excluded."end", segments = exc
 returning job_id;
 
 -- name: get_spans
+-- The finished spans of a job's options, in order.
 select number, "start", "end", segments, last, unsure, created_at from spans
 where job_id = :id and options_hash = :options_hash order by number;
 
@@ -122,6 +123,7 @@ where number = place and created_at >= :since
 order by id, number;
 
 -- name: get_peaks
+-- The waveform of a recording, in pieces; the same for all options.
 select "start", peaks from spans where job_id = :id and peaks is not null order by options_hash, number;
 
 -- name: complete_job^
@@ -135,15 +137,18 @@ where id = :id and claim = :claim and status = 'processing' and not cancel_reque
 returning *;
 
 -- name: insert_transcript!
+-- The next version of a transcript.
 insert into transcripts (job_id, version, language, model, segments, author)
 select :id::uuid, 1 + coalesce(max(version), 0), :language::text, :model::text, :segments::jsonb, :author::text
 from transcripts where job_id = :id::uuid;
 
 -- name: latest_transcript^
+-- The newest version of a transcript.
 select version, language, model, segments, author, created_at from transcripts
 where job_id = :id order by version desc limit 1;
 
 -- name: fail_job^
+-- The attempt failed for good: the job ends with a reason for a person, and the log of the engine.
 update jobs
 set status = 'failed', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
     error_code = :code, error_message = :message, error_parameters = :parameters, error_log = :log,
@@ -265,6 +270,7 @@ select * from jobs where status = 'processing' and lease_expires_at < clock_time
 order by lease_expires_at limit 100 for update skip locked;
 
 -- name: count_due$
+-- How many jobs could start now: each needs a ticket.
 select count(*) from jobs where status = 'pending' and not_before <= clock_timestamp();
 
 -- name: waiting_files
@@ -277,9 +283,11 @@ select file_path as key from jobs
 union all select transcription_file_path from jobs where transcription_file_path is not null;
 
 -- name: lock_migrations$
+-- Held for the session: one process migrates at a time.
 select pg_advisory_lock(7345000);
 
 -- name: create_migrations_table#
+-- The table of applied migrations, on a new database.
 create table if not exists schema_migrations (
     number integer primary key,
     name text not null,
@@ -288,7 +296,9 @@ create table if not exists schema_migrations (
 );
 
 -- name: applied_migrations
+-- The migrations that this database has, each with the digest of its file.
 select number, name, sha256 from schema_migrations;
 
 -- name: record_migration!
+-- A migration has been applied.
 insert into schema_migrations (number, name, sha256) values (:number, :name, :sha256);
