@@ -40,7 +40,7 @@ STEPS = (
     _within(WEB, "An upload arrives.", "stt.web.app", "stt.web.upload"),
     _within(WEB, "Its bytes are stored.", "stt.web.upload", "stt.storage"),
     _within(WEB, "The recording is accepted.", "stt.web.upload", "stt.jobs.actions"),
-    _within(WEB, "Is it sound or video?", "stt.jobs.actions", "stt.media.probe"),
+    _within(WEB, "It is probed: sound or video?", "stt.jobs.actions", "stt.media.probe"),
     Step(
         "A process with limits reads it.", "stt.media.probe", "stt.media.probe_child", WEB, SANDBOX,
         starts="stt.media.probe_child",
@@ -54,10 +54,10 @@ STEPS = (
     ),
     _within(WORKER, "An attempt begins.", "workers.transcriber", "workers.attempt"),
     _within(WORKER, "It claims the best row, with a lease.", "workers.attempt", "stt.jobs.lifecycle"),
-    _within(WORKER, "It asks the engine.", "workers.attempt", "workers.engine.handle"),
+    _within(WORKER, "It sends a request to the engine.", "workers.attempt", "workers.engine.handle"),
     Step(
-        "Request, through a socket", "workers.engine.handle", "workers.engine.channel", WORKER, ENGINE,
-        starts="workers.engine",
+        "The request goes through a socket.", "workers.engine.handle", "workers.engine.channel", WORKER, ENGINE,
+        message="workers.engine.protocol:TranscribeRequest",
     ),
     _within(ENGINE, "The recording is transcribed.", "workers.engine.channel", "workers.engine.transcription"),
     _within(ENGINE, "It is decoded in a process with limits.", "workers.engine.transcription", "workers.audio.handle"),
@@ -75,8 +75,8 @@ STEPS = (
     _within(ENGINE, "Windows are recognised.", "workers.engine.transcription", "workers.engine.recognise"),
     _within(ENGINE, "Words get their times.", "workers.engine.transcription", "workers.engine.words"),
     Step(
-        "A span is finished.", "workers.engine.channel", "workers.engine.handle", ENGINE, WORKER,
-        starts="workers.engine",
+        "A span is finished.", "workers.engine.transcription", "workers.attempt", ENGINE, WORKER,
+        message="workers.engine.protocol:SpanEvent",
     ),
     _within(WORKER, "The span is stored.", "workers.attempt", "stt.jobs.results"),
     Step(
