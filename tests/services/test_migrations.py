@@ -73,9 +73,11 @@ NEW = {
     "task": "transcribe", "requested_language": None, "options": {}, "warnings": [], "error_code": None,
     "error_message": None, "error_log": None, "transcription_text": None, "cancel_requested": False,
 }  # fmt: skip
-# The texts of each job's segments, and the numbers of its spans for the options it has now.
+# The texts of each job's segments. And its spans for the options it has now: number, whether it is the last,
+# and whether most of its windows had low confidence.
 SEGMENTS_778CD98 = {3: TEXTS[:2], 4: TEXTS[:2], 6: TEXTS, 7: TEXTS[:2], 10: TEXTS[:2]}
-SPANS_778CD98 = {3: [0], 4: [0], 6: [0, 1], 7: [0, 1], 10: [0]}
+FIRST, BOTH = (0, False, None), [(0, False, None), (1, True, None)]
+SPANS_778CD98 = {3: [(0, False, True)], 4: [(0, False, False)], 6: BOTH, 7: BOTH, 10: [FIRST]}
 
 
 @pytest.fixture
@@ -120,8 +122,10 @@ async def test_the_texts_of_778cd98_read_as_they_were_written(migrated: str) -> 
             found = await results.segments(pool, job)
             assert [segment["text"] for segment in found] == SEGMENTS_778CD98.get(number, [])
             assert [segment["id"] for segment in found] == list(range(len(found)))
-            numbers = [span["number"] for span in await results.spans(pool, job)]
-            assert numbers == SPANS_778CD98.get(number, [])
+            spans = [
+                (span["number"], span["last"], span["unsure"]) for span in await results.spans(pool, job)
+            ]
+            assert spans == SPANS_778CD98.get(number, [])
         done = await job_of(pool, 6)
         transcript = await results.latest_transcript(pool, done)
         assert transcript and (transcript["version"], transcript["author"]) == (1, "whisperx")
