@@ -82,8 +82,9 @@ class Settings(BaseModel):
         1,
         ge=1,
         le=20,
-        description="Width of the search for the likeliest text. Where this is less than 5, what looks wrong "
-        "or unsure is decoded again with 5; with 5 at once where earlier minutes were mostly unsure.",
+        description="Beam of the decoder. If it is less than 5, a window whose text looks wrong or has low "
+        "confidence is decoded again with 5; at once with 5 if most of the earlier minutes had low "
+        "confidence.",
     )
     model_memory: int | Literal["auto"] = Field(
         "auto",
@@ -121,7 +122,7 @@ class Settings(BaseModel):
     span_seconds: float = Field(300, ge=10, description="Length of a span, about; the first is shorter.")
     vad: Literal["silero", "pyannote"] = Field(
         "silero",
-        description="What tells speech from silence; `pyannote` is WhisperX's default and takes far longer.",
+        description="Voice activity detection; `pyannote` is WhisperX's default and takes far longer.",
     )
     align: Literal["auto", "wav2vec2", "attention", "off"] = Field(
         "auto",
