@@ -35,7 +35,7 @@ PROGRAM = """
 import asyncio
 from stt import settings
 from stt.ops.embedded import servers as embedded
-from stt.lock import hold
+from stt.ops.lock import hold
 
 async def main():
     loaded = settings.load()
@@ -70,6 +70,7 @@ async def killed_program(data_dir: Path, before: str = "") -> list[psutil.Proces
     )  # fmt: skip
     assert process.stdout is not None
     pids = (await asyncio.wait_for(process.stdout.readline(), 30)).split()
+    assert len(pids) == 2, "the program did not start its servers"
     servers = [psutil.Process(int(pid)) for pid in pids]
     process.kill()
     await process.wait()
