@@ -72,8 +72,9 @@ STEPS = (
     ),
     _within(ENGINE, "Speech is found, spans are cut.", "workers.engine.transcription", "workers.audio.spans"),
     _within(ENGINE, "Speech is packed into windows.", "workers.engine.transcription", "workers.engine.windows"),
-    _within(ENGINE, "Windows are recognised.", "workers.engine.transcription", "workers.engine.recognise"),
-    _within(ENGINE, "Words get their times.", "workers.engine.transcription", "workers.engine.words"),
+    _within(ENGINE, "Windows are recognised.", "workers.engine.transcription", "workers.engine.span_recognition"),
+    _within(ENGINE, "Words get their times.", "workers.engine.span_recognition", "workers.engine.word_times"),
+    _within(ENGINE, "Words become segments.", "workers.engine.span_recognition", "workers.engine.words"),
     Step(
         "A span is finished.", "workers.engine.transcription", "workers.attempt", ENGINE, WORKER,
         message="workers.engine.protocol:SpanEvent",
