@@ -7,13 +7,15 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import aiosql
 import asyncpg
 
-from stt.outages import UNAVAILABLE
+from stt.outages import UNAVAILABLE, DatabaseUnavailable
 from stt.paths import SQL
 
 log = logging.getLogger(__name__)
@@ -29,12 +31,22 @@ class MigrationError(Exception):
 
 
 async def create_pool(url: str, *, min_size: int = 1, max_size: int = 10) -> asyncpg.Pool:
-    """A pool whose connections speak JSON and keep prepared statements. It heals by itself."""
+    """A pool whose connections speak JSON and keep prepared statements; it replaces those that broke.
+
+    Args:
+        url: `postgresql://…`.
+        min_size: Connections that are made at once.
+        max_size: Connections at most.
+
+    Raises:
+        Exception: one of `outages.UNAVAILABLE`; its connections raise them too.
+    """
     return await asyncpg.create_pool(
         url,
         min_size=min_size,
         max_size=max_size,
         connect=_connect,
+        connection_class=_Connection,
         init=_init_connection,
         command_timeout=60,
         max_inactive_connection_lifetime=300,
@@ -48,7 +60,7 @@ async def create_pool(url: str, *, min_size: int = 1, max_size: int = 10) -> asy
 
 
 async def open_pool(url: str, **how: Any) -> asyncpg.Pool:
-    """As `create_pool`; while PostgreSQL is away it waits for it, instead of ending in a loop of restarts."""
+    """As `create_pool`, but it waits while PostgreSQL is unavailable, instead of a loop of restarts."""
     while True:
         try:
             return await create_pool(url, **how)
@@ -57,18 +69,60 @@ async def open_pool(url: str, **how: Any) -> asyncpg.Pool:
             await asyncio.sleep(_WAIT_SECONDS)
 
 
-async def _connect(*args: Any, **kwargs: Any) -> asyncpg.Connection:
+@contextmanager
+def _as_unavailable() -> Iterator[None]:
+    """Raise DatabaseUnavailable for every OSError of the block; a TimeoutError is one too.
+
+    A Unix socket is gone while its server restarts, a name is not resolved, a network fails: for callers that
+    is one thing, and never a missing file of a recording.
+    """
     try:
-        return await asyncpg.connect(*args, **kwargs)
+        yield
     except OSError as error:
-        # A Unix socket is gone while its server restarts, a name is not resolved, a network is away: for
-        # callers that is one thing, and never a file of a recording that is missing.
-        raise ConnectionRefusedError(error.errno, f"PostgreSQL does not answer: {error}") from error
+        reason = str(error) or type(error).__name__
+        raise DatabaseUnavailable(f"PostgreSQL does not answer: {reason}") from error
+
+
+class _Connection(asyncpg.Connection):
+    """A connection whose timeouts and broken sockets are DatabaseUnavailable.
+
+    Every other method that waits for the server calls one of these.
+    """
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Any:
+        with _as_unavailable():
+            return await super().execute(*args, **kwargs)
+
+    async def executemany(self, *args: Any, **kwargs: Any) -> Any:
+        with _as_unavailable():
+            return await super().executemany(*args, **kwargs)
+
+    async def fetch(self, *args: Any, **kwargs: Any) -> Any:
+        with _as_unavailable():
+            return await super().fetch(*args, **kwargs)
+
+    async def fetchrow(self, *args: Any, **kwargs: Any) -> Any:
+        with _as_unavailable():
+            return await super().fetchrow(*args, **kwargs)
+
+    async def fetchval(self, *args: Any, **kwargs: Any) -> Any:
+        with _as_unavailable():
+            return await super().fetchval(*args, **kwargs)
+
+    async def reset(self, *args: Any, **kwargs: Any) -> Any:
+        with _as_unavailable():
+            return await super().reset(*args, **kwargs)
+
+
+async def _connect(*args: Any, **kwargs: Any) -> asyncpg.Connection:
+    with _as_unavailable():
+        return await asyncpg.connect(*args, **kwargs)
 
 
 async def _init_connection(connection: asyncpg.Connection) -> None:
-    for name in ("json", "jsonb"):
-        await connection.set_type_codec(name, schema="pg_catalog", encoder=_to_json, decoder=json.loads)
+    with _as_unavailable():
+        for name in ("json", "jsonb"):
+            await connection.set_type_codec(name, schema="pg_catalog", encoder=_to_json, decoder=json.loads)
 
 
 def _to_json(value: Any) -> str:

@@ -335,7 +335,7 @@ class Attempt:
                 await asyncio.wait_for(self._beat(), lease / 2)
                 if not self._has_lost():
                     self._renewed = began
-            except UNAVAILABLE as error:
+            except (*UNAVAILABLE, TimeoutError) as error:
                 log.warning("the lease was not renewed: %s", error, extra=self.about)
             except Exception:  # a lease that is not kept ends the attempt
                 log.exception("the lease was not renewed", extra=self.about)

@@ -122,7 +122,7 @@ async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         try:
             async with asyncio.timeout(_STEP_SECONDS):
                 await step()
-        except UNAVAILABLE as error:
+        except (*UNAVAILABLE, TimeoutError) as error:  # or a step took too long
             log.warning("the database or Redis is away: %s: %s", type(error).__name__, error)
         except Exception:
             log.exception("a step failed")

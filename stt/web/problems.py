@@ -154,15 +154,22 @@ def middleware(render_page: Renderer) -> Any:
                 raise
             problem = from_http(error)
         except UNAVAILABLE as error:
-            if request.transport is None or request.transport.is_closing():
-                raise  # the client has gone: nobody is left to answer
+            if _client_has_left(request):
+                raise
             log.warning("%s: %s: %s", where(request), type(error).__name__, error, extra=about_job(request))
             problem = _unavailable()
-        except Exception as error:  # noqa: BLE001  an unexpected one is logged there
+        except Exception as error:
+            if isinstance(error, ConnectionError) and _client_has_left(request):
+                raise
             problem = _of_error(request, error)
         return _answer(request, problem, render_page)
 
     return errors
+
+
+def _client_has_left(request: web.Request) -> bool:
+    """Whether nobody is left to answer."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def where(request: web.BaseRequest) -> str:

@@ -17,6 +17,7 @@ from arq import ArqRedis
 
 from stt.jobs import lifecycle, lookup, results, tickets
 from stt.jobs.model import Job
+from stt.outages import DatabaseUnavailable
 from stt.storage import Storage
 from stt.web.context import SERVICES
 from tests.support.jobs import again, claim, complete, new
@@ -164,11 +165,14 @@ async def test_a_download_of_what_is_deleted_meanwhile_is_404(
         assert response.status == 404
 
 
+@pytest.mark.parametrize(
+    "error",
+    [asyncpg.CannotConnectNowError("the database system is starting up"), DatabaseUnavailable("no answer")],
+)
 async def test_a_request_while_the_database_is_away_is_503_with_retry_after(
-    client: TestClient, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+    error: Exception, client: TestClient, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await new(pool)
-    error = asyncpg.CannotConnectNowError("the database system is starting up")
 
     async def refuse(*_: object, **__: object) -> None:
         raise error
@@ -185,13 +189,17 @@ async def test_what_a_page_may_load_is_told_to_the_browser(client: TestClient) -
     assert client.app[SERVICES].redis  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError("secret detail"), TimeoutError("secret detail"), ConnectionError("secret detail")],
+)
 async def test_a_fault_of_ours_is_500_without_a_stack_trace(
-    client: TestClient, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+    error: Exception, client: TestClient, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await again(pool, await new(pool))
 
     async def break_(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("secret detail")
+        raise error
 
     monkeypatch.setattr(lookup, "get", break_)
     async with client.get(f"/api/jobs/{job.id}") as response:

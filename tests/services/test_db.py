@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from stt import db
+from stt.outages import UNAVAILABLE, DatabaseUnavailable
 
 pytestmark = pytest.mark.usefixtures("servers")
 
@@ -79,3 +80,24 @@ async def test_a_database_of_a_newer_version_is_refused(
     (tmp_path / "0002_b.sql").unlink()
     with pytest.raises(db.MigrationError, match="migration 2"):
         await db.migrate(empty_database)
+
+
+@pytest.mark.parametrize("method", ["execute", "fetch", "fetchrow", "fetchval"])
+async def test_a_statement_that_takes_too_long_means_that_the_database_is_unavailable(
+    method: str, pool: asyncpg.Pool
+) -> None:
+    with pytest.raises(DatabaseUnavailable, match="PostgreSQL does not answer"):
+        await getattr(pool, method)("select pg_sleep(60)", timeout=0.05)
+    async with pool.acquire() as connection, connection.transaction():
+        assert await connection.fetchval("select 1") == 1
+
+
+async def test_a_server_that_cannot_be_reached_is_unavailable_whatever_the_reason(tmp_path: Path) -> None:
+    for host in (f"%2F{str(tmp_path)[1:].replace('/', '%2F')}", "name.invalid", "127.0.0.1:1"):
+        with pytest.raises(DatabaseUnavailable):
+            await db.create_pool(f"postgresql://stt@{host}/stt")
+
+
+def test_a_timeout_of_something_else_is_not_an_outage() -> None:
+    assert not isinstance(TimeoutError(), UNAVAILABLE)
+    assert not isinstance(ConnectionResetError(), UNAVAILABLE)
