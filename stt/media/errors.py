@@ -1,4 +1,4 @@
-"""What is wrong with a recording, and what to do about it."""
+"""The errors of recordings that cannot be transcribed. `stt.codes` has their sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_TAG = 60  # characters of a track's title that are shown
 
 
 class MediaError(CodedError):
-    """A file that cannot be transcribed, now or ever; the text says why and what to do.
+    """A file cannot be transcribed, and trying again does not help. The text says why and what to do.
 
     `code` is one of `not_media`, `no_audio_track`, `empty_audio`, `encrypted`, `unsupported_codec`,
     `too_long`, `too_much_memory`, `too_slow`.
@@ -27,7 +27,7 @@ class MediaError(CodedError):
 
 
 def printable(text: str) -> str:
-    """A tag of a file as it may stand in a sentence or in the log: one short line of printable characters."""
+    """A text from a file's metadata as one short line of printable characters, for sentences and the log."""
     line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
     return line if len(line) <= _LONGEST_TAG else f"{line[:_LONGEST_TAG]}…"
 
@@ -41,12 +41,12 @@ def codec_tag(stream: AudioStream) -> str:
 
 
 def listed_codec_tag(stream: AudioStream) -> str:
-    """As `codec_tag`, also for a stream without a decoder."""
+    """As `codec_tag`, also for a stream without a decoder, whose tag is in the metadata."""
     return codec_tag(stream) or str(stream.metadata.get("codec_tag", ""))
 
 
 def empty_audio() -> MediaError:
-    """The error of a file in which there is no sample of sound."""
+    """The error of a file without any sample of sound."""
     return MediaError(ErrorCode.EMPTY_AUDIO)
 
 
@@ -56,7 +56,7 @@ def encrypted() -> MediaError:
 
 
 def too_long(longest: float, seconds: float | None = None) -> MediaError:
-    """The error of a recording that is longer than this server takes; `seconds` where that is known."""
+    """The error of a recording of `seconds` (None: unknown) where only `longest` seconds are accepted."""
     if seconds:
         return MediaError(ErrorCode.TOO_LONG, reason="length", longest=longest, seconds=seconds)
     return MediaError(ErrorCode.TOO_LONG, longest=longest)
@@ -73,7 +73,7 @@ def too_slow() -> MediaError:
 
 
 def undecodable(stream: AudioStream, packet: Packet) -> MediaError:
-    """Why this packet, and with it all the sound, cannot be decoded."""
+    """The error of a file in which a packet cannot be decoded: encrypted, or an unsupported codec."""
     if packet.has_sidedata("encryption_info") or packet.has_sidedata("encryption_init_info"):
         return encrypted()
     return unsupported_codec(stream)
@@ -87,17 +87,24 @@ def unsupported_codec(stream: AudioStream) -> MediaError:
 
 
 def path_of(container: Container) -> str:
+    """The path of an open file."""
     return container.name.removeprefix("file:")
 
 
 def explained(path: str | os.PathLike[str], code: ErrorCode, **parameters: Any) -> MediaError:
-    """The error whose reason the file's bytes show (`stt.media.unreadable`), else the given one."""
+    """The error that the bytes of a file show (`stt.media.unreadable`), else the given one.
+
+    Args:
+        path: The file.
+        code: The code of the error if the bytes show nothing.
+        **parameters: The parameters of its sentence.
+    """
     if found := unreadable.reason(path):
         return from_bytes(found)
     return MediaError(code, **parameters)
 
 
 def from_bytes(found: unreadable.Reason) -> MediaError:
-    """The error of what the file's bytes show."""
+    """The error for a result of `unreadable.reason`."""
     code, reason = found
     return MediaError(code, reason=reason) if reason else MediaError(code)

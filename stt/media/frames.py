@@ -1,4 +1,4 @@
-"""Formats of decoded frames: which are plausible, and their resampling."""
+"""Checks the formats of decoded frames, and resamples the frames."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from av.audio.stream import AudioStream
 from stt.codes import ErrorCode
 from stt.media.errors import MediaError
 
-RATE = 16_000  # of the samples that are recognised
-PIECE = RATE // 4  # samples that are resampled at once
-# Limits of what a header may say. libav counts the bytes of a DSD recording: DSD512 has 3 MHz. libswresample
-# takes up to 64 channels. `MOST_VALUES` is for all channels of one frame, before and after resampling; the
-# largest frame of real codecs has 2^22.
+RATE = 16_000  # samples a second, as Whisper takes them
+PIECE = RATE // 4  # samples in a frame after resampling
+# Limits of the format. For a DSD recording libav gives the number of bytes a second as the rate, 3 MHz for
+# DSD512. libswresample takes up to 64 channels. `MOST_VALUES` is for all channels of one frame, before and
+# after resampling; the largest frame of real codecs has 2^22.
 LEAST_RATE, MOST_RATE = 1_000, 3_072_000
 MOST_CHANNELS = 64
 MOST_VALUES = 2**24
-# A resampler holds a fraction of a second. If it holds more, it has lost sound for want of memory: it raises
-# no error then.
+# A resampler holds a fraction of a second. If it seems to hold more, it has lost sound: if it cannot allocate
+# memory, it raises no error.
 MOST_HELD_SECONDS = 1.0
-# A container's length is ignored if the length calculated from its bytes is so many times longer or shorter.
+# The length by the container is ignored if the length estimated from the bytes is so many times longer or
+# shorter.
 IMPLAUSIBLE = 3.0
 
 
@@ -36,7 +37,7 @@ def format_of(track: AudioStream | AudioFrame) -> tuple[int, int]:
 
 
 def check_format(rate: int, channels: int) -> None:
-    """Refuse a rate or a number of channels that no recording has, before memory is allocated; 0 is unknown.
+    """Refuse a rate or number of channels that no recording has, before memory is allocated. 0 is unknown.
 
     Raises:
         MediaError: `unsupported_codec`.
@@ -75,7 +76,7 @@ def make_resampler(frame: AudioFrame) -> AudioResampler:
 
 
 def resample(resampler: AudioResampler, frame: AudioFrame | None) -> list[AudioFrame]:
-    """The frames that are ready after this one; the rest if it is None.
+    """The resampled frames that are ready after this one; None: all that remain.
 
     Raises:
         MediaError: `unsupported_codec`, libav cannot resample this format.

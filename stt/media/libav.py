@@ -1,6 +1,6 @@
-"""Opening a recording with libav so that an untrusted file can only be what it is: one media file.
+"""Opens untrusted files with libav, so that nothing but one media file is read.
 
-Used by the web role's probe and by the engine, so both judge a file alike.
+The web's probe and the engine both use it, so both accept the same files.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ from stt.media.frames import (
 )
 from stt.media.parts import Part, View, parts
 
-# Demuxers of files that hold sound themselves. Playlists (hls, dash), lists of files (concat, imf), devices,
-# network protocols and pictures are left out on purpose: a file named talk.mp3 may be any of them, and
-# libav would open what it points to. Raw formats without a header are left out too: anything fits those.
+# Demuxers of formats that hold sound themselves. Playlists (hls, dash), lists of files (concat, imf),
+# devices, network protocols and pictures are left out on purpose: a file named talk.mp3 may have any of these
+# formats, and libav would open the files that it names. Raw formats without a header are left out too: any
+# bytes fit them.
 DEMUXERS = (
     "aac", "ac3", "ac4", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "ast", "au", "avi", "caf",
     "dsf", "dss", "dts", "dtshd", "eac3", "flac", "flv", "gsm", "iff", "ircam", "lc3", "loas",
@@ -66,21 +67,21 @@ _OPTIONS = {
     "protocol_whitelist": "file",
     "enable_drefs": "0",  # a QuickTime movie may name other files as its tracks
 }
-# A longer recording is none: its container tells nonsense.
+# A length above this is an error of the container.
 _LONGEST_SECONDS = 366 * 86400.0
-# Tracks a viewer chooses on purpose; what people mean by "the sound" is another one.
+# Tracks that a viewer chooses on purpose, such as a commentary.
 _SIDE_TRACKS = Disposition.comment | Disposition.visual_impaired | Disposition.karaoke
 # An Apple device records the same sound a second time in this codec, which nobody else decodes.
 _SPATIAL_TAGS = {"apac"}
 # Errors of a demuxer after which reading is tried again: in a row, and in all.
 _ERRORS_IN_A_ROW, _MOST_ERRORS = 10, 1000
-# Parts of a file that are opened to add up its length; beyond, it is guessed from their bytes.
+# Parts of a file whose lengths are added up. The length of the other parts is estimated from their bytes.
 _PARTS_MEASURED = 50
 _STILL = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 
 
 def open_media(path: str | os.PathLike[str], part: Part | None = None) -> InputContainer:
-    """Open a media file, or a part of it; the caller closes it.
+    """Open a media file, or a part of it. The caller closes it.
 
     Raises:
         MediaError: `not_media`.
@@ -102,7 +103,7 @@ def open_media(path: str | os.PathLike[str], part: Part | None = None) -> InputC
 
 
 def audio_stream(container: InputContainer) -> AudioStream:
-    """The track that people mean: the default one, else the one libav finds best.
+    """The default track, else the one that libav rates best (`av_find_best_stream`).
 
     Raises:
         MediaError: `no_audio_track`, `unsupported_codec`, `encrypted`, or `empty_audio` for a
@@ -112,7 +113,7 @@ def audio_stream(container: InputContainer) -> AudioStream:
 
 
 def audio_tracks(container: InputContainer) -> list[AudioStream]:
-    """The tracks for which there is a decoder: first the one that people mean, last commentaries.
+    """The tracks for which there is a decoder: first that of `audio_stream`, last commentaries and the like.
 
     Raises:
         MediaError: as `audio_stream`.
@@ -120,7 +121,7 @@ def audio_tracks(container: InputContainer) -> list[AudioStream]:
     found = container.streams.audio
     if not found:
         if not container.streams and container.format.name == "flac":
-            raise empty_audio()  # its only track is told by the first frame
+            raise empty_audio()  # libav finds its only track with the first frame
         raise explained(path_of(container), ErrorCode.NO_AUDIO_TRACK)
     readable = [track for track in found if track.codec_context is not None]
     if not readable:
@@ -133,12 +134,12 @@ def audio_tracks(container: InputContainer) -> list[AudioStream]:
 
 
 def is_aside(track: AudioStream) -> bool:
-    """Whether it is a track that a viewer chooses on purpose, such as a commentary."""
+    """Whether it is a commentary, an audio description or a karaoke track."""
     return bool(track.disposition & _SIDE_TRACKS)
 
 
 def unreadable_tracks(container: InputContainer) -> list[AudioStream]:
-    """The tracks that cannot be decoded and hold no copy of another one."""
+    """The tracks that cannot be decoded, except those that are a copy of another one."""
     found = [track for track in container.streams.audio if not is_aside(track)]
     return [
         track
@@ -160,15 +161,14 @@ def name_of(container: InputContainer, track: AudioStream) -> str:
 def inspect(
     path: str | os.PathLike[str], packets: int | None = None, longest: float = 0.0
 ) -> tuple[str, float | None]:
-    """Kind of a file (`audio` or `video`) and its length in seconds where the container says so.
+    """The kind of a file (`audio` or `video`) and its length in seconds, None if the container has none.
 
-    The first second of sound of one of its tracks is decoded and resampled to be sure of it.
+    The first second of sound of one of its tracks is decoded and resampled, to prove that it can be.
 
     Args:
-        path: The file.
-        packets: Decode no more packets than this of each track.
-        longest: A recording of more seconds by its header is refused, unless its bytes cannot hold so much
-            sound. 0: no limit.
+        path: The file. packets: Decode no more packets than this of each track; None: no limit. longest: A
+            recording that is longer by its header, in seconds, is refused, unless its bytes cannot hold so
+            much sound. 0: no limit.
 
     Raises:
         MediaError: it cannot be transcribed.
@@ -194,8 +194,8 @@ def check_length(longest: float, seconds: float, by_bytes: float) -> None:
 
     Args:
         longest: Seconds that are allowed; 0: no limit.
-        seconds: The length by the header.
-        by_bytes: The length in seconds if each second took as many bytes as the beginning does.
+        seconds: The length in seconds by the header.
+        by_bytes: The length in seconds, estimated from the bytes that a second at the beginning takes.
 
     Raises:
         MediaError: `too_long`.
@@ -205,7 +205,7 @@ def check_length(longest: float, seconds: float, by_bytes: float) -> None:
 
 
 def _inspect_part(path: str | os.PathLike[str], part: Part, packets: int | None) -> tuple[str, float]:
-    """The kind of a part of a file, and how many bytes a second of its sound takes."""
+    """The kind of a part of a file, and the number of bytes that a second of its sound takes."""
     with open_media(path, part) as container:
         kind, tracks = _kind(container), [track.index for track in audio_tracks(container)]
     failure: MediaError | None = None
@@ -225,7 +225,7 @@ def _by_index(container: InputContainer, index: int) -> AudioStream:
 
 
 def _length(path: str | os.PathLike[str], found: list[Part]) -> float | None:
-    """The length of all parts of a file in seconds, by their containers; None if one does not name it."""
+    """The length of all parts of a file in seconds, by their containers; None if one has none."""
     seconds, measured = 0.0, found[:_PARTS_MEASURED]
     for part in measured:
         try:
@@ -253,7 +253,7 @@ def packets_of(
         failed: Is called with each error, and whether reading ends with it.
 
     Raises:
-        OSError: the file cannot be read any further, through no fault of what is in it.
+        OSError: reading the file fails, and its content is not the cause.
     """
     in_a_row = in_all = 0
     demuxed = container.demux(stream)
@@ -285,9 +285,9 @@ def _not_media(path: str | os.PathLike[str]) -> MediaError:
 
 
 def _is_to_blame(path: str | os.PathLike[str], error: av.FFmpegError) -> bool:
-    """Whether what is in the file made libav fail, not the machine.
+    """Whether the content of the file is the cause of an error of libav, and not the machine.
 
-    Some of its demuxers say EIO where a file is cut short; only reading it tells whether its disk fails.
+    Some demuxers report EIO if a file is cut short. Reading the whole file shows whether the disk fails.
     """
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return False
@@ -321,7 +321,15 @@ def _moves(track: VideoStream) -> bool:
 
 
 def _decode_beginning(container: InputContainer, stream: AudioStream, packets: int | None) -> float:
-    """Decode and resample the first second, as the engine will; returns the bytes of a second of sound.
+    """Decode and resample the first second, as the engine will.
+
+    Args:
+        container: An open file.
+        stream: One of its streams.
+        packets: Decode no more packets than this; None: no limit.
+
+    Returns:
+        The number of bytes that a second of sound takes.
 
     Raises:
         MediaError: no sound can be decoded.

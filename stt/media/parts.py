@@ -1,7 +1,10 @@
-"""Cuts files of which libav would read only the beginning into parts, which it reads as files of their own.
+"""Finds the parts of a file of which libav would read only the beginning. Each part is then read as a file.
 
-A chained Ogg file is several streams one after another, and so are WAV files put together. The header of a
-recorder that crashed counts fewer samples than follow. Only sizes and offsets are read: nothing is decoded.
+- A chained Ogg file (RFC 3533) is several streams one after another. Concatenated WAV files are the same.
+- The header that a crashed recorder leaves counts fewer samples than follow. Such a part gets a corrected
+  header.
+
+Only sizes and offsets are read, nothing is decoded.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-# More parts than any radio recording has; the rest of such a file is not read.
+# Parts after these are not read. Recordings of radio streams have fewer.
 MOST_PARTS = 10_000
-# Less sound than this after the end that a header names is ignored.
+# Less sound than this after the end by the header is ignored.
 LEAST_SECONDS = 0.25
-# Trailing chunks are searched for in so much of the end of a file.
+# Bytes at the end of a file in which trailing chunks are searched for.
 _TAIL = 2**20
 _READ = 2**20
 
@@ -42,8 +45,9 @@ _W64 = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # the end of most chunk names 
 class Part:
     """The bytes of a file from `start` up to `end`.
 
-    `patches` replace some of them, by their place in the file: a corrected header. `missing` is how many
-    seconds of sound the header names beyond the end of the file. `whole`: libav can read the file itself.
+    - `patches`: bytes that replace others, by their offset in the file: a corrected header.
+    - `missing`: seconds of sound that are missing at the end of the file, by the length in the header.
+    - `whole`: libav can read the file itself.
     """
 
     start: int
@@ -54,7 +58,7 @@ class Part:
 
 
 class View(io.RawIOBase):
-    """A part of a file as a file."""
+    """A part of a file as a read-only file object, for libav."""
 
     def __init__(self, path: str | os.PathLike[str], part: Part) -> None:
         super().__init__()
@@ -72,11 +76,11 @@ class View(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """The place in the part."""
+        """The position in the part."""
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place in the part."""
+        """Set the position in the part."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._part.end - self._part.start}[whence]
         self._at = max(0, base + offset)
         return self._at
@@ -91,7 +95,7 @@ class View(io.RawIOBase):
         return self._patched(place, data)
 
     def close(self) -> None:
-        """Close the file. libav does not: that happens when the view is deleted."""
+        """Close the file. libav does not call this; Python does when the view is deleted."""
         if not self.closed:
             os.close(self._file)
         super().close()
@@ -134,7 +138,7 @@ def _other(file: BinaryIO, head: bytes, size: int) -> Part | None:
     return None
 
 
-# Ogg: a link begins where a stream begins after pages that begin none.
+# Ogg: a link of the chain begins with a page that begins a stream, after pages that begin none.
 
 
 def _links(file: BinaryIO, size: int) -> list[Part]:
@@ -151,7 +155,7 @@ def _links(file: BinaryIO, size: int) -> list[Part]:
 
 
 def _pages(file: BinaryIO, size: int) -> Iterator[tuple[int, bool]]:
-    """The place of each page, and whether it begins a stream."""
+    """The offset of each page, and whether it begins a stream."""
     place = 0
     while place + _PAGE.size <= size:
         file.seek(place)
@@ -170,7 +174,7 @@ def _pages(file: BinaryIO, size: int) -> Iterator[tuple[int, bool]]:
 
 
 def _find(file: BinaryIO, wanted: bytes, place: int) -> int | None:
-    """The next place of these bytes, from `place` on."""
+    """The offset of the next occurrence of these bytes, from `place` on."""
     file.seek(place)
     before = b""
     while data := file.read(_READ):
@@ -181,7 +185,8 @@ def _find(file: BinaryIO, wanted: bytes, place: int) -> int | None:
     return None
 
 
-# WAV: chunks of a name, a size and that many bytes, filled up to an even number.
+# WAV (RIFF; RF64 and BW64 by EBU Tech 3306): chunks of a name, a size and that many bytes, padded to an even
+# number.
 
 
 def _waves(file: BinaryIO, size: int) -> list[Part]:
@@ -196,7 +201,7 @@ def _waves(file: BinaryIO, size: int) -> list[Part]:
 
 
 def _wave(file: BinaryIO, start: int, size: int) -> Part | None:
-    """The WAV file that begins here, up to the next one or to the end."""
+    """The WAV file that begins at `start`, up to the next one or to the end of the file."""
     head = _at(file, start, 12)
     if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:12] != b"WAVE":
         return None
@@ -217,6 +222,17 @@ def _wave(file: BinaryIO, start: int, size: int) -> Part | None:
 def _wave_data(
     file: BinaryIO, start: int, body: int, length: int, size: int, rate: int, long_size: int | None
 ) -> Part:
+    """The WAV file whose chunk of samples was found.
+
+    Args:
+        file: The file.
+        start: The offset of the WAV file.
+        body: The offset of the first sample.
+        length: Bytes of samples by the header of the chunk.
+        size: Bytes of the whole file.
+        rate: Bytes of sound a second by the header; 0: unknown.
+        long_size: The offset of the 64-bit length that RF64 and BW64 have instead.
+    """
     if long_size is not None and length == 0xFFFFFFFF:
         length = int.from_bytes(_at(file, long_size, 8), "little")
     end, follows = _end_of_samples(file, body, length, size, rate, "little")
@@ -235,15 +251,15 @@ def _wave_data(
 def _end_of_samples(
     file: BinaryIO, body: int, length: int, size: int, rate: int, order: str
 ) -> tuple[int | None, int]:
-    """Where the samples end, None if the header is right; and where another WAV file begins, or 0.
+    """The offset at which the samples end, None if the header is right; and that of the next WAV file, or 0.
 
     Args:
         file: A WAV or AIFF file.
-        body: The place of the first sample.
+        body: The offset of the first sample.
         length: Bytes of samples by the header.
         size: Bytes of the file.
-        rate: Samples a second.
-        order: The byte order of its numbers, `little` or `big`.
+        rate: Bytes of sound a second; 0: unknown.
+        order: The byte order of the numbers in the file, `little` or `big`.
     """
     named_end = body + length
     unknown = length in (0, 0xFFFFFFFF)
@@ -265,7 +281,7 @@ def _end_of_samples(
 
 
 def _is_no_sound(file: BinaryIO, place: int, size: int, order: str) -> bool:
-    """Whether only chunks, tags or zeros follow the samples."""
+    """Whether only chunks, tags or zeros follow, and no samples."""
     head = _at(file, place, 12)
     if head.startswith(_TAGS):
         return True
@@ -305,7 +321,7 @@ def _is_zero(file: BinaryIO, place: int) -> bool:
 
 
 def _before_chunks(file: BinaryIO, body: int, size: int, order: str) -> int:
-    """The end of samples of unknown length: that of the file, or the first of the chunks at its end."""
+    """The end of samples of unknown length: the end of the file, or the first of the chunks at its end."""
     first = max(body, size - _TAIL)
     tail = _at(file, first, size - first)
     places = [size]
@@ -324,7 +340,7 @@ def _at(file: BinaryIO, place: int, length: int) -> bytes:
     return data
 
 
-# AIFF is like WAV with big-endian numbers; the count of its frames is in another chunk.
+# AIFF is like WAV with big-endian numbers. The number of frames is in another chunk, COMM.
 
 
 def _aiff(file: BinaryIO, size: int) -> Part | None:

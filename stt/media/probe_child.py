@@ -1,8 +1,7 @@
-"""Inspects a file for :mod:`stt.media.probe`: ``python -m stt.media.probe_child PATH LONGEST`` prints JSON.
+"""The probe, the child's side: ``python -m stt.media.probe_child PATH LONGEST`` inspects a file, prints JSON.
 
-Before it opens the file, it gives up all other files, the network, and most of the memory.
-
-Every upload waits for it to start, so it imports libav and nothing of the web application.
+:mod:`stt.media.probe` starts it. Before it opens the file, it gives up all other files, the network, and most
+of the memory. Every upload waits for it to start, so it imports libav and nothing of the web application.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from stt import resources
 from stt.media import errors, libav
 from stt.process import sandbox
 
-_CPU_SECONDS = 20  # opening and decoding the first second of the largest real file takes a fraction
-# Enough packets to get past a damaged start, few enough to answer at once.
+_CPU_SECONDS = 20  # opening and decoding the first second of the largest real file takes a fraction of it
+# Packets that are decoded of each track: enough to get past a damaged start, and few enough to be quick.
 _PACKETS = 500
 
 Answer = dict[str, object]

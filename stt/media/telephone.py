@@ -1,4 +1,4 @@
-"""Says how to convert telephone recordings, which have no header: only the name shows the format."""
+"""Says how to convert raw telephone recordings. They have no header, so only the name shows the format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import PurePath
 from stt.codes import Parameters
 
 _PCM = "-f s16le -ar {} -ac 1"
-# Asterisk's names of signed linear samples by their rate; `sln` and `slin` alone are of 8 kHz.
+# Asterisk's endings for signed linear samples are `sln` or `slin` and the rate in kHz; without a number it is
+# 8.
 _LINEAR_KHZ = {
     "": 8,
     "8": 8,
@@ -43,7 +44,7 @@ _FFMPEG = {
 }
 # SoX's options for endings that FFmpeg does not read without a header.
 _SOX = {"vox": "-t vox -r 8000"}
-# Endings that several formats have.
+# Endings that several formats share, so the advice may be wrong.
 _GUESSED = {"pcm", "raw", "s16", "s16le", "sw", "g726", "g711", "g729", "vox"}
 
 

@@ -1,7 +1,4 @@
-"""Finds in the bytes of a file why libav cannot read it, and says what to do about it.
-
-:mod:`stt.media.libav` uses it where libav's error gives no reason.
-"""
+"""Finds out from the bytes of a file why libav cannot read it. `stt.media.libav` uses it after an error."""
 
 from __future__ import annotations
 
@@ -23,11 +20,11 @@ _FRAGMENT = (ErrorCode.NOT_MEDIA, "fragment")
 _ATRAC = (ErrorCode.UNSUPPORTED_CODEC, "atrac")
 
 _HEAD = 2**16  # bytes of a file's start that are searched
-_MOST_BOXES = 10_000  # limits the time for a file of empty boxes
+_MOST_BOXES = 10_000  # boxes that are looked at; a hostile file may have millions of empty ones
 
 # Sample entries of encrypted sound: Common Encryption, Apple's FairPlay, Audible.
 _ENCRYPTED_ENTRIES = {"enca", "drms", "aavd"}
-# Boxes and brands that encrypted MP4 files have, and others need not have.
+# Boxes and brands that only encrypted MP4 files need.
 _ENCRYPTED_MARKS = (b"adrm", b"sinf", b"pssh", *(entry.encode() for entry in sorted(_ENCRYPTED_ENTRIES)))
 _ENCRYPTED_BRANDS = {b"aax ", b"aaxc"}
 # Content Encryption Object, its extended and its advanced form (Advanced Systems Format, section 3).
@@ -43,15 +40,16 @@ _ASF = bytes.fromhex("3026b275 8e66 cf11 a6d9 00aa0062ce6c")
 # ContentEncodings, ContentEncoding, ContentEncryption (RFC 9559, section 5.1.4.1.31).
 _MATROSKA = bytes.fromhex("1a45dfa3")
 _MATROSKA_ENCRYPTION = re.compile(rb"\x6d\x80.{1,8}\x62\x40.{1,64}\x50\x35", re.DOTALL)
-# By offset: Audible's older format, NetEase's, KuGou's.
+# Offset and bytes that identify encrypted formats: Audible's older one, NetEase's, KuGou's.
 _ENCRYPTED_MAGIC = ((4, bytes.fromhex("57907536")), (0, b"CTENFDAM"), (0, bytes.fromhex("7cd532eb86027f4b")))
 _OPENMG = re.compile(rb"(?:ea3\x03.{6}.*?)?EA3[\x01\x02]", re.DOTALL)
 _OPENMG_PLAIN = (b"\xff\xff", b"\xff\x80")
 
-# The types of box with which an MP4 begins. Some are English words, so a text may begin with one too.
+# The types of box with which an MP4 begins. Some are English words, with which a text may begin too.
 _FIRST = {b"ftyp", b"styp", b"moof", b"sidx", b"mdat", b"moov", b"wide", b"free", b"skip", b"uuid", b"pnot"}
 
-# A frame of GSM 06.10 begins with four bits that are always 0xD.
+# Each frame of GSM 06.10 has 33 bytes (RFC 3551, section 4.5.8) and begins with the four bits 0xD. So many
+# frames are checked, and this share of them must have the mark.
 _GSM_FRAME, _GSM_MARK = 33, 0xD
 _GSM_LOOKS, _GSM_LEAST = 1000, 0.98
 
@@ -76,9 +74,9 @@ def reason(path: str | os.PathLike[str]) -> Reason | None:
 
 
 def is_protected(path: str | os.PathLike[str], entry: str) -> bool:
-    """Whether a track that libav opens holds encrypted sound, which may be decoded into noise.
+    """Whether a track that libav can open holds encrypted sound, which it would decode to noise.
 
-    `entry` is the container's four-letter name of its codec.
+    `entry` is the container's four-letter name of the track's codec.
 
     Raises:
         OSError: the file cannot be read.
@@ -90,9 +88,9 @@ def is_protected(path: str | os.PathLike[str], entry: str) -> bool:
 
 
 def is_gsm(path: str | os.PathLike[str]) -> bool:
-    """Whether the whole file is GSM 06.10 without a header; libav checks the first frames only.
+    """Whether the whole file is GSM 06.10 without a header. libav checks only the first frames.
 
-    A-law sound may begin like GSM while nobody speaks.
+    A-law sound may look like GSM at its beginning, while nobody speaks.
 
     Raises:
         OSError: the file cannot be read.
@@ -118,7 +116,7 @@ def _head_is_protected(head: bytes) -> bool:
 
 
 def _is_scrambled(head: bytes) -> bool:
-    """Whether it is an MPEG transport stream of which most packets are scrambled (pay television)."""
+    """Whether it is an MPEG transport stream with mostly scrambled packets (pay television)."""
     packets = range(0, len(head) - 3, _TS_PACKET)
     if len(packets) < 5 or any(head[at] != _TS_SYNC for at in packets):
         return False
@@ -126,9 +124,14 @@ def _is_scrambled(head: bytes) -> bool:
 
 
 def boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes of an MP4 between two places: type, and where the content begins and ends.
+    """The boxes of an MP4 (ISO/IEC 14496-12): type, offset of the content, offset of its end.
 
     The last box may end beyond `end` if the file is cut off.
+
+    Args:
+        file: The file.
+        start: The offset of the first box.
+        end: The offset at which the boxes end.
     """
     while start + 8 <= end:
         file.seek(start)
@@ -159,7 +162,7 @@ def _mp4_is_protected(file: BinaryIO) -> bool:
 
 
 def _marked(file: BinaryIO, begin: int, stop: int) -> bool:
-    """Whether the bytes from `begin` to `stop` hold a mark of encryption. They are read in blocks."""
+    """Whether a mark of encryption is in the bytes from `begin` to `stop`, which are read in blocks."""
     file.seek(begin)
     tail = b""
     while begin < stop and (block := file.read(min(_HEAD, stop - begin))):
@@ -176,7 +179,7 @@ def _without_index(file: BinaryIO) -> Reason | None:
     kinds = {kind for kind, _, _ in found}
     whole = {kind for kind, _, stop in found if stop <= size}
     if not found or found[0][0] not in _FIRST or whole & {b"moov", b"meta"}:
-        return None  # no MP4, one whose index is there, or a picture
+        return None  # no MP4, an MP4 with its index, or a picture
     if b"ftyp" not in kinds and kinds & {b"styp", b"moof"}:
         return _FRAGMENT
     return _NO_INDEX if b"ftyp" in whole or kinds & {b"mdat", b"moov"} else None
