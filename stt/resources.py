@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use: of the machine, or of its container (control groups)."""
+"""How many cores and how much memory this process may use, of the machine or of its container (cgroups)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _MEMORY = Path("/proc/meminfo")
-# Version 1 gives a number near 2^63 where there is no limit, version 2 the word "max".
+# Without a limit, version 1 of control groups gives a number near 2^63, version 2 the word "max".
 _NO_LIMIT = 2**60
-# Limits of the address space of a process that decodes a file. Python, numpy and libav take 0.3 GB of it; the
-# index of a day of video takes some 0.4 GB.
+# The limit of the address space of a process that decodes a file is between these, in bytes. Python, numpy
+# and libav take 0.3 GB of it, the index of a day of video about 0.4 GB.
 _LEAST_CEILING, _MOST_CEILING = 2**30, 2 * 2**30
-# The shares of all memory that one such process may take, and all those of the web app together.
+# The share of all memory that one such process may take, and that all probes of the web app together may
+# take.
 _ONE_SHARE, _ALL_SHARE = 1 / 8, 1 / 4
 
 
 def cores() -> int:
-    """The cores that this process may use: of the machine, or of its container."""
+    """The number of cores that this process may use."""
     found = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     with suppress(OSError, ValueError):
         quota, period = (CGROUPS / "cpu.max").read_text(encoding="ascii").split()
@@ -30,12 +31,12 @@ def cores() -> int:
 
 
 def all_memory() -> int:
-    """Bytes of memory of the machine, or of its container if that has less."""
+    """Bytes of memory of the machine, or of the container if it has less."""
     return min([_meminfo("MemTotal"), *(limit for limit, _ in _cgroup_memory())])
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process may still take: of the machine, or of its container."""
+    """Bytes of memory that this process may still allocate."""
     free = [_meminfo("MemAvailable"), *(limit - used for limit, used in _cgroup_memory())]
     return max(0, min(free))
 
@@ -58,7 +59,7 @@ def _meminfo(name: str) -> int:
 
 
 def _cgroup_memory() -> Iterator[tuple[int, int]]:
-    """Limit and use, in bytes, of each control group around this process that limits memory."""
+    """Limit and use, in bytes, of each control group of this process, or above it, that limits memory."""
     for folder, limit_name, used_name in _memory_cgroups():
         with suppress(OSError, ValueError):
             limit = int((folder / limit_name).read_text(encoding="ascii"))
@@ -68,8 +69,8 @@ def _cgroup_memory() -> Iterator[tuple[int, int]]:
 
 
 def _memory_cgroups() -> Iterator[tuple[Path, str, str]]:
-    """Folders of the control groups from our own up to the root, and the files in them."""
-    # In a container the root is the container's own group, whatever path the process has outside of it.
+    """The folder of each control group from our own up to the root, and the names of two files in it."""
+    # In a container the root folder is the container's own group, whatever path the group has outside of it.
     lines = ["0::/", "0:memory:/"]
     with suppress(OSError):
         lines += _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()

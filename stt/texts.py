@@ -1,10 +1,10 @@
-"""Checks whether text from clients can be stored, and makes it displayable."""
+"""Checks whether text from clients can be stored, and replaces what cannot be shown."""
 
 from __future__ import annotations
 
 
 def flaw(text: str) -> str | None:
-    """Why PostgreSQL or UTF-8 would refuse a text, as the end of a sentence; None if they take it."""
+    """Why PostgreSQL or UTF-8 refuses a text, as the end of a sentence; None: they accept it."""
     if "\0" in text:
         return "holds a NUL character, which cannot be stored"
     try:
@@ -14,6 +14,6 @@ def flaw(text: str) -> str | None:
     return None
 
 
-def shown(text: str) -> str:
+def displayable(text: str) -> str:
     """The text with a question mark for each NUL and each lone surrogate."""
     return text.encode(errors="replace").decode().replace("\0", "?")

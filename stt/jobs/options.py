@@ -116,7 +116,7 @@ def parse(fields: dict[str, Any], settings: Settings) -> JobOptions:
 def _check_texts(given: dict[str, Any]) -> None:
     for name, value in given.items():
         if flaw := texts.flaw(name):
-            raise OptionError(texts.shown(name), f"the name of the option {flaw}")
+            raise OptionError(texts.displayable(name), f"the name of the option {flaw}")
         if isinstance(value, str) and (flaw := texts.flaw(value)):
             raise OptionError(name, flaw)
 

@@ -1,4 +1,4 @@
-"""A transcript as a Word document, by python-docx."""
+"""Writes a transcript as a Word document, with python-docx."""
 
 from __future__ import annotations
 
@@ -19,14 +19,23 @@ GREY = RGBColor(0x66, 0x66, 0x66)
 
 
 def write(transcript: Transcript, paragraphs: list[Paragraph], *, title: str) -> bytes:
-    """The document's bytes: its title, what is known of the recording, and the paragraphs."""
+    """Write the document: the title, language and length of the recording, and the paragraphs.
+
+    Args:
+        transcript: The transcript, for its language and length.
+        paragraphs: Its paragraphs.
+        title: The heading; empty: none.
+
+    Returns:
+        The bytes of the file.
+    """
     made = Document()
     properties = made.core_properties
     properties.title, properties.author, properties.comments = _xml(title), "", ""
     properties.language = transcript["language"] or ""
     properties.created = properties.modified = dt.datetime.now(dt.UTC)
     if title:
-        _directed(made.add_heading(_xml(title), 0))
+        _set_direction(made.add_heading(_xml(title), 0))
     if facts := _facts(transcript):
         _grey(made.add_paragraph().add_run(facts))
     for part in paragraphs:
@@ -43,7 +52,7 @@ def _facts(transcript: Transcript) -> str:
 
 
 def _add(made: Any, part: Paragraph) -> None:
-    """Speaker and time on a line of their own, which keeps with the text below it."""
+    """Add a paragraph. Speaker and time are a line above it, on the same page."""
     head = made.add_paragraph()
     head.paragraph_format.keep_with_next = True
     head.paragraph_format.space_after = Pt(0)
@@ -51,7 +60,7 @@ def _add(made: Any, part: Paragraph) -> None:
         head.add_run(_xml(speaker_name(part["speaker"]))).bold = True
         head.add_run("  ")
     _grey(head.add_run(clock(part["start"])))
-    _directed(made.add_paragraph(_xml(part["text"])))
+    _set_direction(made.add_paragraph(_xml(part["text"])))
 
 
 def _grey(run: Any) -> None:
@@ -59,8 +68,8 @@ def _grey(run: Any) -> None:
     run.font.color.rgb = GREY
 
 
-def _directed(paragraph: Any) -> None:
-    """Word takes the direction from the paragraph and its runs, not from the letters."""
+def _set_direction(paragraph: Any) -> None:
+    """Mark a paragraph as right-to-left if its text is. Word does not derive that from the letters."""
     if scripts.right_to_left(paragraph.text):
         paragraph._p.get_or_add_pPr().append(OxmlElement("w:bidi"))
         for run in paragraph.runs:
@@ -68,6 +77,6 @@ def _directed(paragraph: Any) -> None:
 
 
 def _xml(text: str) -> str:
-    """Without the control characters that XML cannot hold, in one line."""
+    """The text in one line, without the control characters that XML cannot hold."""
     kept = (char for char in " ".join(text.split()) if unicodedata.category(char) not in ("Cc", "Cs", "Cn"))
     return "".join(kept)

@@ -1,4 +1,4 @@
-"""A transcript in, the bytes of a txt, srt, vtt, tsv, json or docx file out. Pure."""
+"""Writes a transcript as a txt, srt, vtt, tsv, json or docx file. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ RIGHT_TO_LEFT_MARK = "\u200f"
 
 
 def document(segments: list[Segment], *, language: str | None, duration: float | None) -> Transcript:
-    """The transcript in WhisperX's own shape, so that its users' tools go on working."""
+    """Make the transcript in the shape of WhisperX's JSON, so that tools for that can read it.
+
+    Args:
+        segments: All segments of the recording, in order.
+        language: The code of the language; None if nobody speaks.
+        duration: The length of the recording in seconds; None if unknown.
+    """
     return {
         "text": plain_text(segments),
         "language": language,
@@ -33,7 +39,7 @@ def to_json(transcript: Transcript) -> str:
 
 
 def to_txt(transcript: Transcript) -> str:
-    """Paragraphs with an empty line between, each with its speaker where speakers are known."""
+    """Write paragraphs with an empty line between them, each with its speaker, if known."""
     return "\n".join(f"{_spoken(part)}\n" for part in paragraphs(transcript["segments"]))
 
 
@@ -43,8 +49,8 @@ def _spoken(part: Paragraph) -> str:
 
 
 def to_srt(transcript: Transcript) -> str:
-    """SubRip; a speaker stands before the text, as WhisperX writes it."""
-    longest = max((len(_mark(segment.get("speaker"))) for segment in transcript["segments"]), default=0)
+    """Write SubRip subtitles. The speaker is put before the text, as WhisperX does."""
+    longest = max((len(_label(segment.get("speaker"))) for segment in transcript["segments"]), default=0)
     found = subtitles.cues(transcript["segments"], label=longest)
     return "".join(
         f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{_labelled(cue)}\n\n"
@@ -52,19 +58,19 @@ def to_srt(transcript: Transcript) -> str:
     )
 
 
-def _mark(speaker: str | None) -> str:
+def _label(speaker: str | None) -> str:
     return f"[{speaker}]: " if speaker else ""
 
 
 def _labelled(cue: Cue) -> str:
-    text = re.sub("--+>", "->", "\n".join(cue.texts))  # an arrow looks like a time line
-    mark = _mark(cue.speaker)
-    # Without the mark before it, the Latin label would turn an Arabic or Hebrew line around.
-    return (RIGHT_TO_LEFT_MARK if mark and scripts.right_to_left(text) else "") + mark + text
+    text = re.sub("--+>", "->", "\n".join(cue.texts))  # players take a line with an arrow for times
+    label = _label(cue.speaker)
+    # Without this mark, the Latin label would make players show an Arabic or Hebrew line from left to right.
+    return (RIGHT_TO_LEFT_MARK if label and scripts.right_to_left(text) else "") + label + text
 
 
 def to_vtt(transcript: Transcript, *, highlight: bool = False) -> str:
-    """WebVTT with speakers as voices; with `highlight`, the time of each word for players that show it."""
+    """Write WebVTT subtitles, with speakers as voice spans; `highlight`: with the time of each word."""
     found = subtitles.cues(transcript["segments"])
     return "WEBVTT\n\n" + "".join(
         f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{_voiced(cue, highlight)}\n\n" for cue in found
@@ -79,19 +85,19 @@ def _voiced(cue: Cue, highlight: bool) -> str:
         "".join(
             _escaped(text) if time is None else f"<{_time(time, '.')}>{_escaped(text)}" for time, text in line
         )
-        for line in subtitles.stamped(cue)
+        for line in subtitles.word_times(cue)
     )
 
 
 def _escaped(text: str) -> str:
-    """`&`, `<` and `>` escaped, as WebVTT's grammar asks."""
+    """The text with `&`, `<` and `>` escaped, as WebVTT's syntax requires."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def to_tsv(transcript: Transcript) -> str:
-    """Start and end in milliseconds and the text, as Whisper's command line writes it.
+    """Write start and end in milliseconds and the text, in columns, as Whisper's command line does.
 
-    A fourth column holds the speaker, where speakers are known at all.
+    If any speaker is known, a fourth column holds the speaker.
     """
     segments = [segment for segment in transcript["segments"] if segment["text"].strip()]
     named = any(segment.get("speaker") for segment in segments)
@@ -103,22 +109,22 @@ def to_tsv(transcript: Transcript) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _time(milliseconds: int, mark: str) -> str:
+def _time(milliseconds: int, separator: str) -> str:
     hours, rest = divmod(milliseconds, 3_600_000)
     minutes, rest = divmod(rest, 60_000)
     whole, rest = divmod(rest, 1000)
-    return f"{hours:02d}:{minutes:02d}:{whole:02d}{mark}{rest:03d}"
+    return f"{hours:02d}:{minutes:02d}:{whole:02d}{separator}{rest:03d}"
 
 
 def to_docx(transcript: Transcript, *, title: str = "") -> bytes:
-    """A Word document: title, then paragraphs with their time and speaker."""
-    from stt.transcript import docx  # noqa: PLC0415  its library takes a while to load and few need it
+    """Write a Word document: the title, then paragraphs with their time and speaker."""
+    from stt.transcript import docx  # noqa: PLC0415  python-docx takes long to import
 
     return docx.write(transcript, paragraphs(transcript["segments"]), title=title)
 
 
 Writer = Callable[[Transcript], str | bytes]
-# By the name a download asks for: how it is written, and its media type.
+# For each name of a format: the function that writes it, and its media type.
 FORMATS: dict[str, tuple[Writer, str]] = {
     "txt": (to_txt, "text/plain"),
     "srt": (to_srt, "application/x-subrip"),

@@ -1,4 +1,4 @@
-"""The languages of Whisper, by their codes (openai/whisper, tokenizer.py)."""
+"""The codes and English names of Whisper's languages (openai/whisper, tokenizer.py)."""
 
 LANGUAGES: dict[str, str] = {
     "en": "English",

@@ -7,22 +7,22 @@ from collections.abc import Iterable
 from stt.transcript import scripts
 from stt.transcript.schema import Paragraph, Segment
 
-# A longer silence begins a new paragraph, in seconds.
+# Seconds of silence after which a new paragraph begins.
 PARAGRAPH_PAUSE = 2.0
-# So much text ends a paragraph, after a sentence and at the latest.
+# Characters after which a paragraph ends: with the sentence, and at the latest.
 PARAGRAPH_CHARACTERS = 480
 PARAGRAPH_CHARACTERS_AT_MOST = 960
 
 
 def plain_text(segments: Iterable[Segment]) -> str:
-    """All that was said, in one line: the job's `transcription_text`."""
+    """The text of all segments in one line: the job's `transcription_text`."""
     return _joined(segment["text"] for segment in segments)
 
 
 def _joined(texts: Iterable[str]) -> str:
-    """Whisper begins a word with a space where its language has spaces: nothing is put between.
+    """Join texts. A space is added only between two words that have none.
 
-    Stripped texts of older rows or edits would run together, so a space is put where both sides are words.
+    Whisper's texts begin with a space if their language has spaces. Those of older rows and of edits may not.
     """
     out = ""
     for text in texts:
@@ -31,12 +31,7 @@ def _joined(texts: Iterable[str]) -> str:
 
 
 def paragraphs(segments: Iterable[Segment]) -> list[Paragraph]:
-    """Segments grouped for reading: at a long pause, another speaker, or after enough text.
-
-    Returns:
-        For each paragraph the ``id`` of its first segment (if it has one), ``start`` (seconds),
-        ``speaker`` (or None), ``text``, and its ``segments``, whose texts put together are the paragraph's.
-    """
+    """Group segments for reading: a paragraph ends at a long pause, a change of speaker, or enough text."""
     grouped: list[Paragraph] = []
     for segment in segments:
         if not segment["text"].strip():

@@ -1,4 +1,7 @@
-"""Finds where phrases begin in scripts without spaces, with BudouX's small models. Pure."""
+"""Finds where phrases begin in scripts without spaces, with the models of BudouX. Pure.
+
+BudouX (Google) cuts Japanese, Chinese and Thai text into phrases at which a line may be broken.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ _WIDE_MARKS = str.maketrans(",.!?:;", "，。！？：；")  # noqa: RUF001
 
 
 def continued(text: str) -> frozenset[int]:
-    """The places in a text inside a phrase: a line that ends there might cut a word.
+    """The offsets inside a phrase, before which a line break might cut a word.
 
-    There are none in a script whose words are parted by spaces, or for which there is no model.
+    There are none in a script with spaces between words, or without a model.
     """
     model = _model_of(text)
     if model is None:
@@ -67,7 +70,7 @@ def _parser(model: _Model) -> budoux.Parser:
 
 
 def _chunks(text: str) -> Iterator[tuple[int, str]]:
-    """Each piece of text between spaces, with the place where it begins."""
+    """Each piece of text between spaces, with its offset."""
     at = 0
     for space, characters in groupby(text, str.isspace):
         chunk = "".join(characters)

@@ -1,4 +1,4 @@
-"""How scripts are written: with spaces or without, wide or narrow, to the left or to the right. Pure."""
+"""Properties of scripts: spaces, punctuation, width, direction and line breaks. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLOSERS = "\"'”’»)]}」』）》〉"  # noqa: RUF001
 
 
 def unspaced(char: str) -> bool:
-    """Is it of a script that is written without spaces (CJK, Thai, Lao, Khmer, Burmese)?"""
+    """Whether a character is of a script without spaces between words (CJK, Thai, Lao, Khmer, Burmese)."""
     code = ord(char)
     return (
         0x0E00 <= code <= 0x0EFF
@@ -26,7 +26,7 @@ def unspaced(char: str) -> bool:
 
 
 def kind(char: str) -> str:
-    """`kana`, `han`, `thai`, or nothing for any other script."""
+    """The script of a character: `kana`, `han`, `thai`, or empty for any other."""
     code = ord(char)
     if 0x3041 <= code <= 0x30FF or 0x31F0 <= code <= 0x31FF or 0xFF66 <= code <= 0xFF9D:
         return "kana"
@@ -36,31 +36,31 @@ def kind(char: str) -> str:
 
 
 def needs_space(left: str, right: str) -> bool:
-    """Whether a space belongs between two characters that begin and end words."""
+    """Whether a space belongs between the last character of one word and the first of the next."""
     return not (left.isspace() or right.isspace() or unspaced(left) or unspaced(right))
 
 
 def wide(char: str) -> bool:
-    """Does it take two columns, as a Chinese character does?"""
+    """Whether a character takes two columns, as a Chinese one does (Unicode Standard Annex 11)."""
     return unicodedata.east_asian_width(char) in "WF"
 
 
 def width(text: str) -> int:
-    """Columns that a text takes; marks that stand on another character take none."""
+    """The number of columns that a text takes. Combining marks take none."""
     return sum(0 if unicodedata.category(char) in ("Mn", "Me", "Cf") else 1 + wide(char) for char in text)
 
 
 def right_to_left(text: str) -> bool:
-    """Whether the first letter is of a script that runs to the left."""
+    """Whether the first letter is of a script that is written from right to left."""
     strong = (unicodedata.bidirectional(char) for char in text)
     return next((kind for kind in strong if kind in ("L", "R", "AL")), "L") != "L"
 
 
 def may_break(left: str, right: str) -> bool:
-    """May a line end between two characters that no space parts?
+    """Whether a line may be broken between two characters without a space.
 
-    Only in scripts without spaces, and never before a closing mark, a dash or a small kana, after an opening
-    mark or a currency's sign, or inside a character that is made of several.
+    Only in scripts without spaces. Never before a closing mark, a dash or a small kana, after an opening mark
+    or a currency sign, or before a combining mark.
     """
     if not (unspaced(left) or unspaced(right)) or right in _SMALL_KANA:
         return False
@@ -70,8 +70,10 @@ def may_break(left: str, right: str) -> bool:
 
 
 def ends_sentence(text: str) -> bool:
+    """Whether a text ends with the mark of a sentence's end, closing quotes and brackets aside."""
     return text.rstrip().rstrip(CLOSERS).endswith(SENTENCE_ENDS)
 
 
 def ends_clause(text: str) -> bool:
+    """Whether a text ends with a comma or the like, closing quotes and brackets aside."""
     return text.rstrip().rstrip(CLOSERS).endswith(CLAUSE_ENDS)

@@ -1,7 +1,8 @@
-"""A transcript cut into what a viewer can read in time: cues of two lines. Pure.
+"""Cuts a transcript into subtitles (cues) of at most two lines that a viewer can read in time. Pure.
 
-The limits are those of broadcasters: so many columns a line, so long on the screen. A cue is of one segment,
-so of one speaker; a long segment is cut where a reader would pause.
+The limits of width and time are those of broadcasters. A cue belongs to one segment, and so to one speaker. A
+long segment is cut where a reader would pause: the cuts are those with the smallest sum of prices, found by
+dynamic programming.
 """
 
 from __future__ import annotations
@@ -16,39 +17,41 @@ from stt.transcript.schema import Segment, Word
 
 COLUMNS = 42  # of a line
 COLUMNS_WIDE = 36  # of a line of Chinese, Japanese or Korean: 18 characters
-# Milliseconds on the screen; the shortest gives way where the next cue begins earlier.
+# The shortest and longest time of a cue on the screen, in milliseconds. It is shorter if the next cue begins.
 SHORTEST, LONGEST = 1000, 7000
-BARELY = 50  # what is left of a cue at the least
-COLUMNS_A_SECOND = 20  # that people read; Chinese takes two columns a character
-# A text whose words have no times is not spread over more: the rest of the segment is silence.
+BARELY = 50  # milliseconds between the starts of two cues, at least
+COLUMNS_A_SECOND = 20  # that people can read; a Chinese character takes two columns
+# Columns a second below which nobody speaks. A text whose words have no times takes no more time than that:
+# the rest of the segment is silence.
 SLOWEST_A_SECOND = 4
-PAUSE = 500  # milliseconds of silence that make a good cut
+PAUSE = 500  # milliseconds of silence at which a cut is good
 
-# What it costs to cut a text after a sentence, after a clause or in a pause, or elsewhere.
+# The price of a cut after a sentence, after a clause or in a pause, or elsewhere.
 _AFTER_SENTENCE, _AFTER_CLAUSE, _ANYWHERE = 0.0, 0.15, 0.6
-# The price of a cut inside a word of a script without spaces: only a word that is longer than a line is cut.
+# The price of a cut inside a word of a script without spaces. Only words that are longer than a line are cut.
 _INSIDE_A_WORD = 4.0
+# The price of each cue, of one shorter than `SHORTEST`, and of one that fills its lines little.
 _A_CUE, _TOO_SHORT, _UNEVEN = 1.0, 1.0, 0.5
-# The price of a cue that is shown for too short a time: half of this for half of the time that its reader
-# needs. Only for cues with a label, which makes many short cues more to read than few long ones.
+# The price of a cue that is shown for less time than its reader needs: half of this for half of that time.
+# Only for cues with a label: the labels make many short cues more to read than few long ones.
 _TOO_FAST = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What no line is broken in, with the space before it; times in milliseconds."""
+    """A piece of text in which no line is broken, with the space before it. Times are in milliseconds."""
 
     text: str
     start: int
     end: int
-    inside: bool = False  # it begins inside a word, of a script without spaces
+    inside: bool = False  # it begins inside a word of a script without spaces
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What is shown from `start` to `end`, in milliseconds; `lines` are of pieces.
+    """A subtitle: the lines that are shown from `start` to `end`, in milliseconds.
 
-    `label`: columns of what the writer puts before the first line.
+    `label`: columns that are left free in the first line, for the name of the speaker.
     """
 
     start: int
@@ -64,17 +67,21 @@ class Cue:
 
 
 def cues(segments: Iterable[Segment], *, label: int = 0) -> list[Cue]:
-    """Cues in order that never overlap; with a speaker the first line leaves `label` columns free."""
+    """Make cues that are in order and never overlap.
+
+    With a speaker the first line leaves `label` columns free.
+    """
     shown = list(segments)
     ends = [_ms(following["start"]) for following in shown[1:]]
     parts = zip(shown, [*ends, None], strict=False)
     return _timed([cue for segment, end in parts for cue in _cut(segment, label, end)])
 
 
-def stamped(cue: Cue) -> list[list[tuple[int | None, str]]]:
-    """The lines of a cue word by word, each with the time it begins at, for WebVTT's highlighting.
+def word_times(cue: Cue) -> list[list[tuple[int | None, str]]]:
+    """The lines of a cue, word by word, each with its start in milliseconds, for WebVTT's highlighting.
 
-    A time is inside the cue and later than the one before; None for a word that has no such time.
+    WebVTT requires that a time is inside the cue and later than the one before. None: the word has no such
+    time.
     """
     clock = cue.start
     lines: list[list[tuple[int | None, str]]] = []
@@ -89,7 +96,7 @@ def stamped(cue: Cue) -> list[list[tuple[int | None, str]]]:
 
 
 def split_words(text: str, words: Sequence[Word]) -> list[str] | None:
-    """A text in parts, one for each word, spaces and all; None where the words are not those of the text."""
+    """Split a text into one part for each word, with all spaces; None: the words are not those of the text."""
     ends: list[int] = []
     for word in words:
         at = ends[-1] if ends else 0
@@ -105,7 +112,13 @@ def split_words(text: str, words: Sequence[Word]) -> list[str] | None:
 
 
 def _cut(segment: Segment, label: int, end: int | None) -> Iterator[Cue]:
-    """The cues of a segment; what follows it begins at `end`, in milliseconds."""
+    """The cues of a segment.
+
+    Args:
+        segment: The segment.
+        label: Columns for the name of the speaker, if it has one.
+        end: The start of the next segment in milliseconds; None: there is none.
+    """
     pieces = _pieces(segment)
     label = label if segment.get("speaker") else 0
     columns = COLUMNS_WIDE if any(scripts.wide(char) for char in segment["text"]) else COLUMNS
@@ -117,7 +130,7 @@ def _cut(segment: Segment, label: int, end: int | None) -> Iterator[Cue]:
 
 
 def _timed(found: list[Cue]) -> list[Cue]:
-    """Cues in order, each as long as its reader needs and the next one allows."""
+    """The cues with their times on the screen: as long as a reader needs, but not beyond the next cue."""
     starts = list(accumulate((cue.start for cue in found), lambda before, now: max(before + BARELY, now)))
     timed = []
     for cue, start, following in zip(found, starts, [*starts, None][1:], strict=True):
@@ -129,7 +142,7 @@ def _timed(found: list[Cue]) -> list[Cue]:
 
 
 def _reading(columns: int) -> int:
-    """Milliseconds that it takes to read so many columns."""
+    """Milliseconds in which people read so many columns."""
     return columns * 1000 // COLUMNS_A_SECOND
 
 
@@ -142,7 +155,7 @@ class _Layout:
         self._before = [0, *accumulate(scripts.width(piece.text) for piece in pieces)]
 
     def parts(self) -> list[tuple[int, int]]:
-        """The cheapest way to cut all pieces into cues."""
+        """Cut all pieces into cues by dynamic programming: the first piece of each, and the one after it."""
         count = len(self._pieces)
         cost = [0.0] + [float("inf")] * count
         begins = [0] * (count + 1)
@@ -156,7 +169,7 @@ class _Layout:
         return list(reversed(list(self._back(begins))))
 
     def lines(self, first: int, last: int) -> list[tuple[int, int]]:
-        """One line if it is short enough, else two, cut at a clause or near the middle."""
+        """Cut the pieces of a cue into one line if it is short enough, else into two."""
         if last - first == 1 or self._width(first, last) + self._label <= self._columns:
             return [(first, last)]
         cut = min(range(first + 1, last), key=lambda cut: self._line_price(first, cut, last))
@@ -184,7 +197,7 @@ class _Layout:
         return first < cut and self._width(cut, last) <= self._columns
 
     def _first_line(self, first: int) -> int:
-        """Where a first line ends that holds as much as it can."""
+        """The piece before which the longest possible first line ends."""
         room = self._before[first] + self._columns - self._label + self._pieces[first].text[:1].isspace()
         return bisect_right(self._before, room) - 1
 
@@ -198,12 +211,12 @@ class _Layout:
         return price + _INSIDE_A_WORD * (columns > self._columns and not self._parts_words(first, last))
 
     def _parts_words(self, first: int, last: int) -> bool:
-        """Whether two lines can be parted between words."""
+        """Whether a cue can be cut into two lines between words."""
         cut = self._words[bisect_right(self._words, self._first_line(first)) - 1]
         return first < cut < last and self._width(cut, last) <= self._columns
 
     def _shown(self, first: int, last: int) -> float:
-        """Milliseconds from its first word to the next cue, or as long as it takes where none follows."""
+        """Milliseconds from the first word of a cue to the next cue; infinite if none follows."""
         following = self._pieces[last].start if last < len(self._pieces) else self._end
         return float("inf") if following is None else following - self._pieces[first].start
 
@@ -222,7 +235,7 @@ class _Layout:
 
 
 def _pieces(segment: Segment) -> list[Piece]:
-    """The text of a segment in pieces, by its words' times where they are its words', else by length."""
+    """The text of a segment in pieces, timed by its words, or else in proportion to their length."""
     words = segment.get("words") or []
     texts = split_words(segment["text"], words)
     parts = list(_spread(segment)) if texts is None else _of_words(segment, words, texts)
@@ -243,7 +256,7 @@ def _of_words(segment: Segment, words: Sequence[Word], texts: list[str]) -> list
 
 
 def _spread(segment: Segment) -> Iterator[Piece]:
-    """Each piece as long as its share of the text."""
+    """Pieces of a segment's text without word times. Each takes time in proportion to its width."""
     text = _line(segment["text"])
     total = scripts.width(text) or 1
     start = _ms(segment["start"])
@@ -265,7 +278,7 @@ def _broken(text: str) -> Iterator[str]:
 
 
 def _whole(parts: Iterable[Piece]) -> list[Piece]:
-    """Pieces between which a line may be broken, and none that is empty."""
+    """Join pieces between which no line may be broken, and drop empty ones."""
     joined: list[Piece] = []
     for part in parts:
         if not part.text:
@@ -282,7 +295,7 @@ def _parted(left: str, right: str) -> bool:
 
 
 def _line(text: str) -> str:
-    """Without line breaks, which would end a cue early; a space before it stays."""
+    """The text in one line, as line breaks would end a cue early. A space before it stays."""
     return " " * text[:1].isspace() + " ".join(text.split())
 
 

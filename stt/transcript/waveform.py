@@ -1,4 +1,4 @@
-"""The wave form as players take it: `GET /api/jobs/{id}/peaks`."""
+"""Joins and thins out the peaks of the wave form, for `GET /api/jobs/{id}/peaks`. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ PER_SECOND = 10  # peaks; the engine makes as many
 
 
 def joined(pieces: Iterable[tuple[float, bytes]]) -> bytearray:
-    """All peaks from the recording's beginning, 0 where there are none yet.
+    """Join pieces of peaks to all peaks from the recording's beginning, with 0 where there are none yet.
 
-    Each piece comes with the second it begins at. Two that meet within a tenth of a second share its byte,
-    and the larger one counts.
+    Each piece comes with its start in seconds. If two pieces meet within a tenth of a second, both have a
+    peak for it, and the larger one counts.
     """
     whole = bytearray()
     for start, piece in pieces:
@@ -29,7 +29,7 @@ def joined(pieces: Iterable[tuple[float, bytes]]) -> bytearray:
 
 
 def fewer(whole: bytearray, points: int) -> bytearray:
-    """At most so many, each the largest of an equal share."""
+    """Reduce peaks to at most `points`, each the largest of an equal share."""
     count = len(whole)
     if count <= points:
         return whole

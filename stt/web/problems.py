@@ -42,7 +42,7 @@ class Problem(Exception):
         **extra: Any,
     ) -> None:
         super().__init__(detail)
-        self.status, self.code, self.title, self.detail = status, code, title, texts.shown(detail)
+        self.status, self.code, self.title, self.detail = status, code, title, texts.displayable(detail)
         self.headers = headers or {}
         self.extra = extra
 
