@@ -96,7 +96,7 @@ def word_times(cue: Cue) -> list[list[tuple[int | None, str]]]:
 
 
 def split_words(text: str, words: Sequence[Word]) -> list[str] | None:
-    """Split a text into one part for each word, with all spaces; None: the words are not those of the text."""
+    """Split a text into one part for each word, with spaces; None: the words are not those of the text."""
     ends: list[int] = []
     for word in words:
         at = ends[-1] if ends else 0
