@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import signal
 import sys
 import tempfile
 from asyncio import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from subprocess import run
 
 import psutil
+
+from tests.support.places import ROOT
 
 STARTS_WITHIN = 60
 ENDS_WITHIN = 10  # what the interface promises
@@ -24,6 +30,36 @@ def private_folder() -> Iterator[Path]:
     (as root, PostgreSQL is one)."""
     with tempfile.TemporaryDirectory(prefix="stt-test-") as folder:
         yield Path(folder)
+
+
+_FIRST_START = """
+import asyncio
+from stt import db, settings
+from stt.ops.embedded.servers import servers
+
+async def main():
+    async with servers(settings.load()) as (database_url, _):
+        await db.migrate(database_url)
+
+asyncio.run(main())
+"""
+
+
+@cache
+def _template() -> Path:
+    """A data folder after its first start, made once a session."""
+    folder = Path(tempfile.mkdtemp(prefix="stt-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    run([sys.executable, "-c", _FIRST_START], env=environment(folder), cwd=ROOT, check=True, timeout=120)
+    return folder
+
+
+def prepared(data_dir: Path) -> Path:
+    """The folder with a database in it, as an earlier start leaves it: initdb takes seconds."""
+    template = _template()
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    run(["cp", "-a", template / "postgres", data_dir], check=True)
+    return data_dir
 
 
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from stt.client.http import Client, Event, events
 from stt.client.transcribe import FileRun, Target
 from stt.jobs.options import JobOptions
 from tests.support.places import SAMPLES
-from tests.support.up import Up, environment, private_folder, stt, up
+from tests.support.up import Up, environment, prepared, private_folder, stt, up
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
@@ -38,7 +38,7 @@ def _private_folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 async def running() -> AsyncIterator[Up]:
     with private_folder() as folder:
-        async with up(folder / "data", MAX_UPLOAD_BYTES="1000000") as started:
+        async with up(prepared(folder / "data"), MAX_UPLOAD_BYTES="1000000") as started:
             yield started
 
 

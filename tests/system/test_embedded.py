@@ -24,7 +24,7 @@ from stt.ops.embedded.server import ServersError
 from stt.ops.embedded.valkey import Valkey
 from stt.ops.lock import Held
 from stt.settings import Settings, load
-from tests.support.up import environment, gone, private_folder
+from tests.support.up import environment, gone, prepared, private_folder
 
 pytestmark = pytest.mark.process
 
@@ -116,6 +116,7 @@ async def test_what_is_written_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 async def test_no_process_is_left_behind(tmp_path: Path) -> None:
+    prepared(tmp_path)
     before = server_processes()
     async with connected(tmp_path):
         started = [process for process in server_processes() if process not in before]
@@ -124,6 +125,7 @@ async def test_no_process_is_left_behind(tmp_path: Path) -> None:
 
 
 async def test_they_listen_on_private_sockets_and_on_no_port(tmp_path: Path) -> None:
+    prepared(tmp_path)
     before = server_processes()
     async with connected(tmp_path):
         ours = [process for process in server_processes() if process not in before]
@@ -136,6 +138,7 @@ async def test_they_listen_on_private_sockets_and_on_no_port(tmp_path: Path) -> 
 
 
 async def test_they_are_set_up_to_lose_nothing(tmp_path: Path) -> None:
+    prepared(tmp_path)
     async with connected(tmp_path) as (connection, client):
         for name in ("fsync", "synchronous_commit", "full_page_writes"):
             assert await connection.fetchval("select current_setting($1)", name) == "on"
@@ -147,10 +150,12 @@ async def test_they_are_set_up_to_lose_nothing(tmp_path: Path) -> None:
 
 
 async def test_they_die_with_a_killed_parent(tmp_path: Path) -> None:
+    prepared(tmp_path)
     await gone(await killed_program(tmp_path))
 
 
 async def test_a_start_stops_what_an_earlier_one_left_running(tmp_path: Path) -> None:
+    prepared(tmp_path)
     await write(tmp_path)
     orphans = await killed_program(tmp_path, NO_DEATH_SIGNAL)
     assert all(orphan.is_running() for orphan in orphans)
@@ -160,6 +165,7 @@ async def test_a_start_stops_what_an_earlier_one_left_running(tmp_path: Path) ->
 
 async def test_a_start_follows_a_power_cut(tmp_path: Path) -> None:
     """Pid files and sockets that nobody serves are no obstacle."""
+    prepared(tmp_path)
     await write(tmp_path)
     orphans = await killed_program(tmp_path, NO_DEATH_SIGNAL)
     family = [child for orphan in orphans for child in orphan.children()] + orphans
@@ -171,6 +177,7 @@ async def test_a_start_follows_a_power_cut(tmp_path: Path) -> None:
 
 
 async def test_a_pid_file_that_names_a_stranger_is_no_obstacle(tmp_path: Path) -> None:
+    prepared(tmp_path)
     await write(tmp_path)
     orphans = await killed_program(tmp_path)
     await gone(orphans)
@@ -216,6 +223,7 @@ async def test_a_path_too_long_for_a_socket_works(tmp_path: Path) -> None:
 
 
 async def test_one_data_folder_has_one_holder(tmp_path: Path) -> None:
+    prepared(tmp_path)
     settings = settings_for(tmp_path)
     async with embedded.servers(settings):
         with pytest.raises(Held, match=f"process {os.getpid()}"):
@@ -234,6 +242,7 @@ async def test_a_server_that_was_given_by_url_is_not_started(tmp_path: Path) -> 
 
 
 async def test_one_that_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    prepared(tmp_path)
     await write(tmp_path)
     (tmp_path / "valkey" / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")
     before = server_processes()
@@ -274,6 +283,7 @@ async def test_root_runs_postgres_as_its_own_user_and_opens_parents_for_passage_
 
 async def test_a_signal_to_the_terminals_group_does_not_reach_them(tmp_path: Path) -> None:
     """Ctrl-C ends web and workers first; the servers have a session of their own."""
+    prepared(tmp_path)
     before = server_processes()
     async with connected(tmp_path):
         for process in server_processes():

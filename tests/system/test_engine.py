@@ -72,16 +72,17 @@ async def test_a_recording_becomes_text_with_language_and_word_times(engine: Eng
     assert timed[5]["start"] == pytest.approx(3.3, abs=0.3)
 
 
-async def test_every_container_gives_the_same_words(engine: EngineProcess) -> None:
-    files = sorted(path for path in (AUDIO / "containers").iterdir() if path.is_file())
-    assert len(files) >= 20
-    # The language is given, as a detection each would be most of the time.
-    said = {path.name: plain(text(await ask(engine, path, language="en"))) for path in files}
-    wrong = {name: words for name, words in said.items() if words != WORDS}
-    # A telephone's 8 kHz drops what an "s" is made of: there "Americans" may lose its last letters.
-    telephone = {name: wrong.pop(name) for name in ("jfk_ulaw_8k.wav", "jfk_amr.amr") if name in wrong}
-    assert wrong == {}
-    assert all(words.endswith(WORDS.partition("ask not")[2]) for words in telephone.values())
+@pytest.mark.parametrize("name", ["jfk_64k.mp3", "jfk_video_h264_aac.mp4", "jfk_ulaw_8k.wav"])
+async def test_a_container_with_fewer_bits_or_a_picture_gives_the_same_words(
+    engine: EngineProcess, name: str
+) -> None:
+    """That all others hold the same sound, tests/unit/test_containers.py says."""
+    said = plain(text(await ask(engine, AUDIO / "containers" / name, language="en")))
+    if name == "jfk_ulaw_8k.wav":
+        # A telephone's 8 kHz drops what an "s" is made of: there "Americans" may lose its last letters.
+        assert said.endswith(WORDS.partition("ask not")[2])
+    else:
+        assert said == WORDS
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from stt.ops.embedded.servers import Servers
 from stt.ops.lock import hold
 from stt.process.child import Child
 from stt.settings import load
-from tests.support.up import Up, gone, private_folder, stt, up
+from tests.support.up import Up, gone, prepared, private_folder, stt, up
 
 pytestmark = pytest.mark.process
 
@@ -118,7 +118,7 @@ async def test_the_doctor_finds_it_well(running: Up) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
-    async with up(tmp_path / "data") as running:
+    async with up(prepared(tmp_path / "data")) as running:
         children = running.children()
         running.process.send_signal(number)
         assert await running.ended() == 0
@@ -126,7 +126,7 @@ async def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) 
 
 
 async def test_a_second_signal_does_not_wait_for_a_child_that_hangs(tmp_path: Path) -> None:
-    async with up(tmp_path / "data") as running:
+    async with up(prepared(tmp_path / "data")) as running:
         children = running.children()
         running.child("stt web").suspend()
         running.process.send_signal(signal.SIGINT)
@@ -139,7 +139,7 @@ async def test_a_second_signal_does_not_wait_for_a_child_that_hangs(tmp_path: Pa
 
 
 async def test_a_child_that_hangs_is_gone_within_ten_seconds(tmp_path: Path) -> None:
-    async with up(tmp_path / "data") as running:
+    async with up(prepared(tmp_path / "data")) as running:
         children = running.children()
         running.child("stt web").suspend()
         running.child("postgres").suspend()
@@ -149,7 +149,7 @@ async def test_a_child_that_hangs_is_gone_within_ten_seconds(tmp_path: Path) -> 
 
 
 async def test_kill_minus_nine_leaves_nothing_behind(tmp_path: Path) -> None:
-    async with up(tmp_path / "data") as running:
+    async with up(prepared(tmp_path / "data")) as running:
         children = running.children()
         assert len(children) > 5
         running.process.kill()
@@ -161,7 +161,7 @@ async def test_kill_minus_nine_leaves_nothing_behind(tmp_path: Path) -> None:
 async def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
     settings = load({"STT_DATA_DIR": str(tmp_path / "data")}, Path("/nonexistent"))
     urls = Servers(settings)
-    async with up(tmp_path / "data"):
+    async with up(prepared(tmp_path / "data")):
         connection = await asyncpg.connect(urls.database_url)
         await connection.execute("create table kept as select 'safe' as word")
         await connection.close()
@@ -312,7 +312,7 @@ async def test_each_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest
 
 
 async def test_as_many_workers_as_asked_for(tmp_path: Path) -> None:
-    async with up(tmp_path / "data", WORKERS="2") as running:
+    async with up(prepared(tmp_path / "data"), WORKERS="2") as running:
         await until("both workers run", lambda: workers(running, 2))
 
 
