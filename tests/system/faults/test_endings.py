@@ -12,8 +12,9 @@ import pytest
 from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
-from stt.jobs import tickets
+from stt.jobs import lifecycle, results, tickets
 from stt.jobs.model import Status
+from stt.pubsub import Hub
 from stt.storage import Storage
 from tests.support.faults import (
     SHORT,
@@ -22,13 +23,14 @@ from tests.support.faults import (
     begun,
     following_is_done,
     role,
+    script,
     spans,
     told,
     until,
     waiting,
     web,
 )
-from tests.support.jobs import again, new
+from tests.support.jobs import again, claim, new
 from tests.support.uploads import stored
 from workers.attempt import Context
 
@@ -55,6 +57,33 @@ async def test_a_job_deleted_while_it_runs_leaves_no_file_row_key_or_event(
         await following_is_done(context, events, model)
     own = [event for whose, event in events if whose == str(job.id)]
     assert own.index("deleted") == len(own) - 1
+
+
+async def test_what_a_worker_publishes_is_numbered_and_names_owner_and_claim(
+    context: Context, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str, tmp_path: Path
+) -> None:
+    """The segments go on from those that an attempt before has saved."""
+    job = await waiting(pool, storage, script(tmp_path, spans=4), model)
+    first = await claim(pool)
+    assert first
+    segment = {"start": 0.0, "end": 1.0, "text": " before"}
+    assert await results.save_span(pool, first, number=0, start=0, end=10, segments=[segment, segment])
+    assert await lifecycle.hand_back(pool, first)
+    hub = Hub(redis)
+    await hub.start()
+    async with hub.listen(str(job.id), owner=None) as listener, asyncio.timeout(30):
+        await attempt(context)
+        published = []
+        while not published or published[-1]["event"] != "completed":
+            published.append(await anext(listener))
+    await hub.close()
+    batches = [message for message in published if message["event"] == "segments"]
+    assert [(batch["first"], [one["id"] for one in batch["segments"]]) for batch in batches] == [
+        (2, [2]), (3, [3]), (4, [4]),
+    ]  # fmt: skip
+    now = await again(pool, job)
+    assert now.claim > first.claim
+    assert {(message["owner"], message["claim"]) for message in published} == {("local", now.claim)}
 
 
 async def test_a_worker_asked_to_stop_hands_its_job_back_at_once_with_no_attempt_spent(
