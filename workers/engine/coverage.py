@@ -90,7 +90,13 @@ def unstretched(words: Sequence[Word], speech: Sequence[Speech]) -> list[Word]:
 
 
 def within(speech: Iterable[Speech], start: float, end: float) -> list[Speech]:
-    """The speech from `start` to `end`, in seconds; parts that reach over these times are cut there."""
+    """The speech inside a stretch; parts that reach beyond it are cut there.
+
+    Args:
+        speech: Parts of speech, in order.
+        start: The start of the stretch, in seconds.
+        end: Its end, in seconds.
+    """
     return [
         replace(
             part,

@@ -81,6 +81,7 @@ class _Checked:
 
     @classmethod
     def of(cls, result: WindowResult, samples: Samples) -> _Checked:
+        """Find the gaps of a result; `samples` are the audio of the span."""
         speech = result.window.speech
         # Words without times do not show what they cover.
         untimed = result.timed is None and result.text.strip()

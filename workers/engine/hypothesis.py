@@ -23,8 +23,8 @@ LOW_CONFIDENCE_LOGPROB = -0.2
 # Mean log probability below which the text of a weak window, which may hold no speech, is dropped
 # (docs/benchmarks.md, "Speech that was skipped").
 WEAK_LOGPROB = -0.8
-# Speaking rates that nobody has, in letters per second (see `words.letters`). The lower one holds for windows
-# with more than so many seconds of speech.
+# Bounds of a plausible speaking rate, in letters per second (see `words.letters`). The lower bound holds for
+# windows with more than so many seconds of speech.
 MOST_LETTERS_PER_SECOND = 40.0
 FEWEST_LETTERS_PER_SECOND, FEWEST_LETTERS_FROM_SECONDS = 2.5, 6.0
 # The same 2 to 60 characters six times in a row. Verses and "no, no, no" repeat less often.

@@ -30,8 +30,8 @@ _SPARE = 64 * 2**20
 # The files of a model's repository that are downloaded. The others, weights for other frameworks, are large.
 _PATTERNS = ("config.json", "preprocessor_config.json", MODEL_FILE, "tokenizer.json", "vocabulary.*")
 # The hub's cache has the folder of a model from the first downloaded file on. The file `_COMPLETE` is written
-# when all files are there. A model without it, put there by somebody else, is used if the hub cannot be
-# reached and the files `_NEEDED` exist.
+# when all files are there. A model without it, put there by another program, is used if the hub cannot
+# be reached and the files `_NEEDED` exist.
 _COMPLETE = ".stt-complete"
 _NEEDED = ("config.json", MODEL_FILE, "tokenizer.json")
 _LOG_EVERY = 5.0  # seconds between log lines of a download

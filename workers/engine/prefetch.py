@@ -1,4 +1,4 @@
-"""Runs an iterator in a thread of its own, one item ahead of whoever reads it."""
+"""Runs an iterator in a thread of its own, one item ahead of its consumer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TypeVar
 
-STOP_SECONDS = 0.2  # how soon the thread notices that nobody reads any more
+STOP_SECONDS = 0.2  # how soon the thread notices that its consumer has stopped
 T = TypeVar("T")
 
 

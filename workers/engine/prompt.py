@@ -23,7 +23,7 @@ def text_tokens(text: str, tokenizer: Tokenizer, control: re.Pattern[str]) -> li
     """The tokens of a text. The name of a control token in it is encoded as text.
 
     Args:
-        text: What somebody wrote into the request.
+        text: A text of the request.
         tokenizer: The tokenizer of the model.
         control: What `control_token_names` gave for it.
     """

@@ -115,7 +115,7 @@ class Runtime:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, on the CPU or the GPU."""
+    """Whether an error means that memory ran out, on the CPU or the GPU."""
     if isinstance(error, OSError):  # a process could not be started
         return error.errno == errno.ENOMEM
     text = str(error).lower()

@@ -65,7 +65,13 @@ class RunningBatches:
     audio: float = 0.0  # and their seconds of audio
 
     def end(self, number: int, now: float, *, succeeded: bool) -> float:
-        """Remove a batch; returns its seconds of audio, or 0 if it failed."""
+        """Remove a batch; returns its seconds of audio, or 0 if it failed.
+
+        Args:
+            number: The key of the batch in `batches`.
+            now: The time, in seconds of the clock.
+            succeeded: Whether it was recognised.
+        """
         started, seconds = self.batches.pop(number)
         if not succeeded:
             return 0.0

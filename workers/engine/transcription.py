@@ -73,8 +73,8 @@ class Transcription:
         self._timer = WordTimer(runtime, self._decoding, self._progress, self._warn, self._name)
         self._segments = SegmentMaker(runtime, self._decoding, self._timer, send, self._name)
         self._unfinished: list[Future[Any]] = []
-        # Whether most windows of the last two spans with speech had low confidence. Requests, events and the
-        # column `spans.unsure` call that "unsure".
+        # Whether most windows had low confidence, of the last two spans with speech. Requests, events and the
+        # column `spans.unsure` call it "unsure"; the code translates the name here and in `_event`.
         known = [partial(bool, low) for low in resume.get("unsure", [])]
         self._latest: deque[Callable[[], bool]] = deque(known, maxlen=2)
 
@@ -138,7 +138,7 @@ class Transcription:
             log.exception("job %s: diarization beside recognition could not start", self._name)
 
     def _send_speakers(self) -> None:
-        """Send who spoke when. A failure costs the names of the speakers, never the text."""
+        """Send the speaker turns. If diarization fails, the text stays and a warning is sent."""
         if self._speakers is None or not self._has_text:
             return
         try:
@@ -183,9 +183,9 @@ class Transcription:
         task = SpanTask(span, windows, self._recogniser(len(windows) if whole else None))
         task.language = self._language_of(task)
         task.align_model = self._timer.model_for(task.language)
-        # The wide beam takes twice the time of greedy decoding. It is used at once where most windows would
-        # need it. That is told by the span before the last one (for the second span, by the first): the last
-        # one would have to be waited for.
+        # The wide beam takes twice the time of greedy decoding. It is used at once if most windows of the
+        # span before the previous one needed it (for the second span, of the first). The previous span is
+        # still in recognition: this one would have to wait for it.
         task.wide_beam = self._latest[0] if self._latest else bool
         self._submit(task)
         self._latest.append(task.low_confidence_future())

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def wants_wav2vec2(runtime: Runtime, decoding: DecodingOptions) -> bool:
-    """Whether wav2vec2 is to time the words of a job. On a CPU attention does, unless the setting says so."""
+    """Whether wav2vec2 is to time the words of a job. With the setting `auto` it does on a GPU only."""
     setting = runtime.settings.align
     if setting == "attention" or (setting == "auto" and runtime.device != "cuda"):
         return False
@@ -78,7 +78,7 @@ class WordTimer:
             return self._runtime.aligner.align(
                 model, result.text, task.span.samples, result.window, result.logprob
             )
-        except Exception:  # an error of the alignment must not cost the text
+        except Exception:  # the text is kept, whatever the error
             log.exception("job %s: the words of a window could not be aligned", self._job)
             self._warn(WarningCode.ALIGNMENT_FAILED)
             return None
@@ -87,7 +87,7 @@ class WordTimer:
         try:
             tokenizer = task.recogniser.tokenizer_for(task.language, self._decoding.task)
             task.recogniser.time_words(task.span.samples, results, tokenizer)
-        except Exception:  # then the words are spread evenly over the speech; it must not cost the text
+        except Exception:  # the text is kept; its words are then spread over the speech
             log.exception("job %s: no word times by attention either", self._job)
 
 
