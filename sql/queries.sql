@@ -194,8 +194,8 @@ set cancel_requested = true, updated_at = clock_timestamp(),
 where id = :id and status in ('pending', 'processing') and (:owner::text is null or owner = :owner)
 returning *;
 
--- name: cancelled_as_asked^
--- The worker has stopped a job that was asked to stop.
+-- name: finish_cancel^
+-- The worker has stopped a job whose cancellation was requested.
 update jobs
 set status = 'cancelled', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
     completed_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -203,10 +203,10 @@ where id = :id and claim = :claim and status = 'processing' and cancel_requested
 returning *;
 
 -- name: restart_job^
--- An ended job is to be done again, perhaps with other options. What has been recognised for the same options is
--- kept, unless that is what should be done again: of a completed job whose speakers were told apart as they are
--- asked for now, there is nothing else that could be. Where nobody will hear the recording again, what there was to
--- warn of is kept too. Of options that the row has left since, the language is not known any more: they begin anew.
+-- Restart an ended job, perhaps with other options. Spans are reused if the recognition options are unchanged; a
+-- completed job is recognised again unless only diarization options differ or diarization failed. If the reused spans
+-- are complete, the recording is not decoded again, so its warnings are kept, except the outdated ones. For options
+-- that the row has left since, spans are deleted: the language that belongs to them is no longer known.
 with old as (
     select id, status, options_hash = :options_hash and (
         status <> 'completed' or options <> :options or warnings @> '[{"code": "speakers_failed"}]'
@@ -227,7 +227,7 @@ set status = 'pending', stage = null, progress = 0, eta_seconds = null, attempt 
     error_message = null, error_parameters = null, error_log = null, updated_at = clock_timestamp(),
     warnings = case when old.kept and old.known then (
         select coalesce(jsonb_agg(warning order by place), '[]')
-        from jsonb_array_elements(warnings) with ordinality as told (warning, place)
+        from jsonb_array_elements(warnings) with ordinality as listed (warning, place)
         where warning ->> 'code' <> all(:outdated::text[])
     ) else '[]' end,
     model = :model, task = :task, requested_language = :requested_language,

@@ -76,7 +76,7 @@ async def transcribe(ctx: dict[str, Any]) -> None:
 
 
 async def _claim_and_try(context: Context, ticket: str) -> None:
-    await tickets.tear_up(context.redis, ticket)
+    await tickets.acknowledge(context.redis, ticket)
     job = await lifecycle.claim_next(context.pool, worker=context.name, lease=context.settings.lease_seconds)
     if job is None:
         return
@@ -476,7 +476,7 @@ class Attempt:
 
     async def _cancelled(self) -> None:
         """The job was asked to stop, or is not ours any more: then no row is found and nothing happens."""
-        job = await self._patiently(lambda: lifecycle.cancelled_as_asked(self.pool, self.job))
+        job = await self._patiently(lambda: lifecycle.finish_cancel(self.pool, self.job))
         if job:
             await self._publish(current(job))
 

@@ -154,8 +154,8 @@ async def retry(
     job = await lookup.get(services.pool, job_id, owner=owner)
     if job is None:
         raise JobNotFound
-    asked = options.parse({**options.of_job(job), **fields}, services.settings)
-    again = await lifecycle.restart(services.pool, job, asked, owner=owner)
+    new_options = options.parse({**options.of_job(job), **fields}, services.settings)
+    again = await lifecycle.restart(services.pool, job, new_options, owner=owner)
     if again is None:
         raise JobNotEnded(job.status)
     await tickets.announce(services.redis, again)

@@ -1,4 +1,4 @@
-"""Jobs and every transition of their status: the only caller of the job queries."""
+"""Every transition of a job's status. Each is one conditional statement in sql/queries.sql."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RETRY_FIRST, _RETRY_MAX = 5.0, 300.0
 
 
 async def create(pool: Connection, new: NewJob) -> Job:
-    """Insert the row: from now on the recording is never forgotten."""
+    """Insert the row of a stored recording."""
     row = await queries.insert_job(
         pool,
         id=new.id,
@@ -31,12 +31,12 @@ async def create(pool: Connection, new: NewJob) -> Job:
         file_size=new.file_size,
         duration_seconds=new.duration_seconds,
         priority=new.options.priority,
-        **_asked(new.options),
+        **_columns(new.options),
     )
     return only(row)
 
 
-def _asked(options: JobOptions) -> dict[str, Any]:
+def _columns(options: JobOptions) -> dict[str, Any]:
     return {
         "model": options.model,
         "task": options.task,
@@ -46,7 +46,7 @@ def _asked(options: JobOptions) -> dict[str, Any]:
     }
 
 
-# What a worker does. None or False: the claim is no longer ours, and nothing was written.
+# Transitions by a worker. None: the claim is no longer ours, and nothing was written.
 
 
 async def claim_next(pool: asyncpg.Pool, *, worker: str, lease: float) -> Job | None:
@@ -68,7 +68,19 @@ async def heartbeat(
     language: str | None,
     warnings: list[JobWarning],
 ) -> Job | None:
-    """Renew the lease and keep the progress. Progress never goes back."""
+    """Renew the lease and store the progress, which never decreases.
+
+    Args:
+        pool: The database.
+        job: The job, with the claim of the worker.
+        lease: Seconds from now until the lease expires.
+        stage: What the worker does at the moment.
+        progress: The fraction that is done, 0 to 1.
+        eta_seconds: Seconds left; None while unknown.
+        duration_seconds: The length of the recording; None keeps what the row has.
+        language: The spoken language; None keeps what the row has.
+        warnings: The warnings so far.
+    """
     row = await queries.heartbeat(
         pool,
         id=job.id,
@@ -95,7 +107,18 @@ async def complete(
     duration_seconds: float | None,
     warnings: list[JobWarning],
 ) -> Job | None:
-    """Commit a transcription: the row and the next version of the transcript, or neither."""
+    """Commit a transcription: the row and the next version of the transcript, or neither.
+
+    Args:
+        pool: The database.
+        job: The job, with the claim of the worker.
+        text: The whole text.
+        segments: WhisperX segments, without numbers.
+        file_path: The storage key of the published result.
+        language: The spoken language, as an ISO 639-1 code; None if nobody speaks.
+        duration_seconds: The length of the recording; None keeps what the row has.
+        warnings: The warnings of the attempt.
+    """
     async with pool.acquire() as connection, connection.transaction():
         row = await queries.complete_job(
             connection,
@@ -130,7 +153,17 @@ async def fail(
     log: str | None = None,
     warnings: list[JobWarning] | None = None,
 ) -> Job | None:
-    """Give the job up: `message` is for a person, `log` what the engine said last."""
+    """Fail the job for good.
+
+    Args:
+        pool: The database.
+        job: The job, with the claim of the worker.
+        code: The reason, for programs.
+        message: The reason, for a person.
+        parameters: What the sentence was made of, for translations.
+        log: The engine's last lines.
+        warnings: The warnings of the attempt; None keeps those of `job`.
+    """
     row = await queries.fail_job(
         pool,
         id=job.id,
@@ -149,7 +182,19 @@ async def retry_later(
     parameters: Parameters | None = None, log: str | None = None,
     warnings: list[JobWarning] | None = None, given_back: bool = False,
 ) -> Job | None:  # fmt: skip
-    """A failure that may pass: the job waits `delay` seconds for its next try; this one may be given back."""
+    """Let a job wait for its next attempt after a failure that may pass.
+
+    Args:
+        pool: The database.
+        job: The job, with the claim of the worker.
+        delay: Seconds until the next attempt.
+        code: The reason, for programs.
+        message: The reason, for a person.
+        parameters: What the sentence was made of, for translations.
+        log: The engine's last lines.
+        warnings: The warnings of the attempt; None keeps those of `job`.
+        given_back: Whether this attempt does not count.
+    """
     row = await queries.retry_later(
         pool,
         id=job.id,
@@ -166,13 +211,13 @@ async def retry_later(
 
 
 async def hand_back(pool: Connection, job: Job) -> Job | None:
-    """The worker stops through no fault of the job, whose try is given back."""
+    """Return a job whose worker stops for another reason; the attempt does not count."""
     return Job.of(await queries.hand_back(pool, id=job.id, claim=job.claim))
 
 
-async def cancelled_as_asked(pool: Connection, job: Job) -> Job | None:
-    """The worker has stopped a job that was asked to stop."""
-    return Job.of(await queries.cancelled_as_asked(pool, id=job.id, claim=job.claim))
+async def finish_cancel(pool: Connection, job: Job) -> Job | None:
+    """End a job whose cancellation was requested, after its worker has stopped."""
+    return Job.of(await queries.finish_cancel(pool, id=job.id, claim=job.claim))
 
 
 def backoff(attempt: int) -> float:
@@ -180,7 +225,7 @@ def backoff(attempt: int) -> float:
     return float(min(_RETRY_MAX, _RETRY_FIRST * 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25))  # noqa: S311
 
 
-# What a person does, to jobs of an `owner`; None means of all owners.
+# Transitions by a person, of jobs of an `owner`; None means all owners.
 
 
 async def request_cancel(pool: Connection, job_id: UUID, *, owner: str | None = LOCAL) -> Job | None:
@@ -191,10 +236,16 @@ async def request_cancel(pool: Connection, job_id: UUID, *, owner: str | None = 
 async def restart(
     pool: Connection, job: Job, options: JobOptions, *, owner: str | None = LOCAL
 ) -> Job | None:
-    """Do an ended job again; None where it has not ended.
+    """Restart an ended job; None where it has not ended, or the owner has no such job.
 
-    What was recognised for the same options is kept. A completed job, whose transcript stays until there is a
-    new one, is recognised anew all the same, unless only its speakers are missing, or asked for otherwise.
+    Spans are reused if the recognition options are unchanged. A completed job is recognised again unless only
+    diarization options differ or diarization failed; its transcript stays until there is a new one.
+
+    Args:
+        pool: The database.
+        job: The job.
+        options: All its options from now on.
+        owner: Whose job; None for anyone's.
     """
     row = await queries.restart_job(
         pool,
@@ -202,7 +253,7 @@ async def restart(
         owner=owner,
         priority=options.priority,
         outdated=[*codes.ABOUT_SPEAKERS, WarningCode.LESS_MEMORY],
-        **_asked(options),
+        **_columns(options),
     )
     return Job.of(row)
 
@@ -213,11 +264,11 @@ async def delete(pool: Connection, job_id: UUID, *, owner: str | None = LOCAL) -
     return None if row is None else DeletedJob(**row)
 
 
-# What maintenance and monitors ask.
+# Transitions by maintenance, of all owners' jobs. `returning *` gives the text of a restarted job too.
 
 
 async def release_expired(pool: asyncpg.Pool, *, max_attempts: int) -> list[Job]:
-    """Free the jobs of workers that have gone silent; the crash has spent an attempt."""
+    """Release the jobs whose lease has expired; the attempt counts."""
     freed = []
     async with pool.acquire() as connection, connection.transaction():
         for job in await every(queries.expired_leases(connection)):
@@ -227,7 +278,7 @@ async def release_expired(pool: asyncpg.Pool, *, max_attempts: int) -> list[Job]
 
 async def _release(connection: Connection, job: Job, max_attempts: int) -> Job | None:
     if job.cancel_requested:
-        return await cancelled_as_asked(connection, job)
+        return await finish_cancel(connection, job)
     if job.attempt < max_attempts:
         return await retry_later(
             connection,

@@ -28,7 +28,7 @@ class Status(StrEnum):
     PROCESSING = "processing"  # a worker holds a lease on it
     COMPLETED = "completed"  # its transcript is stored
     FAILED = "failed"  # given up, with a reason
-    CANCELLED = "cancelled"  # stopped as asked
+    CANCELLED = "cancelled"  # stopped on request
 
     @property
     def ended(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a person may ask of a job: the option fields of an upload, checked."""
+"""The options of a job: the option fields of an upload, checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stt.transcript.languages import LANGUAGES
 
 # Kept in columns of their own; the rest is the job's `options`.
 COLUMNS = {"model", "language", "task", "priority"}
-# What spans do not depend on: speakers are told apart when all spans are known.
+# Options on which spans do not depend: diarization runs after the last span.
 SPEAKERS = {"diarize", "min_speakers", "max_speakers"}
 # An error shows so many characters of a value that is no model.
 _SHOWN_CHARACTERS = 100
@@ -82,14 +82,14 @@ class JobOptions(BaseModel):
 
     @property
     def extras(self) -> dict[str, Any]:
-        """What was asked beyond the columns: the job's `options`."""
+        """The options without a column of their own: the job's `options`."""
         return self.model_dump(exclude=COLUMNS, exclude_defaults=True, exclude_none=True)
 
     @property
     def hash(self) -> str:
-        """A name for what was asked: spans made for other options are not reused."""
-        asked = self.model_dump(exclude={"priority", *SPEAKERS})
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        """Identifies the options of recognition: spans made for other options are not reused."""
+        relevant = self.model_dump(exclude={"priority", *SPEAKERS})
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def parse(fields: dict[str, Any], settings: Settings) -> JobOptions:

@@ -1,4 +1,4 @@
-"""What was recognised of a recording: spans, segments, transcripts, the waveform."""
+"""Reads and writes what was recognised of a recording: spans, segments, transcripts, the waveform."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from stt.transcript.schema import Segment
 
 
 async def segments(pool: Connection, job: Job) -> list[Segment]:
-    """What is known of the text so far: the transcript of a finished job, else its spans in order.
+    """The segments known so far: of the transcript of an ended job, else of its spans in order.
 
-    A job that was done before and came to nothing this time has the text that it had.
+    A restarted job that failed or was cancelled keeps its older transcript.
 
     Returns:
         WhisperX segments, each with its number in the recording as ``id``.
@@ -40,7 +40,7 @@ def numbered(segments: Sequence[Segment], first: int = 0) -> list[Segment]:
 async def latest_transcript(pool: Connection, job: Job) -> asyncpg.Record | None:
     """The newest version of the finished transcript: `version, language, model, segments, author`.
 
-    A job that is done again keeps its old one until there is a new one.
+    A restarted job keeps its old one until there is a new one.
     """
     row: asyncpg.Record | None = await queries.latest_transcript(pool, id=job.id)
     return row
@@ -49,16 +49,16 @@ async def latest_transcript(pool: Connection, job: Job) -> asyncpg.Record | None
 async def spans(pool: Connection, job: Job) -> list[asyncpg.Record]:
     """The spans already recognised for these options, in order.
 
-    Each has `number, start, end, segments, last, unsure`; with one that is the last, they are all there.
+    Each has `number, start, end, segments, last, unsure`. If one has `last`, the recording is complete.
     """
     rows = [row async for row in queries.get_spans(pool, id=job.id, options_hash=job.options_hash)]
     return _unbroken(rows)
 
 
 async def peaks(pool: Connection, job: Job) -> list[tuple[float, bytes]]:
-    """The wave form of what was decoded, in pieces: the second each begins at, and its peaks.
+    """The waveform of what was decoded, by spans: the second at which each begins, and its peaks.
 
-    Of all spans, for whatever options they were made: the recording is the same.
+    The spans of all options count, because the recording is the same.
     """
     return [(row["start"], row["peaks"]) async for row in queries.get_peaks(pool, id=job.id)]
 
@@ -98,9 +98,19 @@ async def save_span(
     peaks: bytes | None = None,
     unsure: bool | None = None,
 ) -> bool:
-    """Keep a finished span; `last` is the one that the recording ends with.
+    """Store a finished span; False if the claim is no longer ours.
 
-    `unsure`: whether its engine was unsure of most of it, for that of a later try; None where nobody spoke.
+    Args:
+        pool: The database.
+        job: The job, with the claim of the worker.
+        number: Which span it is, from 0.
+        start: Where it begins, in seconds from the beginning of the recording.
+        end: Where it ends, in the same seconds.
+        segments: Its WhisperX segments, without numbers.
+        last: Whether the recording ends with it.
+        peaks: Its waveform, a byte for each tenth of a second.
+        unsure: True if most windows had low confidence; a resumed attempt uses it to choose the beam.
+            None: no speech, or not known.
     """
     row = await queries.save_span(
         pool,

@@ -1,7 +1,7 @@
-"""Tickets: arq carries the news that there is work; which work is decided by the claim in SQL.
+"""Tickets: an arq job says only that there is work; the claim in SQL decides which.
 
-A ticket's id is never used again, and a ticket without a row does no harm, so that nothing depends on what
-arq remembers of it. With ``workers/``, the only importer of arq.
+The id of a ticket is never used again, and a ticket without a row does no harm. So nothing depends on what
+arq remembers of it. Only this module and ``workers/`` import arq.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 Redis = ArqRedis
 
 TRANSCRIBE_QUEUE, TRANSCRIBE = "stt:queue:transcribe", "transcribe"
-# Longer than any recording takes: what ends a job is its lease in the row, never arq.
+# Longer than any recording takes: the lease in the row ends a job, never arq.
 TICKET_SECONDS = 30 * 24 * 3600
 _ANNOUNCE_SECONDS = 2.0
-# A ticket is torn up as soon as it is taken: one taken longer ago belongs to a worker that died just then.
+# Seconds. A ticket is acknowledged at once: if one was picked up longer ago, its worker died at that moment.
 _TAKEN_SECONDS = 60
 
 
 def serialize(value: dict[str, Any]) -> bytes:
-    """JSON, since nothing should unpickle what comes out of Redis."""
+    """JSON: data from Redis must never be unpickled."""
     return json.dumps(value, default=repr).encode()
 
 
@@ -77,12 +77,12 @@ async def connect(url: str) -> ArqRedis:
 
 
 async def enqueue(redis: ArqRedis, *, at: datetime | None = None) -> None:
-    """Say that there is work, now or at a time."""
+    """Enqueue a ticket that is due now or at a time."""
     await redis.enqueue_job(TRANSCRIBE, _job_id=uuid4().hex, _defer_until=at)
 
 
 async def announce(redis: ArqRedis, job: Job) -> None:
-    """A ticket for a job. Its row is the truth: should Redis be away, maintenance makes up for it."""
+    """Enqueue a ticket for a job. While Redis is unavailable none is made, and maintenance adds it later."""
     try:
         async with asyncio.timeout(_ANNOUNCE_SECONDS):
             await enqueue(redis, at=job.not_before)
@@ -91,14 +91,14 @@ async def announce(redis: ArqRedis, job: Job) -> None:
 
 
 async def waiting(redis: ArqRedis) -> list[str]:
-    """The ids of tickets that a worker would take now, oldest first."""
-    now = time.time() * 1000 + 1  # arq rounds; a ticket for later is nobody's yet
+    """The ids of tickets that a worker would pick up now, oldest first."""
+    now = time.time() * 1000 + 1  # arq rounds; a ticket for later is not due yet
     ids = [member.decode() for member in await redis.zrangebyscore(TRANSCRIBE_QUEUE, "-inf", now)]
     if not ids:
         return []
     async with redis.pipeline(transaction=False) as pipe:
         for ticket in ids:
-            # Taken, by a worker that may since have died, or without its body: no worker runs it.
+            # No worker runs a ticket that is picked up (its worker may have died) or has no body.
             pipe.exists(in_progress_key_prefix + ticket)
             pipe.exists(job_key_prefix + ticket)
         found = await pipe.execute()
@@ -107,7 +107,7 @@ async def waiting(redis: ArqRedis) -> list[str]:
 
 
 async def taken_long_ago(redis: ArqRedis) -> list[str]:
-    """The ids of tickets whose worker died in the moment it took them."""
+    """The ids of tickets whose worker died at the moment it picked them up."""
     ids = [member.decode() for member in await redis.zrange(TRANSCRIBE_QUEUE, 0, -1)]
     async with redis.pipeline(transaction=False) as pipe:
         for ticket in ids:
@@ -118,21 +118,21 @@ async def taken_long_ago(redis: ArqRedis) -> list[str]:
     ]
 
 
-async def tear_up(redis: ArqRedis, ticket: str) -> None:
-    """A ticket that was taken has said what it had to say.
+async def acknowledge(redis: ArqRedis, ticket: str) -> None:
+    """Remove a ticket as soon as it is picked up; the job's lease tracks it from here.
 
-    Kept until its job is done, those of workers that died would stand at the head of the queue, where arq
+    Tickets that stay until their job is done would fill the head of the queue once workers have died, and arq
     looks only at the first hundred.
     """
     try:
         async with asyncio.timeout(_ANNOUNCE_SECONDS):
             await discard(redis, [ticket])
     except (RedisError, OSError) as error:
-        log.warning("a ticket was not torn up: %s", error)
+        log.warning("a ticket was not acknowledged: %s", error)
 
 
 async def discard(redis: ArqRedis, tickets: list[str]) -> None:
-    """Throw tickets away, with all that arq keeps of them."""
+    """Remove tickets, with everything that arq keeps of them."""
     prefixes = (job_key_prefix, in_progress_key_prefix, retry_key_prefix)
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zrem(TRANSCRIBE_QUEUE, *tickets)

@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> web.Application:
     app[SETTINGS] = settings
     app.cleanup_ctx.append(_services(Storage(settings.storage_dir)))
     app.on_response_prepare.append(guard.add_headers)
-    app.on_shutdown.append(_end_streams)
+    app.on_shutdown.append(end_streams)
     _set_up_templates(app)
     app.add_routes(routes())
     return app
@@ -100,7 +100,8 @@ def _services(storage: Storage) -> Callable[[web.Application], AsyncIterator[Non
     return connected
 
 
-async def _end_streams(app: web.Application) -> None:
+async def end_streams(app: web.Application) -> None:
+    """End every stream of events: a running one would keep the app from ending."""
     app[SERVICES].hub.end_listeners()
 
 

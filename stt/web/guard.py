@@ -1,4 +1,4 @@
-"""Who may ask: other websites can reach loopback too, through the browser of whoever visits them."""
+"""Checks where a request comes from: a website can reach this server through its visitor's browser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stt.settings import Settings
 from stt.web.problems import Handler, Problem
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
-# Monitors ask by address; what they are told is no secret.
+# Monitors ask by IP address; the answer is no secret.
 _PROBES = "/health/"
 
 HEADERS = {

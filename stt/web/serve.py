@@ -1,4 +1,4 @@
-"""Runs the web app until it is asked to stop."""
+"""Runs the web app until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from setproctitle import setproctitle
 
 from stt import folders
 from stt.settings import Settings
-from stt.web.app import _end_streams, create_app
+from stt.web.app import create_app, end_streams
 from stt.web.connections import Runner
 from stt.web.context import RUNNING
 
 log = logging.getLogger(__name__)
 
 
-# What running requests get to finish once the app is asked to stop; `stt up` waits less long for it.
+# Seconds that running requests get to finish after a signal; `stt up` waits less long.
 _SHUTDOWN_SECONDS = 25
 _CLOSE_SECONDS = 0.5
 
 
 async def _finish_requests(app: web.Application) -> None:
-    """Let running requests end. aiohttp would, too, but not hear the rest of an upload any more."""
-    await _end_streams(app)
+    """Let running requests end. aiohttp does so too, but no longer reads the rest of an upload."""
+    await end_streams(app)
     if app[RUNNING]:
         await asyncio.wait([*app[RUNNING]], timeout=_SHUTDOWN_SECONDS)
 
@@ -67,7 +67,7 @@ def _url(settings: Settings, runner: web.AppRunner) -> str:
 
 
 def _announce(url: str) -> None:
-    """Tell whoever started us, on the pipe it handed down, that we listen."""
+    """Write the address to the pipe that the starting process handed down, to say that we listen."""
     log.info("listening on %s", url)
     if descriptor := os.environ.pop("STT_READY_FD", ""):
         with os.fdopen(int(descriptor), "w") as pipe:

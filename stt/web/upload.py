@@ -44,7 +44,7 @@ async def receive(request: web.Request) -> Job:
 
 
 def _check_size(request: web.Request) -> None:
-    """Refuse before a byte is taken what cannot be taken whole."""
+    """Refuse a request that is too large before its body is read."""
     length = request.content_length or 0
     limit = request.app[SETTINGS].max_upload_bytes
     if length > limit + _ENVELOPE:
@@ -55,7 +55,7 @@ def _check_size(request: web.Request) -> None:
 async def _read_parts(request: web.Request, incoming: Incoming) -> tuple[str, dict[str, str]]:
     limit = request.app[SETTINGS].max_upload_bytes
     filename: str | None = None
-    asked: dict[str, str] = {}
+    fields: dict[str, str] = {}
     async for part in bodies.parts(request, limit + _ENVELOPE, _too_large(limit)):
         if part.name == "file":
             if filename is not None:
@@ -63,18 +63,18 @@ async def _read_parts(request: web.Request, incoming: Incoming) -> tuple[str, di
             filename = filenames.clean(part.filename)
             await _read_file(part, incoming, limit)
         else:
-            if len(asked) >= _FIELDS:
+            if len(fields) >= _FIELDS:
                 raise bodies.malformed("it has too many fields")
-            if part.name in asked:
+            if part.name in fields:
                 raise bodies.malformed(f"field {part.name} is given twice")
-            asked[part.name] = await part.text()
+            fields[part.name] = await part.text()
     if filename is None:
         raise Problem(
             422, "no_file", "No file", "The form has no part named file: send the recording as file."
         )
     if not incoming.size:
         raise Problem(422, "empty_file", "Empty file", "The file has no bytes: was it copied whole?")
-    return filename, asked
+    return filename, fields
 
 
 async def _read_file(part: bodies.Part, incoming: Incoming, limit: int) -> None:

@@ -51,7 +51,7 @@ async def test_an_old_claim_writes_nothing(pool: asyncpg.Pool) -> None:
     assert await lifecycle.fail(pool, old, code="x", message="x") is None
     assert await lifecycle.retry_later(pool, old, delay=0, code="x", message="x") is None
     assert await lifecycle.hand_back(pool, old) is None
-    assert await lifecycle.cancelled_as_asked(pool, old) is None
+    assert await lifecycle.finish_cancel(pool, old) is None
     assert (await again(pool, now)).status is Status.PROCESSING
     assert await complete(pool, now)
 
@@ -112,7 +112,7 @@ async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_its_wor
     assert seen.cancel_requested
     assert await complete(pool, running) is None  # nothing comes after a cancel
     assert await lifecycle.fail(pool, running, code="x", message="x") is None
-    assert await lifecycle.cancelled_as_asked(pool, running)
+    assert await lifecycle.finish_cancel(pool, running)
     assert await lifecycle.request_cancel(pool, running.id) is None
 
 
@@ -316,7 +316,7 @@ async def test_a_job_that_came_to_nothing_keeps_its_spans_while_its_options_are_
         await lifecycle.fail(pool, job, code="x", message="x")
     else:
         await lifecycle.request_cancel(pool, job.id)
-        await lifecycle.cancelled_as_asked(pool, job)
+        await lifecycle.finish_cancel(pool, job)
     assert (await again(pool, job)).status is end
     kept = await restart(pool, job, diarize=True)
     assert len(await results.spans(pool, kept)) == 1

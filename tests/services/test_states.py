@@ -139,7 +139,7 @@ class Jobs(RuleBasedStateMachine):
             lambda: fail_as_workers_do(pool, job),
             lambda: lifecycle.fail(pool, job, code="x", message="x"),
             lambda: lifecycle.hand_back(pool, job),
-            lambda: lifecycle.cancelled_as_asked(pool, job),
+            lambda: lifecycle.finish_cancel(pool, job),
         ]
 
     @invariant()

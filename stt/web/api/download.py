@@ -1,4 +1,4 @@
-"""The result leaves: a transcript as a file."""
+"""The download of a transcript as a file."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def _writer(name: str, highlight: bool, job: Job) -> formats.Writer:
 
 def _highlight(request: web.Request, name: str) -> bool:
     """`highlight=words`: WebVTT with the time of each word inside its cues."""
-    asked = request.query.get("highlight")
-    if asked and (asked != "words" or name != "vtt"):
+    value = request.query.get("highlight")
+    if value and (value != "words" or name != "vtt"):
         detail = "highlight: can only be words, with format=vtt"
         raise Problem(422, "bad_format", "Unknown highlighting", detail)
-    return bool(asked)
+    return bool(value)
 
 
 def no_transcript(job: Job) -> Problem:

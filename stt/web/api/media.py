@@ -14,7 +14,7 @@ from stt.web.problems import Problem
 
 
 async def get_peaks(request: web.Request) -> web.Response:
-    """`GET /api/jobs/{id}/peaks?points=`: the wave form of what is decoded so far; 409 where nothing is."""
+    """`GET /api/jobs/{id}/peaks?points=`: the waveform of what is decoded so far; 409 if nothing is."""
     points = params.points(request)
     job = await job_or_404(request)
     whole = waveform.joined(await results.peaks(request.app[SERVICES].pool, job))
