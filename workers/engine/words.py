@@ -34,8 +34,8 @@ _ABBREVIATIONS = frozenset(
 class Word:
     """A word from `start` to `end`, in seconds.
 
-    `score` is the model's probability of the word, 0 to 1; None if its times were not measured. `logprob` is
-    the mean log probability of the text it is part of.
+    `score`, 0 to 1, is the model's probability of the word, or wav2vec2's alignment score; None if the times
+    were not measured. `logprob` is the mean log probability of the text that the word is part of.
     """
 
     text: str
