@@ -18,7 +18,7 @@ class Stop(Enum):
 
 
 class Stopped(Exception):
-    """The attempt was stopped from outside; `Attempt.stop_reason` says why."""
+    """The attempt was stopped from outside; `AttemptState.stop_reason` says why."""
 
 
 class AttemptError(codes.CodedError):

@@ -73,7 +73,7 @@ async def test_an_engine_that_goes_on_is_told_how_sure_the_one_before_it_was(
     for number, unsure in enumerate((True, None, False, True)):
         where = {"number": number, "start": number, "end": number + 1}
         assert await results.save_span(pool, job, **where, segments=[], unsure=unsure)
-    request = await Attempt(context, job)._request(recording)
+    request = await Attempt(context, job).recognition.request(recording)
     assert request["resume"]["unsure"] == [False, True]
 
 
