@@ -274,3 +274,20 @@ async def test_a_cancelled_jobs_engine_ends_within_two_seconds_and_nothing_comes
     assert await again(pool, job) == cancelled
     own = [event for whose, event in events if whose == str(job.id)]
     assert own.index("cancelled") == len(own) - 1
+
+
+async def test_an_engine_that_waits_at_a_pipe_into_which_nobody_writes_is_replaced(
+    context: Context, pool: asyncpg.Pool, storage: Storage, model: str
+) -> None:
+    job = await waiting(pool, storage, SHORT, model)
+    await attempt(context)  # its libraries are loaded now
+    await completed(pool, job)
+    stuck = await waiting(pool, storage, SHORT, model)
+    (storage.root / stuck.file_path).unlink()
+    os.mkfifo(storage.root / stuck.file_path)
+    context.engine.stuck_seconds = 5  # two beats
+    old = pid(context)
+    await asyncio.wait_for(attempt(context), 30)
+    waits = await again(pool, stuck)
+    assert (waits.status, waits.error_code) == (Status.PENDING, "engine_hung")
+    assert not psutil.pid_exists(old)
