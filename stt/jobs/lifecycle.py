@@ -50,7 +50,13 @@ def _columns(options: JobOptions) -> dict[str, Any]:
 
 
 async def claim_next(pool: asyncpg.Pool, *, worker: str, lease: float) -> Job | None:
-    """Take the best job that is due, for `lease` seconds; None where none is."""
+    """Claim the best job that is due; None if none is.
+
+    Args:
+        pool: The database.
+        worker: The worker's name, for people.
+        lease: Seconds after which the job is released unless a heartbeat comes.
+    """
     async with pool.acquire() as connection, connection.transaction():
         await queries.lock_claims(connection)
         return Job.of(await queries.claim_next(connection, worker=worker, lease=lease))
@@ -229,7 +235,13 @@ def backoff(attempt: int) -> float:
 
 
 async def request_cancel(pool: Connection, job_id: UUID, *, owner: str | None = LOCAL) -> Job | None:
-    """Cancel a waiting job at once, ask a running one to stop; None where the owner has no such job."""
+    """Cancel a waiting job at once, ask a running one to stop; None if it has ended or does not exist.
+
+    Args:
+        pool: The database.
+        job_id: The job.
+        owner: Whose job; None for anyone's.
+    """
     return Job.of(await queries.request_cancel(pool, id=job_id, owner=owner))
 
 
@@ -259,7 +271,13 @@ async def restart(
 
 
 async def delete(pool: Connection, job_id: UUID, *, owner: str | None = LOCAL) -> DeletedJob | None:
-    """Remove the row and every row that refers to it; None where the owner has no such job."""
+    """Remove the row and every row that refers to it; None where the owner has no such job.
+
+    Args:
+        pool: The database.
+        job_id: The job.
+        owner: Whose job; None for anyone's.
+    """
     row = await queries.delete_job(pool, id=job_id, owner=owner)
     return None if row is None else DeletedJob(**row)
 

@@ -36,7 +36,13 @@ async def get(pool: Connection, job_id: UUID, *, owner: str | None = LOCAL, text
 
 
 async def with_place(pool: Connection, job: Job, *, owner: str | None = LOCAL) -> Job:
-    """The job with its place in the queue, 1 being next, and when it will start, as far as both are known."""
+    """The job with its place in the queue, 1 being next, and when it will start, as far as both are known.
+
+    Args:
+        pool: The database.
+        job: The job.
+        owner: Whose job; None for anyone's.
+    """
     if job.status is not Status.PENDING:
         return job
     position = await queries.queue_position(pool, id=job.id, owner=owner)
@@ -84,7 +90,13 @@ async def list_page(
 async def changed_since(
     pool: Connection, since: dt.datetime, *, owner: str | None = LOCAL
 ) -> AsyncGenerator[Job, None]:
-    """Every job that has changed since a time by PostgreSQL's clock, oldest change first."""
+    """Every job that has changed since a time, oldest change first.
+
+    Args:
+        pool: The database.
+        since: The time by PostgreSQL's clock.
+        owner: Only jobs of this owner; None for all.
+    """
     after = UUID(int=0)
     while page := await every(
         queries.jobs_changed_since(pool, owner=owner, since=since, after=after, limit=_PAGE)
@@ -100,7 +112,13 @@ async def active(pool: Connection, *, owner: str | None = LOCAL) -> list[Job]:
 
 
 async def ended_among(pool: Connection, job_ids: Iterable[UUID], *, owner: str | None = LOCAL) -> list[Job]:
-    """Those of some jobs that have ended, without their text."""
+    """Those of some jobs that have ended, without their text.
+
+    Args:
+        pool: The database.
+        job_ids: The jobs.
+        owner: Only jobs of this owner; None for all.
+    """
     return await every(queries.ended_among(pool, ids=list(job_ids), owner=owner))
 
 
