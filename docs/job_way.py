@@ -54,7 +54,8 @@ STEPS = (
     ),
     _within(WORKER, "An attempt begins.", "workers.transcriber", "workers.attempt"),
     _within(WORKER, "It claims the best row, with a lease.", "workers.attempt", "stt.jobs.lifecycle"),
-    _within(WORKER, "It sends a request to the engine.", "workers.attempt", "workers.engine.handle"),
+    _within(WORKER, "It has the recording recognised.", "workers.attempt", "workers.recognition"),
+    _within(WORKER, "A request is sent to the engine.", "workers.recognition", "workers.engine.handle"),
     Step(
         "The request goes through a socket.", "workers.engine.handle", "workers.engine.channel", WORKER, ENGINE,
         message="workers.engine.protocol:TranscribeRequest",
@@ -76,12 +77,12 @@ STEPS = (
     _within(ENGINE, "Words get their times.", "workers.engine.span_recognition", "workers.engine.word_times"),
     _within(ENGINE, "Words become segments.", "workers.engine.span_recognition", "workers.engine.words"),
     Step(
-        "A span is finished.", "workers.engine.transcription", "workers.attempt", ENGINE, WORKER,
+        "A span is finished.", "workers.engine.transcription", "workers.recognition", ENGINE, WORKER,
         message="workers.engine.protocol:SpanEvent",
     ),
-    _within(WORKER, "The span is stored.", "workers.attempt", "stt.jobs.results"),
+    _within(WORKER, "The span is stored.", "workers.recognition", "stt.jobs.results"),
     Step(
-        "Its segments are published.", "workers.attempt", "stt.jobs.feed", WORKER, WEB,
+        "Its segments are published.", "workers.recognition", "stt.jobs.feed", WORKER, WEB,
         message="stt.jobs.messages:SegmentsMessage",
     ),
     _within(WEB, "Server-sent events: JSON …", "stt.web.api.events", "stt.jobs.feed"),
