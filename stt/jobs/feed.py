@@ -8,8 +8,9 @@ come twice are left out here.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 from uuid import UUID
 
@@ -223,23 +224,44 @@ async def of_all(
         owner: Only this owner's jobs; None for all.
         since: Up to when the reader knows everything; None for a new reader.
     """
-    known = await lookup.server_time(pool)
+    caught_up = await lookup.server_time(pool)
+    sent = _SentEnds()
     rows = _active(pool, owner) if since is None else _changed(pool, owner, since)
     async for batch in rows:
         yield batch
     async for raw in messages:
         message = received(raw)
         if message["event"] == "resync" or message["event"] == "idle":
-            since, known = known, await lookup.server_time(pool)
-            async for changed in _changed(pool, owner, since):
+            # Not since the last message: an older one may be the one that was lost.
+            since, caught_up = caught_up, await lookup.server_time(pool)
+            async for changed in _changed(pool, owner, since, sent.take()):
                 yield changed
         elif message["event"] == "segments":
             yield Segments(message["job"], message["segments"])
         elif message["event"] == "deleted":
             yield Deleted(message["job"])
         else:
-            known = dt.datetime.fromtimestamp(message["at"], dt.UTC)
+            sent.add(message)
             yield State.of(message)
+
+
+class _SentEnds:
+    """The ends that a reader has received since it last caught up: they need not be sent again."""
+
+    def __init__(self) -> None:
+        self._ends: dict[str, float] = {}  # when a job ended, by job
+        self._latest = 0.0  # when the job of the newest message changed
+
+    def add(self, message: StateMessage) -> None:
+        self._latest = message["at"]
+        if message["event"] in END_EVENTS:
+            self._ends[message["job"]] = message["at"]
+
+    def take(self) -> dict[str, float]:
+        """The ends, without the newest, whose segments may have been lost with a message; then none."""
+        limit = self._latest - _OVERLAP.total_seconds()
+        ends, self._ends = self._ends, {}
+        return {job: at for job, at in ends.items() if at < limit}
 
 
 async def _active(pool: asyncpg.Pool, owner: str | None) -> AsyncGenerator[Segments | State, None]:
@@ -248,10 +270,15 @@ async def _active(pool: asyncpg.Pool, owner: str | None) -> AsyncGenerator[Segme
 
 
 async def _changed(
-    pool: asyncpg.Pool, owner: str | None, since: dt.datetime
+    pool: asyncpg.Pool,
+    owner: str | None,
+    since: dt.datetime,
+    sent: Mapping[str, float] = MappingProxyType({}),
 ) -> AsyncGenerator[Segments | State, None]:
+    """The jobs that have changed since a time, except those whose last change is an end in `sent`."""
     since -= _OVERLAP
-    async for jobs in _groups(lookup.changed_since(pool, since, owner=owner)):
+    async for group in _groups(lookup.changed_since(pool, since, owner=owner)):
+        jobs = [job for job in group if sent.get(str(job.id)) != job.updated_at.timestamp()]
         found = await results.segments_since(pool, jobs, since)
         for job in jobs:
             if segments := found.get(job.id):

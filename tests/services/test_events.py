@@ -223,6 +223,32 @@ async def test_an_end_whose_message_was_never_published_is_found_in_the_rows(
                 pass
 
 
+async def test_a_lost_end_is_found_though_other_jobs_went_on_publishing(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_OVERLAP", dt.timedelta(0))
+    jobs = []
+    for _ in range(3):
+        await new(pool)
+        jobs.append(await claim(pool))
+    lost, sent, other = [job for job in jobs if job]
+
+    async def arriving() -> AsyncIterator[Message]:
+        await complete(pool, lost)
+        for job in (await complete(pool, sent), await beat(pool, other)):
+            assert job
+            yield current(job)
+        yield messages.IDLE
+
+    batches = [batch async for batch in feed.of_all(pool, arriving())]
+    assert [(batch.event, batch.job_id) for batch in batches[3:] if isinstance(batch, feed.State)] == [
+        ("completed", str(sent.id)),
+        ("progress", str(other.id)),
+        ("completed", str(lost.id)),  # the end that was sent does not come again
+        ("progress", str(other.id)),
+    ]
+
+
 async def test_a_slow_listener_keeps_the_newest_progress_and_every_end(pool: asyncpg.Pool) -> None:
     await new(pool)
     job = await claim(pool)
