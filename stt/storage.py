@@ -30,10 +30,11 @@ _FLUSH_EVERY = 64 * 2**20
 # Bytes that uploads leave free: the database and the results need room meanwhile.
 RESERVE = 256 * 2**20
 
-
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# The storage is read-only, broken, not mounted, or not this user's.
-_UNAVAILABLE = {errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EACCES, errno.EPERM}
+# The storage is read-only, broken, not mounted, does not answer, or is not this user's.
+_UNAVAILABLE = {
+    errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM,
+}  # fmt: skip
 
 
 class StorageFull(OSError):

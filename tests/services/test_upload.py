@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -264,6 +266,30 @@ async def test_a_form_that_ends_early_is_400_and_leaves_nothing(
     status, problem = await send(client, body, headers=headers)
     assert (status, problem["code"]) == (400, "bad_form")
     assert stored(storage) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [
+        (errno.ENOSPC, 507, "disk_full"),
+        (errno.EDQUOT, 507, "disk_full"),
+        (errno.EROFS, 503, "storage_unavailable"),
+        (errno.ETIMEDOUT, 503, "storage_unavailable"),  # a TimeoutError, but not of the database
+    ],
+)
+async def test_an_upload_that_cannot_be_stored_leaves_nothing(
+    client: TestClient, tone: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch,
+    number: int, status: int, code: str,
+) -> None:  # fmt: skip
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    got, problem = await send(client, form(tone))
+    assert (got, problem["code"]) == (status, code)
+    assert not stored(storage)
+    async with client.get("/api/jobs") as response:
+        assert (await response.json())["jobs"] == []
 
 
 async def test_another_website_changes_nothing(client: TestClient, tone: Path) -> None:
