@@ -1,8 +1,8 @@
 -- Every statement of the program, by name. Every transition of a job is one conditional statement here:
--- no row back means that somebody else was first, and the caller walks away.
+-- if it returns no row, another process was first and nothing was changed.
 
 -- name: insert_job^
--- The job exists from now on; its bytes are already durable.
+-- Insert a job, whose file is already durable.
 insert into jobs (id, owner, original_filename, file_path, file_type, file_size, duration_seconds,
     priority, model, task, requested_language, options, options_hash)
 values (:id, :owner, :original_filename, :file_path, :file_type, :file_size, :duration_seconds,
@@ -52,7 +52,7 @@ where id = any(:ids::uuid[]) and status in ('completed', 'failed', 'cancelled')
 order by updated_at, id;
 
 -- name: server_time$
--- PostgreSQL's clock: the only one that leases and events go by.
+-- PostgreSQL's clock, by which all leases and events are timed.
 select clock_timestamp();
 
 -- name: lock_claims$
@@ -60,7 +60,7 @@ select clock_timestamp();
 select pg_advisory_xact_lock(7345001);
 
 -- name: claim_next^
--- The best job that is due becomes this worker's.
+-- Give the first job of the queue to this worker.
 update jobs
 set status = 'processing', claim = nextval('job_claims'), attempt = attempt + 1, worker = :worker,
     claimed_at = clock_timestamp(), lease_expires_at = clock_timestamp() + make_interval(secs => :lease),
@@ -77,7 +77,7 @@ where id = (
 returning *;
 
 -- name: heartbeat^
--- The lease is renewed and the progress kept; says whether the job should stop.
+-- Renew the lease and store the progress; the row says whether a cancel was requested.
 update jobs
 set lease_expires_at = clock_timestamp() + make_interval(secs => :lease),
     stage = :stage, progress = greatest(progress, :progress), eta_seconds = :eta_seconds,
@@ -87,7 +87,7 @@ where id = :id and claim = :claim and status = 'processing'
 returning *;
 
 -- name: save_span^
--- A finished span, unless the claim is no longer ours.
+-- Store a finished span, unless the worker no longer has the claim.
 with mine as (
     select id, options_hash from jobs where id = :id and claim = :claim and status = 'processing' for update
 )
@@ -127,7 +127,7 @@ order by id, number;
 select "start", peaks from spans where job_id = :id and peaks is not null order by options_hash, number;
 
 -- name: complete_job^
--- The commit of a transcription: what was published before it is named by nothing until now.
+-- Complete a job: from now on its row names the result file, which was written before.
 update jobs
 set status = 'completed', stage = null, progress = 1, eta_seconds = null, lease_expires_at = null, worker = null,
     transcription_text = :text, transcription_file_path = :file_path, language = :language,
@@ -158,8 +158,8 @@ where id = :id and claim = :claim and status = 'processing' and not cancel_reque
 returning *;
 
 -- name: retry_later^
--- A transient failure: the job waits for its next try. The reason stays readable meanwhile. The try is given back
--- where the failure was none of the job's.
+-- After a failure that may pass the job waits for its next attempt; the row has the reason meanwhile. The attempt
+-- does not count (:given_back is 1) if the job was not the cause.
 update jobs
 set status = 'pending', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
     attempt = attempt - :given_back::integer,
@@ -170,7 +170,7 @@ where id = :id and claim = :claim and status = 'processing' and not cancel_reque
 returning *;
 
 -- name: hand_back^
--- The worker stops through no fault of the job: the try is given back, and it waits as long as it did before.
+-- The worker stops for another reason: the attempt does not count, and not_before stays.
 update jobs
 set status = 'pending', stage = null, eta_seconds = null, lease_expires_at = null, worker = null,
     attempt = attempt - 1, updated_at = clock_timestamp()
@@ -178,7 +178,7 @@ where id = :id and claim = :claim and status = 'processing' and not cancel_reque
 returning *;
 
 -- name: fail_waiting^
--- A waiting job whose recording is gone: no worker could do it.
+-- Fail a waiting job that no worker could do, because its recording is gone.
 update jobs
 set status = 'failed', error_code = :code, error_message = :message, error_parameters = null,
     completed_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -205,8 +205,8 @@ returning *;
 -- name: restart_job^
 -- Restart an ended job, perhaps with other options. Spans are reused if the recognition options are unchanged; a
 -- completed job is recognised again unless only diarization options differ or diarization failed. If the reused spans
--- are complete, the recording is not decoded again, so its warnings are kept, except the outdated ones. For options
--- that the row has left since, spans are deleted: the language that belongs to them is no longer known.
+-- are complete, the recording is not decoded again, so its warnings are kept, except the outdated ones. Spans
+-- that were made for the new options before the row had others are deleted: their language is no longer known.
 with old as (
     select id, status, options_hash = :options_hash and (
         status <> 'completed' or options <> :options or warnings @> '[{"code": "speakers_failed"}]'
@@ -265,7 +265,7 @@ from ahead, running,
 where pace.median is not null;
 
 -- name: expired_leases
--- Jobs whose worker has gone silent; locked, so that two maintenance processes share the work.
+-- Jobs whose lease has expired; locked, so that two maintenance processes share the work.
 select * from jobs where status = 'processing' and lease_expires_at < clock_timestamp()
 order by lease_expires_at limit 100 for update skip locked;
 

@@ -62,7 +62,7 @@ class Listener:
             message = RESYNC
         progress = message["event"] == "progress"
         key = message["job"] if progress else next(self._numbers)
-        self._waiting.pop(key, None)  # and to the end: order among the kept ones stays
+        self._waiting.pop(key, None)  # the newer one goes to the end: a job's messages stay in order
         self._waiting[key] = message
         self._ready.set()
 

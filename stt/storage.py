@@ -27,7 +27,7 @@ UPLOADS, RESULTS, INCOMING = "uploads", "results", "incoming"
 _BUFFER = 2**20
 # Bytes after which an upload is written to the disk, so that the fsync at the end has little left to do.
 _FLUSH_EVERY = 64 * 2**20
-# Bytes that uploads leave free: the database and the results need room meanwhile.
+# Bytes that uploads leave free on the disk, for the database and the results.
 RESERVE = 256 * 2**20
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -132,7 +132,7 @@ class Storage:
             file.write(b"stt")
 
     def lost(self, keys: Collection[str]) -> list[str]:
-        """Which of the recordings that wait are gone; none while the storage itself is not there.
+        """Which of these files are gone; none while the storage itself is not mounted.
 
         Where the storage is not mounted, its folders may exist all the same, because the service makes them
         when it starts. So if all of several recordings are missing, none counts as gone.

@@ -1,6 +1,6 @@
 """The use cases: accept a recording, cancel, retry and delete a job.
 
-They know no HTTP. The pages, the JSON API and workers call the same functions.
+They know nothing of HTTP: the pages and the JSON API call the same functions.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 
 # Seconds that `delete` waits for a worker to stop. It sees the request at its next heartbeat, after a second.
 _STOP_SECONDS = 10
-# Errors of files that libav can open: the ending of the name does not matter.
-_NAME_TELLS_NOTHING = {ErrorCode.ENCRYPTED, ErrorCode.EMPTY_AUDIO, ErrorCode.TOO_LONG}
+# Errors of files that libav can open: they are not raw telephone sound, whatever their name ends with.
+_NOT_RAW_SOUND = {ErrorCode.ENCRYPTED, ErrorCode.EMPTY_AUDIO, ErrorCode.TOO_LONG}
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the use cases work with; one set for each process."""
+    """The shared objects that the use cases need; each process has one set."""
 
     pool: asyncpg.Pool
     redis: tickets.Redis
@@ -51,14 +51,14 @@ async def accept(
 ) -> Job:
     """Make a job of a received file.
 
-    Order: bytes durable under a temporary name, probed, renamed, row, ticket, message. A crash in between
-    leaves a file that is swept, or a row without a ticket, which maintenance mends; never a row without its
-    bytes.
+    Order: bytes durable under a temporary name, probed, renamed, row, ticket, message. A crash between two
+    steps leaves a file without a row, which maintenance removes, or a row without a ticket, for which
+    maintenance adds one. It never leaves a row without its file.
 
     Args:
-        services: What it works with.
+        services: The shared objects.
         incoming: The file, received whole.
-        filename: Its name, as it is shown.
+        filename: The name that is shown.
         fields: The option fields, as `options.parse` takes them.
         owner: Whose job it becomes.
 
@@ -72,7 +72,7 @@ async def accept(
     job_options = options.parse(dict(fields), services.settings)
     await incoming.sync()
     async with incoming.local_copy() as path:
-        media = await _look_into(path, filename, services.settings.max_duration_seconds)
+        media = await _probe(path, filename, services.settings.max_duration_seconds)
     job_id = uuid4()
     key = services.storage.upload_key(job_id)
     await services.storage.publish(incoming, key)
@@ -89,13 +89,17 @@ async def accept(
     return await _register(services, new)
 
 
-async def _look_into(path: Path, filename: str, longest: float) -> Media:
-    """What the file holds; of a recording without a header only its name tells why it is refused."""
+async def _probe(path: Path, filename: str, longest: float) -> Media:
+    """Probe the file.
+
+    libav cannot open raw telephone sound, which has no header. If the name ends as that of such a file, the
+    error says how to convert it.
+    """
     try:
         return await probe(path, longest)
     except MediaError as error:
         parameters = telephone.advice(filename)
-        if error.code in _NAME_TELLS_NOTHING or parameters is None:
+        if error.code in _NOT_RAW_SOUND or parameters is None:
             raise
         raise MediaError(ErrorCode.NOT_MEDIA, **parameters) from None
 
@@ -104,7 +108,8 @@ async def _register(services: Services, new: NewJob) -> Job:
     try:
         job = await lifecycle.create(services.pool, new)
     except Exception:
-        # The row may be there all the same (its answer was lost): the sweep of files without a row decides.
+        # The row may exist all the same (the answer was lost), so the file stays: maintenance removes it
+        # if it has no row.
         log.exception("the row could not be inserted", extra={"job": str(new.id)})
         raise
     await tickets.announce(services.redis, job)
@@ -117,7 +122,7 @@ async def cancel(services: Services, job_id: UUID, *, owner: str | None = LOCAL)
     """Cancel a job that waits; ask the worker of one that runs to stop.
 
     Args:
-        services: What it works with.
+        services: The shared objects.
         job_id: The job.
         owner: Whose job; None for anyone's.
 
@@ -141,7 +146,7 @@ async def retry(
     """Restart an ended job.
 
     Args:
-        services: What it works with.
+        services: The shared objects.
         job_id: The job.
         fields: Option fields that change; the others stay as they were.
         owner: Whose job; None for anyone's.
@@ -167,7 +172,7 @@ async def delete(services: Services, job_id: UUID, *, owner: str | None = LOCAL)
     """Stop a job that runs, then remove its row and its files.
 
     Args:
-        services: What it works with.
+        services: The shared objects.
         job_id: The job.
         owner: Whose job; None for anyone's.
 

@@ -1,8 +1,8 @@
 """What a reader of events receives, in batches: first what the rows hold, then what messages say.
 
 The JSON events and the streams of the pages are made of these batches. The caller subscribes to the messages
-before it calls, so that nothing is lost between the reading of the rows and the first message. Segments that
-come twice are left out here.
+before it calls, so that nothing is lost between the reading of the rows and the first message. Of one
+job, segments that the reader already has are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from stt.transcript.schema import Segment
 
 Messages = AsyncIterator[Message]
 
-# A transaction commits later than the time in its row: a search for changes goes back so much further.
+# The time in a row is older than its commit, so a search for changes begins this much earlier.
 _OVERLAP = dt.timedelta(seconds=5)
 # Jobs whose spans are read with one query.
 _GROUP = 50
@@ -43,7 +43,7 @@ class Snapshot:
     """A job as its row stands, with the segments that the reader lacks."""
 
     job: Job
-    first: int  # the number of the first of them; 0 though the reader has some: it must begin anew
+    first: int  # number of the first of `segments`; 0 where the reader has some: it must drop them
     segments: list[Segment]
 
 
@@ -181,7 +181,7 @@ async def of_list(
         pool: The database.
         messages: The messages of all jobs, from a subscription that is older than this call.
         owner: Only this owner's jobs; None for all.
-        limit: Jobs a page.
+        limit: Jobs per page.
     """
     unfinished: set[UUID] = set()
     async for message in _resync_first(messages):
@@ -222,7 +222,7 @@ async def of_all(
         pool: The database.
         messages: The messages of all jobs, from a subscription that is older than this call.
         owner: Only this owner's jobs; None for all.
-        since: Up to when the reader knows everything; None for a new reader.
+        since: The reader has every change up to this time; None for a new reader.
     """
     caught_up = await lookup.server_time(pool)
     sent = _SentEnds()

@@ -11,11 +11,12 @@ import asyncpg
 from stt import codes
 from stt.codes import ErrorCode, JobWarning, Parameters, WarningCode
 from stt.db import queries
-from stt.jobs.lookup import every, only
+from stt.jobs.lookup import job_of, jobs_of
 from stt.jobs.model import LOCAL, Connection, DeletedJob, Job, NewJob
 from stt.jobs.options import JobOptions
 from stt.transcript.schema import Segment
 
+# Seconds before the second attempt, and the longest wait; both without jitter.
 _RETRY_FIRST, _RETRY_MAX = 5.0, 300.0
 
 
@@ -33,7 +34,7 @@ async def create(pool: Connection, new: NewJob) -> Job:
         priority=new.options.priority,
         **_columns(new.options),
     )
-    return only(row)
+    return job_of(row)
 
 
 def _columns(options: JobOptions) -> dict[str, Any]:
@@ -46,11 +47,11 @@ def _columns(options: JobOptions) -> dict[str, Any]:
     }
 
 
-# Transitions by a worker. None: the claim is no longer ours, and nothing was written.
+# Transitions by a worker. None: the worker no longer has the claim, and nothing was written.
 
 
 async def claim_next(pool: asyncpg.Pool, *, worker: str, lease: float) -> Job | None:
-    """Claim the best job that is due; None if none is.
+    """Claim the first job of the queue; None if no job is due.
 
     Args:
         pool: The database.
@@ -199,7 +200,7 @@ async def retry_later(
         parameters: What the sentence was made of, for translations.
         log: The engine's last lines.
         warnings: The warnings of the attempt; None keeps those of `job`.
-        given_back: Whether this attempt does not count.
+        given_back: True if this attempt does not count.
     """
     row = await queries.retry_later(
         pool,
@@ -227,7 +228,10 @@ async def finish_cancel(pool: Connection, job: Job) -> Job | None:
 
 
 def backoff(attempt: int) -> float:
-    """Seconds to wait after a failed attempt: doubling, with jitter so that a herd of jobs spreads out."""
+    """Seconds to wait after a failed attempt: doubling, with jitter.
+
+    Without the jitter, jobs that failed together would start together again.
+    """
     return float(min(_RETRY_MAX, _RETRY_FIRST * 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25))  # noqa: S311
 
 
@@ -289,7 +293,7 @@ async def release_expired(pool: asyncpg.Pool, *, max_attempts: int) -> list[Job]
     """Release the jobs whose lease has expired; the attempt counts."""
     freed = []
     async with pool.acquire() as connection, connection.transaction():
-        for job in await every(queries.expired_leases(connection)):
+        for job in await jobs_of(queries.expired_leases(connection)):
             freed.append(await _release(connection, job, max_attempts))
     return [job for job in freed if job is not None]
 
@@ -301,7 +305,7 @@ async def _release(connection: Connection, job: Job, max_attempts: int) -> Job |
         return await retry_later(
             connection,
             job,
-            delay=0,  # the silence was wait enough
+            delay=0,  # the job has waited since the last heartbeat
             code=ErrorCode.WORKER_LOST,
             message=codes.message(ErrorCode.WORKER_LOST),
         )
@@ -316,5 +320,5 @@ async def _release(connection: Connection, job: Job, max_attempts: int) -> Job |
 
 
 async def fail_waiting(pool: Connection, job_id: UUID, *, code: ErrorCode) -> Job | None:
-    """Fail a waiting job that no worker could do, for a reason without parameters; None: it waits no more."""
+    """Fail a waiting job that no worker could do; None if it no longer waits. `code` has no parameters."""
     return Job.of(await queries.fail_waiting(pool, id=job_id, code=code, message=codes.message(code)))

@@ -66,11 +66,11 @@ async def list_page(
         owner: Only jobs of this owner; None for all.
         status: Only jobs with this status.
         q: Only jobs whose file name contains this text, in upper or lower case.
-        limit: Jobs a page.
+        limit: Jobs per page.
         after: Where the page before ended; None for the first page.
     """
     before_created, before_id = after or (None, None)
-    found = await every(
+    found = await jobs_of(
         queries.list_jobs(
             pool,
             owner=owner,
@@ -98,7 +98,7 @@ async def changed_since(
         owner: Only jobs of this owner; None for all.
     """
     after = UUID(int=0)
-    while page := await every(
+    while page := await jobs_of(
         queries.jobs_changed_since(pool, owner=owner, since=since, after=after, limit=_PAGE)
     ):
         for job in page:
@@ -108,7 +108,7 @@ async def changed_since(
 
 async def active(pool: Connection, *, owner: str | None = LOCAL) -> list[Job]:
     """Jobs that wait or run, oldest first."""
-    return await every(queries.active_jobs(pool, owner=owner))
+    return await jobs_of(queries.active_jobs(pool, owner=owner))
 
 
 async def ended_among(pool: Connection, job_ids: Iterable[UUID], *, owner: str | None = LOCAL) -> list[Job]:
@@ -119,7 +119,7 @@ async def ended_among(pool: Connection, job_ids: Iterable[UUID], *, owner: str |
         job_ids: The jobs.
         owner: Only jobs of this owner; None for all.
     """
-    return await every(queries.ended_among(pool, ids=list(job_ids), owner=owner))
+    return await jobs_of(queries.ended_among(pool, ids=list(job_ids), owner=owner))
 
 
 async def server_time(pool: Connection) -> dt.datetime:
@@ -143,13 +143,13 @@ async def stored_keys(pool: Connection) -> set[str]:
     return {row["key"] async for row in queries.stored_keys(pool)}
 
 
-async def every(rows: Any) -> list[Job]:
+async def jobs_of(rows: Any) -> list[Job]:
     """The jobs of the rows of a query."""
-    return [only(row) async for row in rows]
+    return [job_of(row) async for row in rows]
 
 
-def only(row: asyncpg.Record) -> Job:
-    """The job of a row that a query always returns."""
+def job_of(row: asyncpg.Record) -> Job:
+    """The job of a row."""
     job = Job.of(row)
     assert job is not None
     return job

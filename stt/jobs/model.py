@@ -17,14 +17,14 @@ from stt.jobs.options import JobOptions
 # The owner of every job until users sign in.
 LOCAL = "local"
 
-# Every query takes either.
+# Every query accepts any of these.
 Connection = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy
 
 
 class Status(StrEnum):
-    """Where a job is in its life."""
+    """The status of a job."""
 
-    PENDING = "pending"  # waits for a worker, or for its next try
+    PENDING = "pending"  # waits for a worker, or for its next attempt
     PROCESSING = "processing"  # a worker holds a lease on it
     COMPLETED = "completed"  # its transcript is stored
     FAILED = "failed"  # given up, with a reason
@@ -69,7 +69,7 @@ class Job:
     warnings: list[JobWarning]
     error_code: str | None
     error_message: str | None
-    error_parameters: dict[str, Any] | None  # of the sentence of the error (stt.codes); None in old rows
+    error_parameters: dict[str, Any] | None  # what the message was made of (stt.codes); None in old rows
     created_at: dt.datetime
     updated_at: dt.datetime
     started_at: dt.datetime | None

@@ -25,7 +25,7 @@ from stt.transcript.languages import LANGUAGES
 COLUMNS = {"model", "language", "task", "priority"}
 # Options on which spans do not depend: diarization runs after the last span.
 SPEAKERS = {"diarize", "min_speakers", "max_speakers"}
-# An error shows so many characters of a value that is no model.
+# An error message shows at most this many characters of the name of an unknown model.
 _SHOWN_CHARACTERS = 100
 
 

@@ -14,9 +14,10 @@ from stt.transcript.schema import Segment
 
 
 async def segments(pool: Connection, job: Job) -> list[Segment]:
-    """The segments known so far: of the transcript of an ended job, else of its spans in order.
+    """The segments known so far.
 
-    A restarted job that failed or was cancelled keeps its older transcript.
+    They are those of the transcript if the job has ended and has one, otherwise those of its spans. A
+    restarted job that failed or was cancelled keeps its older transcript.
 
     Returns:
         WhisperX segments, each with its number in the recording as ``id``.
@@ -98,7 +99,7 @@ async def save_span(
     peaks: bytes | None = None,
     unsure: bool | None = None,
 ) -> bool:
-    """Store a finished span; False if the claim is no longer ours.
+    """Store a finished span; False if the worker no longer has the claim.
 
     Args:
         pool: The database.

@@ -98,7 +98,7 @@ async def waiting(redis: ArqRedis) -> list[str]:
         return []
     async with redis.pipeline(transaction=False) as pipe:
         for ticket in ids:
-            # No worker runs a ticket that is picked up (its worker may have died) or has no body.
+            # arq starts no ticket that is marked as running (its worker may have died) or that has no body.
             pipe.exists(in_progress_key_prefix + ticket)
             pipe.exists(job_key_prefix + ticket)
         found = await pipe.execute()

@@ -1,4 +1,4 @@
-"""The web app: shared objects, middlewares, and THE route table."""
+"""The web app: shared objects, middlewares, and the route table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> web.Application:
-    """The whole app; nothing is shared but through its keys."""
+    """The whole app. Objects are shared under the keys of `stt.web.context`."""
     app = web.Application(
         middlewares=[_note_running, problems.middleware(render.render_error), guard.middleware(settings)]
     )

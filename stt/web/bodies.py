@@ -23,7 +23,7 @@ _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 # Content encodings that aiohttp decodes; br and zstd only if their libraries are installed.
 _ENCODINGS = ("", "identity", "gzip", "deflate", "br", "zstd")
 _FIELD_BYTES = 64 * 2**10
-# Lines outside the contents of parts: the headers of some hundred parts have no more.
+# Most lines outside the contents of parts: the headers of some hundred parts have fewer.
 _LINES = 5000
 # What aiohttp's readers, json, zlib and the codecs raise for bytes that they cannot read.
 _UNREADABLE = (
@@ -40,7 +40,7 @@ _UNREADABLE = (
 
 @contextmanager
 def readable(code: str) -> Iterator[None]:
-    """Turn a parser's exception into a 400. Only the reading of a body belongs into the block.
+    """Turn a parser's exception into a 400. Only the reading of a body belongs in the block.
 
     Raises:
         Problem: 400 with the code `code`.

@@ -1,7 +1,7 @@
 """Connections to clients: broken requests, clients that are too slow, clients that close the connection.
 
-By itself aiohttp answers what its parser refuses, waits without limit for the rest of a head or a body, and
-logs the bytes that it cannot read. `Runner` serves an app with connections that do none of this.
+By itself aiohttp answers a request that it cannot parse in a format of its own, waits without limit for the
+rest of a head or a body, and logs the bytes that it cannot read. `Runner` serves an app without these faults.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 # Longer than a proxy in front of this server keeps an idle connection, which it may use again (Caddy: 120 s).
 _IDLE_SECONDS = 130
-# The system ends a connection whose client has taken no byte for so many windows of `stall_seconds`.
+# The system ends a connection whose client has taken no byte for this many windows of `stall_seconds`.
 _UNSENT_WINDOWS = 4
 # Seconds in which a client that goes on sending a refused body may read the answer.
 _LINGER_SECONDS = 10
-# Exceptions for mistakes of a client, which has got an answer.
+# Exceptions that a client caused; it has already received an answer.
 _MISTAKES = (Problem, web.HTTPException, web.RequestPayloadError, HttpProcessingError, ConnectionError)
 
 

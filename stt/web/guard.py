@@ -11,8 +11,8 @@ from stt.settings import Settings
 from stt.web.problems import Handler, Problem
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
-# Monitors ask by IP address; the answer is no secret.
-_PROBES = "/health/"
+# Monitors use the IP address as host: it is not checked here, and the answer is not secret.
+_HEALTH = "/health/"
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; "
@@ -25,12 +25,12 @@ HEADERS = {
 
 
 def middleware(settings: Settings) -> Any:
-    """Answer only allowed `Host`s (a rebound name is another one), and changes only from our own pages."""
+    """Refuse requests for other hosts (DNS rebinding), and changes that other websites send (CSRF)."""
     allowed = {name.lower() for name in (*settings.allowed_hosts, settings.host)}
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not request.path.startswith(_PROBES):
+        if not request.path.startswith(_HEALTH):
             _check_host(request, allowed)
         if request.method not in _SAFE:
             _check_origin(request)
@@ -59,7 +59,7 @@ def _hostname(host: str) -> str:
 
 
 def _check_origin(request: web.Request) -> None:
-    """A browser says where a request comes from; a program says nothing, and is let through."""
+    """Refuse what a page of another website sends. A program sends neither header and is let through."""
     origin = request.headers.get("Origin")
     if origin is not None and _netloc(origin) != request.host.lower():
         raise _cross_site()
@@ -84,6 +84,6 @@ def _cross_site() -> Problem:
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Signal handler: what every answer tells a browser."""
+    """Add the security headers to an answer; a handler of aiohttp's `on_response_prepare`."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)

@@ -20,7 +20,11 @@ _MAX_POINTS = 1_000_000
 
 
 def job_id(request: web.Request) -> UUID:
-    """The `{id}` of the address; what is no uuid names no job: 404."""
+    """The `{id}` of the address.
+
+    Raises:
+        Problem: 404, it is no UUID, so there is no such job.
+    """
     try:
         return UUID(request.match_info["id"])
     except ValueError:

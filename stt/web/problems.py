@@ -29,7 +29,7 @@ _BAD_VALUE = (asyncpg.DataError, asyncpg.exceptions._base.DataError)
 
 
 class Problem(Exception):
-    """An answer that is no success: a status, a stable code, and a sentence that says what to do."""
+    """An error answer: a status, a stable code, and a sentence that says what to do."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ def middleware(render_page: Renderer) -> Any:
 
 
 def _client_has_left(request: web.Request) -> bool:
-    """Whether nobody is left to answer."""
+    """Whether the connection to the client is closed."""
     return request.transport is None or request.transport.is_closing()
 
 

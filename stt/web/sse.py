@@ -1,4 +1,4 @@
-"""Server-sent events, for the JSON streams and those of the pages. A client that leaves is no error."""
+"""Server-sent events, for the JSON streams and those of the pages. A client that disconnects is no error."""
 
 from __future__ import annotations
 

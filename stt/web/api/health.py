@@ -1,4 +1,4 @@
-"""Health checks: is the process alive, can it take a file."""
+"""Health checks: whether the process answers, and whether it can accept an upload."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def live(_: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """`GET /health/ready`: a file can be taken; 503 with what failed otherwise."""
+    """`GET /health/ready`: an upload can be accepted; otherwise 503 with what failed."""
     checks = {
         "database": lookup.server_time(request.app[SERVICES].pool),
         "redis": request.app[SERVICES].redis.ping(),

@@ -64,7 +64,7 @@ def _no_recording() -> Problem:
 async def cancel(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/cancel`."""
     job_id = _id(request)
-    with suppress(JobEnded):  # Then what the page shows next says how it ended.
+    with suppress(JobEnded):  # The page that is shown next says how it ended.
         await actions.cancel(request.app[SERVICES], job_id)
     if "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(f"/jobs/{job_id}")
@@ -78,7 +78,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 async def retry(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/retry`: transcribe again with the same options."""
     job_id = _id(request)
-    with suppress(JobNotEnded):  # Then it runs already, and what the page shows next says so.
+    with suppress(JobNotEnded):  # It runs already; the page that is shown next says so.
         await actions.retry(request.app[SERVICES], job_id, {})
     if "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(f"/jobs/{job_id}")
@@ -92,7 +92,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     scripted = "HX-Request" in request.headers
     if not scripted and "sure" not in await bodies.form(request):
         return render.page(request, "delete.html", {"job": render.view(await _job_or_404(request))})
-    with suppress(JobNotFound):  # Then it is already deleted, as was wished.
+    with suppress(JobNotFound):  # It is already deleted.
         await actions.delete(request.app[SERVICES], job_id)
     if not scripted:
         raise web.HTTPSeeOther("/")
@@ -187,7 +187,7 @@ class _JobStream:
         return render.fragment(self._request, "_head.html", oob=True, job=job, segments=[])
 
     def _part(self, segments: list[Segment]) -> Fragment:
-        """Segments to put below the others."""
+        """The fragment that appends segments to the transcript."""
         if not segments:
             return Markup("")
         self._drawn = (self._drawn or 0) + len(segments)
