@@ -64,6 +64,7 @@ class Incoming:
 
     def __init__(self, root: Path, path: Path, file: Any) -> None:
         self._root, self._path, self._file = root, path, file
+        self.published = False
         self.size = 0
         self._buffer = bytearray()
         self._flushed = 0
@@ -99,6 +100,7 @@ class Incoming:
     def rename(self, name: str) -> None:
         """Give the file its name for good: a path relative to the root of the storage."""
         _rename(self._path, self._root / name)
+        self.published = True
 
 
 class Storage:
@@ -160,17 +162,21 @@ class Storage:
             StorageUnavailable: nothing can be written.
         """
         path = self.root / INCOMING / str(uuid4())
+        incoming: Incoming | None = None
         try:
             with _explained():
                 file = await aiofiles.open(path, "wb", opener=_private)
             try:
-                yield Incoming(self.root, path, file)
+                incoming = Incoming(self.root, path, file)
+                yield incoming
             finally:
                 with _explained():
                     await file.close()
         finally:
-            with _explained():
-                path.unlink(missing_ok=True)
+            # A published file may have its row already: the storage must not fail the upload any more.
+            if incoming is None or not incoming.published:
+                with _explained():
+                    path.unlink(missing_ok=True)
 
     async def publish(self, incoming: Incoming, key: str) -> None:
         """Give a durable file its name, atomically."""

@@ -292,6 +292,19 @@ async def test_an_upload_that_cannot_be_stored_leaves_nothing(
         assert (await response.json())["jobs"] == []
 
 
+async def test_a_storage_that_fails_after_the_file_has_its_name_does_not_fail_the_upload(
+    client: TestClient, tone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client would send the recording again, and there would be two jobs."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    status, _ = await send(client, form(tone))
+    assert status == 201
+
+
 async def test_another_website_changes_nothing(client: TestClient, tone: Path) -> None:
     for headers in (
         {"Origin": "https://evil.example"},
