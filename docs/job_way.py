@@ -69,7 +69,7 @@ STEPS = (
     _within(SANDBOX, "The file is decoded.", "workers.audio.__main__", "workers.audio.decode"),
     Step(
         "Samples come back.", "workers.audio.__main__", "workers.audio.handle", SANDBOX, ENGINE,
-        message="workers.audio.protocol:Block",
+        message="workers.audio.protocol:BlockHeader",
     ),
     _within(ENGINE, "Speech is found, spans are cut.", "workers.engine.transcription", "workers.audio.spans"),
     _within(ENGINE, "Speech is packed into windows.", "workers.engine.transcription", "workers.engine.windows"),

@@ -1,4 +1,4 @@
-"""The task of a ticket: claim the best job, have it recognised, store the transcript.
+"""What a worker does for a ticket: claim the next job, have it recognised, store the transcript.
 
 Every write carries the claim. Once a write finds the claim gone, the attempt ends and writes nothing more.
 """
@@ -43,11 +43,11 @@ class Context:
     redis: ArqRedis
     storage: Storage
     engine: EngineProcess
-    name: str
-    attempt: Attempt | None = field(default=None, init=False)
+    name: str  # of the worker, as the rows of its jobs give it
+    attempt: Attempt | None = field(default=None, init=False)  # the one that runs
     stopping: bool = field(default=False, init=False)
-    idle_since: float = field(default_factory=time.monotonic, init=False)
-    busy: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    idle_since: float = field(default_factory=time.monotonic, init=False)  # seconds, by time.monotonic()
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)  # held while an attempt runs
 
     async def shut_down(self) -> None:
         """Hand the running job back and claim no other."""
@@ -59,7 +59,7 @@ class Context:
 
 
 async def transcribe(ctx: dict[str, Any]) -> None:
-    """Try the best job. A ticket says only that there is work; without a job to claim nothing is done."""
+    """Claim the next job and try it. A ticket names no job to claim; if none waits, nothing is done."""
     context: Context = ctx["context"]
     async with context.busy:
         if not context.stopping:
@@ -122,7 +122,7 @@ class Attempt:
             await self._fail(error)
         except UNAVAILABLE as error:  # for longer than the lease
             log.warning("given up: %s", error, extra=state.log_extra)
-        except OSError as error:  # the storage is full, read-only or away
+        except OSError as error:  # the storage is full, read-only or unavailable
             log.exception("storage failed", extra=state.log_extra)
             await self._fail(StorageError(ErrorCode.STORAGE_FAILED, error=str(error.strerror)))
         except asyncio.CancelledError:
@@ -139,7 +139,7 @@ class Attempt:
     async def _end_stopped(self) -> None:
         """Write the end of an attempt that was stopped from outside."""
         if self.state.stop_reason is Stop.CANCEL:
-            await self._cancelled()
+            await self._finish_cancel()
         elif self.state.stop_reason is Stop.SHUTDOWN:
             await self._hand_back()
 
@@ -158,7 +158,7 @@ class Attempt:
         job = await self.lease.retry_while_unavailable(lambda: self._complete(text, segments, key))
         if job is None and not await self._is_committed(key):
             await storage.delete(key)
-            await self._cancelled()
+            await self._finish_cancel()
         elif job is not None:
             await self._publish(messages.current(job))
 
@@ -204,7 +204,7 @@ class Attempt:
         write = self._fail_finally if final else self._retry_later
         ended = await self.lease.retry_while_unavailable(lambda: write(error, sentence))
         if ended is None:
-            await self._cancelled()
+            await self._finish_cancel()
             return
         await self._publish(messages.current(ended))
         if not final:
@@ -229,7 +229,7 @@ class Attempt:
             parameters=error.parameters, log=error.log, warnings=state.warnings, given_back=given_back,
         )  # fmt: skip
 
-    async def _cancelled(self) -> None:
+    async def _finish_cancel(self) -> None:
         """Write that the job was cancelled. If another worker has the job, no row is changed."""
         job = await self.lease.retry_while_unavailable(
             lambda: lifecycle.finish_cancel(self.pool, self.state.job)
@@ -241,7 +241,7 @@ class Attempt:
         """Give the job to another worker, without counting this attempt."""
         job = await self.lease.retry_while_unavailable(lambda: lifecycle.hand_back(self.pool, self.state.job))
         if job is None:
-            await self._cancelled()
+            await self._finish_cancel()
             return
         await self._publish(messages.current(job))
         await tickets.announce(self.context.redis, job)

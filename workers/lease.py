@@ -118,7 +118,7 @@ class Lease:
             await asyncio.sleep(pause)
 
     async def _guard(self) -> None:
-        """By this process's clock, end the engine before another worker could have the job.
+        """End the engine before another worker could have the job, by the clock of this process.
 
         It does not wait for the renewal, which may hang for any time.
         """

@@ -68,7 +68,7 @@ class Recognition:
                 await self._on_event(event)
 
     async def _is_file_gone(self) -> bool:
-        """Whether the recording is gone. If the files of other jobs are missing too, the storage is away."""
+        """Whether the recording is gone. If all waiting files are missing, the storage is unavailable."""
         own = self.state.job.file_path
         if not await asyncio.to_thread(self.storage.lost, [own]):
             return False
@@ -122,7 +122,7 @@ class Recognition:
 
     async def _on_stage(self, event: StageEvent) -> None:
         self.state.on_stage(event)
-        # After the lease the job may even be deleted: this process was frozen.
+        # If this process was frozen for longer than the lease, another worker may have the job.
         if self.lease.may_be_over or time.monotonic() - self._published_at < _PUBLISH_SECONDS:
             return
         self._published_at = time.monotonic()
@@ -159,7 +159,7 @@ class Recognition:
 
     def _on_done(self, event: DoneEvent) -> None:
         state = self.state
-        # Without any segment, of earlier attempts neither, nobody speaks: there is no language.
+        # If neither this attempt nor an earlier one saved a segment, nobody speaks, and there is no language.
         language = event["language"] if state.segments else None
         duration = event.get("duration") or state.job.duration_seconds
         state.job = replace(state.job, language=language, duration_seconds=duration)
@@ -170,5 +170,5 @@ class Recognition:
             return StorageError(code, **event["parameters"])
         if event["kind"] == "permanent":
             return PermanentError(code, **event["parameters"])
-        log = self.engine.tail if code is ErrorCode.ENGINE_FAILED else None
-        return TransientError(code, log=log, **event["parameters"])
+        stderr_tail = self.engine.tail if code is ErrorCode.ENGINE_FAILED else None
+        return TransientError(code, log=stderr_tail, **event["parameters"])

@@ -112,12 +112,12 @@ def test_each_part_is_raised_to_one_level_and_the_rest_stays() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)
     noise[RATE : 2 * RATE] *= 0.01
     windows = [Window(0.0, 2.0, [Speech(0.0, 1.0), Speech(1.0, 2.0)])]
-    raised = coverage.raised(noise, windows)
+    raised = coverage.with_raised_parts(noise, windows)
     levels = [float(np.sqrt(np.mean(raised[n * RATE : (n + 1) * RATE] ** 2))) for n in range(3)]
     assert levels[0] == pytest.approx(0.1, rel=0.05)
     assert levels[1] == pytest.approx(0.1, rel=0.05)
     assert np.array_equal(raised[2 * RATE :], noise[2 * RATE :])
-    assert float(np.abs(coverage.raised(np.zeros_like(noise), windows)).max()) == 0.0
+    assert float(np.abs(coverage.with_raised_parts(np.zeros_like(noise), windows)).max()) == 0.0
 
 
 # What is recognised again
@@ -138,12 +138,12 @@ class Recogniser:
     def _heard(self, window: Window) -> WindowResult:
         text = next((text for at, text in self.texts.items() if window.start <= at < window.end), "")
         words = said(text, window.start, window.end) if text else None
-        return WindowResult(window, text and f" {text}", -0.1, timed=words)
+        return WindowResult(window, text and f" {text}", -0.1, timed_words=words)
 
 
 def heard(words: list[Word], speech: list[Speech] | None = None) -> WindowResult:
     parts = speech or SPEECH
-    return WindowResult(Window(parts[0].start, parts[-1].end, parts), text_of(words), -0.1, timed=words)
+    return WindowResult(Window(parts[0].start, parts[-1].end, parts), text_of(words), -0.1, timed_words=words)
 
 
 def test_what_was_skipped_comes_between_what_surrounds_it() -> None:
@@ -151,8 +151,8 @@ def test_what_was_skipped_comes_between_what_surrounds_it() -> None:
     result = gap_filling.fill([heard([*ONE, *THREE])], SILENCE, recognise)
     [filled] = result.results
     assert filled.text == text_of([*ONE, *TWO, *THREE])
-    assert [word.text for word in filled.timed or []] == [word.text for word in [*ONE, *TWO, *THREE]]
-    starts = [word.start for word in filled.timed or []]
+    assert [word.text for word in filled.timed_words or []] == [word.text for word in [*ONE, *TWO, *THREE]]
+    starts = [word.start for word in filled.timed_words or []]
     assert starts == sorted(starts)
     assert result.uncovered == []
     assert result.seconds > 6.0
@@ -193,7 +193,7 @@ def test_a_gap_may_hold_another() -> None:
         made = []
         for window in windows:
             at = next(start for start in texts if window.start <= start + 1 < window.end)
-            made.append(WindowResult(window, text_of(texts[at]), -0.1, timed=texts[at]))
+            made.append(WindowResult(window, text_of(texts[at]), -0.1, timed_words=texts[at]))
         return made
 
     result = gap_filling.fill([heard([*ONE, *last], speech)], samples, recognise)

@@ -237,7 +237,7 @@ class Crammed:
 
 def crammed(fits: int, **resume: Any) -> tuple[transcription.Transcription, runtime.Runtime, Crammed]:
     engine = SimpleNamespace(
-        batch=8, settings=Settings(), device="cpu", decoder_threads=ThreadPoolExecutor(1), load_seconds=0.0,
+        batch=8, settings=Settings(), device="cpu", decoder_pool=ThreadPoolExecutor(1), load_seconds=0.0,
         compute_type="int8",
         compute_type_for=lambda less_memory: "int8", threads=1,
         plan=SimpleNamespace(decoder_threads=1, replicas=1),
@@ -282,7 +282,7 @@ def test_what_another_span_wanted_for_memory_does_not_halve_this_batch() -> None
     )
     failed = Future[bool]()
     failed.set_exception(RuntimeError("CUDA failed with error out of memory"))
-    work.wide_beam = failed.result
+    work.wants_wide_beam = failed.result
     with pytest.raises(RuntimeError, match="out of memory"):
         recognise_batch(engine, job._decoding, work, list(range(8)))
     assert (engine.batch, recogniser.sizes) == (8, [])
@@ -308,7 +308,7 @@ def test_only_a_whole_recording_is_taken_for_a_short_one(number: int, last: bool
     job._language = "en"
     engine.recogniser = cast(Any, load)  # type: ignore[method-assign]
     engine.vad = cast(Any, SimpleNamespace(windows=lambda *_: [Window(0, 1, [Speech(0, 1)])]))
-    work = job._begin(Span(number, 0, SILENCE, [Speech(0, 1)], last))
+    work = job._start_task(Span(number, 0, SILENCE, [Speech(0, 1)], last))
     assert [one.text for one in work.results()] == [" 0"]
     assert asked == [known]
 
@@ -328,7 +328,7 @@ def test_a_span_gets_a_wide_beam_at_once_where_one_before_it_was_unsure() -> Non
     said = (True, False, False, True, True)
     for number, unsure in enumerate(said):
         recogniser.low_confidence = unsure
-        work = job._begin(Span(number, 0, SILENCE, [Speech(0, 1)]))
+        work = job._start_task(Span(number, 0, SILENCE, [Speech(0, 1)]))
         work.results()
         assert work.low_confidence_future()() == unsure
     assert recogniser.wide == [False, True, True, False, False]
@@ -341,7 +341,7 @@ def test_a_try_that_goes_on_searches_as_widely_as_one_that_was_not_stopped(
     known: list[bool], wide: bool
 ) -> None:
     job, recogniser = span_by_span(unsure=known)
-    job._begin(Span(len(known), 0, SILENCE, [Speech(0, 1)])).results()
+    job._start_task(Span(len(known), 0, SILENCE, [Speech(0, 1)])).results()
     assert recogniser.wide == [wide]
 
 
@@ -373,7 +373,7 @@ def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() 
         raise ValueError("a sound that no model has met")
 
     def time_words(_samples: Any, heard: list[WindowResult], _tokenizer: Any) -> None:
-        heard[0].timed = timed
+        heard[0].timed_words = timed
 
     events: list[dict[str, Any]] = []
     engine.aligner = cast(Any, SimpleNamespace(align=align))
@@ -382,7 +382,7 @@ def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() 
     work = span_task.SpanTask(Span(0, 0, SILENCE, []), [], recogniser, language="en", align_model=(None, {}))
     timer = WordTimer(engine, job._decoding, job._progress, WarningSender(events.append), "0")
     timer.time(work, [heard])
-    assert heard.timed == timed
+    assert heard.timed_words == timed
     assert [event["code"] for event in events] == ["alignment_failed"]
 
 

@@ -79,7 +79,7 @@ class Recording:
 
     @property
     def damaged(self) -> int:
-        """Packets that could not be decoded."""
+        """How many packets could not be decoded."""
         return sum(track.damaged for track in self._tracks)
 
     @property
@@ -111,7 +111,7 @@ class Recording:
         Raises:
             MediaError: nothing could be decoded, or the recording is too long.
         """
-        self._decide()
+        self._choose_tracks()
         yield from _blocks(self._pieces(), start)
         if self.decoded == 0:
             raise self._tracks[0].failure or errors.empty_audio()
@@ -129,7 +129,7 @@ class Recording:
             self.decoded += len(piece)
             yield piece
 
-    def _decide(self) -> None:
+    def _choose_tracks(self) -> None:
         """Choose among the tracks, if there are several."""
         first = self._tracks[0]
         if self._decided or len(first.others) < 2 or len(self._parts) > 1:
@@ -203,11 +203,11 @@ class Track:
         self._path, self._index, self._longest = path, index, longest
         self._bytes = path.stat().st_size
         self._waiting = deque(found)
-        self._promised = sum(part.missing for part in found)
+        self._missing_in_parts = sum(part.missing for part in found)
         self._chained = len(found) > 1
         self._byte = 0  # offset of the last packet in its part
         self._before_part = 0  # samples that were decoded before this part
-        self._filled = 0  # samples of silence that replace missing sound
+        self._filled = 0  # samples of silence that replaced missing sound
         self._resampler = Resampler()
         self.failure: errors.MediaError | None = None
         self.broken_off: float | None = None
@@ -263,7 +263,7 @@ class Track:
         """As `Recording.missing`."""
         length = self._stream.duration if self._container.format.name in _EXACT else None
         if not length or self._stream.time_base is None:
-            return self._promised
+            return self._missing_in_parts
         return max(0.0, float(length * self._stream.time_base) - self.decoded / RATE)
 
     def close(self) -> None:
@@ -318,10 +318,10 @@ class Track:
         """
         missing, least = int(lost * RATE), 1.0 if lost else GAP_SECONDS * RATE
         if frame.time is not None and not self._untimed:
-            time = frame.time - self._begins()
+            time = frame.time - self._start_seconds()
             # The time stamps of each part begin anew.
             missing = int((time - delay) * RATE) - (self.decoded - self._before_part)
-            if time - delay > self._ends():
+            if time - delay > self._container_length():
                 return 0
         if missing < least or self._filled + missing > MOST_SILENCE * RATE:
             return 0
@@ -343,9 +343,9 @@ class Track:
 
     def _frames(self) -> Iterator[tuple[AudioFrame, float]]:
         """The decoded frames, each with the duration in seconds of damaged packets before it."""
-        packets = self._placed(libav.packets_of(self._container, self._stream, self._failed))
+        packets = self._placed(libav.packets_of(self._container, self._stream, self._demuxer_failed))
         if self._untimed:
-            return untimed_streams.FrameCounter(self._path, self._stream, self._broken_packet).frames(packets)
+            return untimed_streams.FrameCounter(self._path, self._stream, self._on_broken).frames(packets)
         return self._timed_frames(packets)
 
     def _placed(self, packets: Iterator[errors.Packet]) -> Iterator[errors.Packet]:
@@ -355,43 +355,43 @@ class Track:
 
     def _timed_frames(self, packets: Iterator[errors.Packet]) -> Iterator[tuple[AudioFrame, float]]:
         lost = 0.0
-        for packet in timestamps.corrected(packets, self._begins(), self._may_be_missing):
+        for packet in timestamps.corrected(packets, self._start_seconds(), self._may_be_missing):
             try:
                 decoded = packet.decode()
             except MemoryError:
                 raise
             except av.FFmpegError as error:
-                self._broken_packet(packet, error)
+                self._on_broken(packet, error)
                 lost += float(packet.duration * packet.time_base) if packet.duration else 0.0
                 continue
             for frame in decoded:
                 yield frame, lost
                 lost = 0.0
 
-    def _begins(self) -> float:
+    def _start_seconds(self) -> float:
         return (self._container.start_time or 0) / av.time_base
 
     def _may_be_missing(self, time: float, jump: float) -> bool:
         """Whether a jump of the time stamps by `jump` seconds to `time` may be replaced by silence."""
-        return time - self._begins() <= self._ends() and self._filled + jump * RATE <= MOST_SILENCE * RATE
+        inside = time - self._start_seconds() <= self._container_length()
+        return inside and self._filled + jump * RATE <= MOST_SILENCE * RATE
 
-    def _ends(self) -> float:
+    def _container_length(self) -> float:
         """The length by the container, in seconds; infinite if it has none, or less than was decoded."""
         named = (self._container.duration or 0) / av.time_base
         if named <= 0 or (self.decoded - self._before_part) / RATE + self._resampler.delay > named + 1:
             return math.inf
-        # libav estimates the length of a live Matroska recording from its bytes. Then the stream has a length
-        # too.
+        # For a live Matroska recording libav estimates it from the bytes; then the stream has a length too.
         guessed = "matroska" in self._container.format.name and self._stream.duration is not None
         return math.inf if guessed else named
 
-    def _broken_packet(self, packet: errors.Packet, error: av.FFmpegError) -> None:
+    def _on_broken(self, packet: errors.Packet, error: av.FFmpegError) -> None:
         self.damaged += 1
         # Not by `_count_damage`: `undecodable` reads the file, so it is called for the first failure only.
         self.failure = self.failure or errors.undecodable(self._stream, packet)
         log.debug("a packet cannot be decoded: %s", error)
 
-    def _failed(self, error: av.FFmpegError, last: bool) -> None:
+    def _demuxer_failed(self, error: av.FFmpegError, last: bool) -> None:
         log.debug("the demuxer failed: %s", error)
         if last:
             self.broken_off = self.decoded / RATE + self._resampler.delay

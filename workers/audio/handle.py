@@ -25,7 +25,7 @@ import numpy as np
 from stt.codes import CodedError, ErrorCode
 from stt.media import errors
 from stt.process import launch
-from workers.audio.protocol import Block, DecodeRequest, Facts, Failure, OpenRequest
+from workers.audio.protocol import BlockHeader, DecodeRequest, Facts, Failure, OpenRequest
 from workers.audio.sound import Samples
 
 Process = subprocess.Popen[bytes]
@@ -58,7 +58,7 @@ class SandboxedRecording:
     missing: float
 
     def __init__(self, path: Path, longest: float = 0.0) -> None:
-        """Open a file. Call it in the main thread only: see `prepare`.
+        """Open a file. Call it in the main thread only: see `start_spare`.
 
         Args:
             path: The file.
@@ -70,7 +70,7 @@ class SandboxedRecording:
             MemoryError: the machine has too little memory.
             DecoderDied: the decoder process ended, perhaps by a crash of libav.
         """
-        prepare()
+        start_spare()
         self._process = _spares.pop()
         self._facts: Facts | dict[str, Any] = {}
         self._closed = False
@@ -123,7 +123,7 @@ class SandboxedRecording:
         except BrokenPipeError:
             raise self._death() from None
 
-    def _receive(self) -> Block:
+    def _receive(self) -> BlockHeader:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
@@ -131,7 +131,7 @@ class SandboxedRecording:
         answer = json.loads(line)
         if "error" in answer:
             raise _exception(answer)
-        block: Block = answer
+        block: BlockHeader = answer
         self._facts = block["facts"]
         return block
 
@@ -158,7 +158,7 @@ class SandboxedRecording:
 _spares: list[Process] = []
 
 
-def prepare() -> None:
+def start_spare() -> None:
     """Start a process for the next recording, unless one waits already.
 
     Call it in the main thread only: the kernel ends the process when the thread that started it ends.

@@ -140,5 +140,5 @@ class RaisingDetector:
         if before == after == 1:
             return block
         gains = np.linspace(before, after, len(block), dtype=np.float32)
-        raised: Samples = np.clip(block * gains, -1, 1)
-        return raised
+        louder: Samples = np.clip(block * gains, -1, 1)
+        return louder

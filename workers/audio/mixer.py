@@ -165,7 +165,7 @@ class Mixer:
         if len(rows) == 1:
             mixed: Samples = rows[0]
         else:
-            weights = self._decided()
+            weights = self._next_weights()
             before = weights if self._weights is None else self._weights
             mixed = _mix(rows, before, weights)
             self._weights = weights
@@ -191,8 +191,8 @@ class Mixer:
         knots = [-0.5 * BLOCK, 0.5 * BLOCK, 1.5 * BLOCK]
         samples = np.arange(rows.shape[1])
         lines = [np.interp(samples, knots, values) for values in zip(before, here, after, strict=True)]
-        level: Samples = (rows - np.stack(lines)).astype(np.float32)
-        return level
+        corrected: Samples = (rows - np.stack(lines)).astype(np.float32)
+        return corrected
 
     def _offset(self, at: int) -> Numbers:
         """The offset to be subtracted from each channel around a block, shape (channels,)."""
@@ -204,16 +204,16 @@ class Mixer:
             return np.zeros(means.shape[1])
         # The offset may drift: its variation is measured from a line through the means.
         slope = np.median(np.diff(means, axis=0), axis=0) if len(means) > 2 else np.zeros(means.shape[1])
-        level = means - slope * (np.arange(len(means)) - min(at, NEAR))[:, None]
-        offset = np.median(level, axis=0)
-        variation = np.abs(level - offset).mean(axis=0) / (np.abs(offset) + 1e-12)
+        detrended = means - slope * (np.arange(len(means)) - min(at, NEAR))[:, None]
+        offset = np.median(detrended, axis=0)
+        variation = np.abs(detrended - offset).mean(axis=0) / (np.abs(offset) + 1e-12)
         sound = np.max([block.spread for block in around], axis=0)
         least = np.maximum(OFFSET, OFFSET_SHARE * sound)
         share = np.clip(np.abs(offset) / least - 1, 0, 1) * np.clip(2 - STEADY * variation, 0, 1)
         significant: Numbers = offset * share
         return significant
 
-    def _decided(self) -> Numbers:
+    def _next_weights(self) -> Numbers:
         """The weight of each channel in the next block, shape (channels,)."""
         near = self._around(NEAR)
         peak = np.max([block.power.max(axis=1) for block in near], axis=0)
@@ -222,10 +222,9 @@ class Mixer:
         weights = self._by_speech(near, peak)
         if weights is None:
             weights = self._mean_of_audible(peak)
-            if all(
-                block.voice is None for block in near
-            ):  # no other channel is in use, so a raised one stays raised
-                weights = weights * _raise(self._level)
+            # Without voice detection no other channel is in use, so a raised one stays raised.
+            if all(block.voice is None for block in near):
+                weights = weights * _gains_for(self._level)
         return self._in_phase(weights, peak)
 
     def _mean_of_audible(self, peak: Numbers) -> Numbers:
@@ -273,9 +272,9 @@ class Mixer:
         new = _without_crosstalk(level)
         self._level += np.where(self._level > 0, NEW_WEIGHT, 1) * np.where(new > 0, new - self._level, 0)
         after = [block.loudest for block in self._blocks[self._at :] if block.loudest is not None]
-        usual = np.maximum(self._level, _mean_of_some(after, len(level)))
+        usual = np.maximum(self._level, _mean_of_known(after, len(level)))
         usual = np.where(usual > 0, usual, level)
-        gains = _raise(usual)
+        gains = _gains_for(usual)
         source = int(level.argmax())
         for channel in np.flatnonzero(gains > 1).tolist():
             if not level[channel] or (channel != source and self._repeats(source, channel)):
@@ -305,7 +304,7 @@ class Mixer:
         """The weights without the channels that cancel the reference or repeat it a little later."""
         chosen = np.flatnonzero(weights).tolist()
         strength = weights**2 * peak
-        self._refer_to(strength, chosen)
+        self._choose_reference(strength, chosen)
         reference = self._reference
         kept = [
             channel for channel in chosen
@@ -318,7 +317,7 @@ class Mixer:
         left[kept] = weights[kept] / self._base[kept].sum() * self._base[chosen].sum()
         return self._sign * left
 
-    def _refer_to(self, strength: Numbers, chosen: list[int]) -> None:
+    def _choose_reference(self, strength: Numbers, chosen: list[int]) -> None:
         """Keep the reference channel, or take a much louder one, with the sign that continues the phase."""
         best, last = int(strength.argmax()), self._reference
         if last is None or last not in chosen or strength[best] > LOUDER * strength[last]:
@@ -366,7 +365,7 @@ def _mix(rows: Samples, before: Numbers, after: Numbers) -> Samples:
     return mixed
 
 
-def _raise(usual: Numbers) -> Numbers:
+def _gains_for(usual: Numbers) -> Numbers:
     """The factor by which each channel is raised, by the usual power of its speech; 1 if that is 0."""
     wanted = max(usual.max() * BELOW_LOUDEST, SPEECH_FLOOR)
     gains: Numbers = np.where(usual > 0, np.sqrt(wanted / (usual + 1e-30)), 1).clip(1, MOST_GAIN)
@@ -378,7 +377,7 @@ def _without_crosstalk(level: Numbers) -> Numbers:
     return np.where(level >= level.max() * CROSSTALK, level, 0)
 
 
-def _mean_of_some(known_levels: list[Numbers], channels: int) -> Numbers:
+def _mean_of_known(known_levels: list[Numbers], channels: int) -> Numbers:
     """The mean level of each channel over the blocks that have one."""
     known = np.array(known_levels).reshape(-1, channels)
     mean: Numbers = known.sum(axis=0) / np.maximum((known > 0).sum(axis=0), 1)

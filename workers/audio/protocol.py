@@ -11,14 +11,17 @@ from stt.codes import ErrorCode, Parameters
 
 
 class OpenRequest(TypedDict):
-    """Opens a file. The answer is a `Block` without samples, or a failure."""
+    """Opens a file. The answer is a `BlockHeader` without samples, or a failure."""
 
     path: str
     longest: float  # seconds; a longer recording is an error; 0: no limit
 
 
 class DecodeRequest(TypedDict):
-    """Decodes the open file. The answers are any number of `Block`, the last one with `end`, or a failure."""
+    """Decodes the open file.
+
+    The answers are any number of `BlockHeader`, the last one with `end`, or a failure.
+    """
 
     start: int  # the first sample to be sent
 
@@ -36,8 +39,8 @@ class Facts(TypedDict):
     missing: float
 
 
-class Block(TypedDict):
-    """`samples` float32 samples follow this message. `facts` are the values after this block."""
+class BlockHeader(TypedDict):
+    """So many float32 samples as `samples` says follow this line. `facts` are the values after the block."""
 
     facts: Facts
     samples: int
@@ -67,4 +70,4 @@ class FileFailure(TypedDict):
 
 
 Failure = MediaFailure | MemoryFailure | FileFailure
-Answer = Block | Failure
+Answer = BlockHeader | Failure

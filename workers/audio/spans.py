@@ -34,7 +34,9 @@ class Source(Protocol):
 class Span:
     """A stretch of the recording.
 
+    - `number`: counted from 0 in the recording.
     - `start`: the number of its first sample in the recording.
+    - `samples`: 16 kHz mono.
     - `speech`: with times in seconds from the span's start.
     - `last`: the recording ends with it. No span is the last if the recording ends exactly with a full span.
     - `peaks`: see `workers.audio.peaks`.
@@ -87,12 +89,14 @@ def read(
         while len(found) * vad.FRAME >= (length := _length(number, seconds)) * RATE:
             cut = _cut(found, length, detector.params, first=number == 0)
             samples, rest = np.split(np.concatenate(waiting), [cut * vad.FRAME])
-            waiting.clear()  # so that the span's samples are not held twice while it is processed
+            # Without these two the samples would be in memory twice: while the caller works on the span, and
+            # while the next one is read.
+            waiting.clear()
             yield _span(number, start, samples, found[:cut], detector.params)
             number, start = number + 1, start + len(samples)
             # A new detector begins at the cut, as if work was resumed here.
             waiting, detector = [rest.copy()], levels.RaisingDetector(make_detector())
-            del samples, rest  # nor while the next one is read
+            del samples, rest
             found = detector.process(waiting[0])
             if block is None:
                 found = np.concatenate([found, detector.flush()])

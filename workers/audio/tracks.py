@@ -1,5 +1,6 @@
-"""Chooses the audio tracks of a file that are transcribed, and mixes them: those with speech at different
-times.
+"""Chooses the audio tracks of a file that are transcribed, and mixes them.
+
+Tracks with speech at different times are mixed.
 
 Programs that record a call write each person to a track of its own. The tracks of a film hold the same speech
 in several languages. A screen recording often has the same voice from the microphone and from the desktop.
@@ -107,7 +108,7 @@ def choose(tracks: Sequence[Activity | None], aside: Sequence[bool] = ()) -> Cho
 
     Args:
         tracks: The activity of each track, the default track first; None for one that cannot be decoded.
-        aside: Which of them are commentaries and the like, chosen only if all others are silent.
+        aside: Whether each track is a commentary or the like, which is chosen only if all others are silent.
 
     Returns:
         None if no track can be decoded.

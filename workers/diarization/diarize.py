@@ -22,9 +22,9 @@ from workers.audio import spans
 from workers.audio.handle import SandboxedRecording
 from workers.audio.sound import RATE
 from workers.diarization import clustering
-from workers.diarization.protocol import DiarizationRequest, Event
+from workers.diarization.protocol import DiarizationEvent, DiarizationRequest
 
-Send = Callable[[Event], None]
+Send = Callable[[DiarizationEvent], None]
 
 # Seconds of the recording that are in memory at the same time. Only the embeddings are kept of them.
 PIECE_SECONDS = 120.0
@@ -113,7 +113,7 @@ def main() -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
 
-        def send(event: Event) -> None:
+        def send(event: DiarizationEvent) -> None:
             out.write(json.dumps(event) + "\n")
             out.flush()
 

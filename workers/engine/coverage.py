@@ -18,8 +18,8 @@ from workers.engine.windows import Window
 from workers.engine.words import Word, ends_sentence, letters
 
 # These numbers were chosen on constructed recordings (docs/benchmarks.md, "Speech that was skipped").
-# The longest duration that a word can have, in seconds: the first number, and the second for each letter.
-LONGEST_WORD, LONGEST_LETTER = 0.5, 0.12
+# The longest duration that a word can have, in seconds: `WORD_SECONDS`, and `LETTER_SECONDS` for each letter.
+WORD_SECONDS, LETTER_SECONDS = 0.5, 0.12
 # Less speech without words than this, in seconds, is a breath, a soft end of a word, or an error of the word
 # times.
 LEAST_SECONDS = 0.7
@@ -71,7 +71,7 @@ def gaps(words: Sequence[Word], speech: Sequence[Speech], least: float = LEAST_S
 
 def longest_duration(text: str) -> float:
     """The longest duration that a word can have, in seconds."""
-    return LONGEST_WORD + LONGEST_LETTER * letters(text)
+    return WORD_SECONDS + LETTER_SECONDS * letters(text)
 
 
 def unstretched(words: Sequence[Word], speech: Sequence[Speech]) -> list[Word]:
@@ -130,8 +130,8 @@ def probable_speech(
     return found
 
 
-def raised(samples: Samples, windows: Iterable[Window]) -> Samples:
-    """A copy of the samples in which each part of the windows' speech is brought to `LEVEL`."""
+def with_raised_parts(samples: Samples, windows: Iterable[Window]) -> Samples:
+    """A copy of the samples. A gain of its own brings each part of the windows' speech to `LEVEL`."""
     copy = samples.copy()
     for part in (part for window in windows for part in window.speech):
         piece = copy[int(part.start * RATE) : int(part.end * RATE)]
@@ -169,12 +169,16 @@ def _without_padding(speech: Sequence[Speech]) -> list[Times]:
     return [(part.start + part.lead, part.end - part.tail) for part in speech]
 
 
-def _unstretched(word: Word, voiced: Sequence[Times], end: float, start: float) -> Word:
-    """As `unstretched`, for a word between one that ends at `end` and one that begins at `start`."""
+def _unstretched(word: Word, voiced: Sequence[Times], previous_end: float, next_start: float) -> Word:
+    """As `unstretched`, for one word between the end of the previous word and the start of the next."""
     if _overlap(word.start, word.end, voiced) <= longest_duration(word.text):
         return word
-    before = [(end, last) for first, last in voiced if first <= end < last - EARLY_END]
-    after = [(first, start) for first, last in voiced if first < start - SHORTEST_WORD and start <= last]
+    before = [(previous_end, last) for first, last in voiced if first <= previous_end < last - EARLY_END]
+    after = [
+        (first, next_start)
+        for first, last in voiced
+        if first < next_start - SHORTEST_WORD and next_start <= last
+    ]
     fitting = [time for time in (*before, *after) if time[1] - time[0] <= longest_duration(word.text)]
     if not fitting:
         return word

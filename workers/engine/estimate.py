@@ -18,7 +18,7 @@ _LEAST_SLOWDOWN, _MOST_SLOWDOWN = 0.25, 4.0
 
 
 class Estimate:
-    """The stages of a job and what is left of them. Times are in seconds; not safe for threads."""
+    """The stages of a job and what is left of them. Times are in seconds. Not thread-safe."""
 
     def __init__(
         self,

@@ -53,13 +53,13 @@ def fill(
         results: The results of the span's windows, in order.
         samples: The audio of the span, 16 kHz mono.
         recognise: Recognises windows of the samples that it gets, with word times.
-        rounds: How many times gaps may be recognised, one inside the other.
+        rounds: How many rounds are left. Each round recognises the gaps that the round before left.
     """
-    checked = [_Checked.of(result, samples) for result in results]
+    checked = [_ResultWithGaps.of(result, samples) for result in results]
     windows = [window for one in checked for gap in one.windows for window in gap]
     if not windows or not rounds:
         return Filled(list(results))
-    raised = coverage.raised(samples, windows)
+    raised = coverage.with_raised_parts(samples, windows)
     inner = fill(recognise(raised, windows), raised, recognise, rounds - 1)
     inner.seconds += sum(window.spoken for window in windows)
     recognised = iter(inner.results)
@@ -71,8 +71,8 @@ def fill(
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
-    """A result with its gaps, and for each gap the windows in which it is recognised."""
+class _ResultWithGaps:
+    """A result, its words with corrected times, its gaps, and the windows in which each gap is recognised."""
 
     result: WindowResult
     words: list[Word]
@@ -80,16 +80,16 @@ class _Checked:
     windows: list[list[Window]]
 
     @classmethod
-    def of(cls, result: WindowResult, samples: Samples) -> _Checked:
+    def of(cls, result: WindowResult, samples: Samples) -> _ResultWithGaps:
         """Find the gaps of a result; `samples` are the audio of the span."""
         speech = result.window.speech
         # Words without times do not show what they cover.
-        untimed = result.timed is None and result.text.strip()
+        untimed = result.timed_words is None and result.text.strip()
         # A text that was rejected as noise would be rejected again.
         rejected = result.window.weak and not result.text.strip()
         if untimed or rejected:
             return cls(result, [], [], [])
-        words = coverage.unstretched(result.timed or [], speech)
+        words = coverage.unstretched(result.timed_words or [], speech)
         least = LEAST_AGAIN_SECONDS if result.window.weak else coverage.LEAST_SECONDS
         gaps = coverage.gaps(words, speech, least)
         return cls(result, words, gaps, [_windows(gap, speech, samples) for gap in gaps])
@@ -111,9 +111,11 @@ class _Checked:
                 uncovered += [result.window for result in results]
         found = [passage for gap in recognised for result in gap for passage in result.passages]
         changed = replace(filled.result, passages=[*self.result.passages, *found])
-        return replace(changed, text=_text(filled.words), timed=filled.words) if filled.words else changed
+        return (
+            replace(changed, text=_text(filled.words), timed_words=filled.words) if filled.words else changed
+        )
 
-    def _with(self, gap: Gap, results: Sequence[WindowResult]) -> _Checked:
+    def _with(self, gap: Gap, results: Sequence[WindowResult]) -> _ResultWithGaps:
         """The result with the words for one gap, if they have more letters than those that they replace."""
         new = [word for result in results for word in _words(result)]
         old = self.words[gap.first : gap.last]
@@ -132,7 +134,7 @@ class _Checked:
 
 
 def _words(result: WindowResult) -> list[Word]:
-    return result.timed or spread(result.text, result.logprob, result.window.speech)
+    return result.timed_words or spread(result.text, result.logprob, result.window.speech)
 
 
 def _text(words: Sequence[Word]) -> str:

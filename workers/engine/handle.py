@@ -38,8 +38,9 @@ _LONGEST_EVENT = 256 * 2**20  # bytes of one line
 _CLOSE_SECONDS = 5.0
 # An engine that works sends an event every two seconds, but not while it loads its libraries.
 _SILENT_SECONDS, _STARTING_SECONDS = 60.0, 300.0
-# It may send these and yet make no progress. The slowest machine takes this many times the length of a span.
-_SLOWEST, _STUCK_SECONDS = 20, 1800.0
+# An engine that still sends "alive" may yet make no progress. It is stuck if no other event comes for
+# `_STUCK_SECONDS`, or if that is longer, for `_SLOWEST_FACTOR` times the length of a span.
+_SLOWEST_FACTOR, _STUCK_SECONDS = 20, 1800.0
 _CHECK_SECONDS = 1.0
 # After these errors the process gets no other request: it ends itself, or it keeps memory that is needed.
 _LAST_ERRORS = (ErrorCode.ENGINE_FAILED, ErrorCode.OUT_OF_MEMORY)
@@ -83,7 +84,7 @@ class EngineProcess:
         self._starting = asyncio.Lock()
         self._killed = False
         self.silent_seconds = _SILENT_SECONDS
-        self.stuck_seconds = max(_STUCK_SECONDS, _SLOWEST * settings.span_seconds)
+        self.stuck_seconds = max(_STUCK_SECONDS, _SLOWEST_FACTOR * settings.span_seconds)
         self._last_event = self._last_progress = time.monotonic()
         self._has_answered = False
 
@@ -99,11 +100,11 @@ class EngineProcess:
 
     @property
     def tail(self) -> str:
-        """The last lines of its process."""
+        """The last lines that the process wrote to its standard error."""
         return "\n".join(self._child.tail) if self._child else ""
 
     async def start(self) -> None:
-        """Start the process if none runs, or only one that is being killed: its end is not known at once."""
+        """Start a process if none runs. One that was killed but has not ended yet counts as none."""
         async with self._starting:
             if not self.running or self._killed:
                 await self._forget()
@@ -166,7 +167,7 @@ class EngineProcess:
                 event: Event = json.loads(line)
                 self._record(event)
                 yield event
-        # Its end of the socket is closed, so it should end by itself. If it does not, it is of no use.
+        # The process has closed its end of the socket, so it should end by itself. If not, it is killed.
         with suppress(TimeoutError):
             await asyncio.wait_for(child.process.wait(), _CLOSE_SECONDS)
         if child.running:
@@ -178,11 +179,11 @@ class EngineProcess:
         """The next line; a process that is silent or stuck for too long is killed.
 
         Raises:
-            EngineHung: it was.
+            EngineHung: The process was killed.
         """
         waiting = asyncio.ensure_future(reader.readline())
         try:
-            # What is in the buffer is read first: perhaps not the engine was slow, but this process.
+            # Lines in the buffer are read before the check: this process may have been slow, not the engine.
             while not (await asyncio.wait([waiting], timeout=_CHECK_SECONDS))[0]:
                 if (hung := self._hung()) is not None:
                     log.error("the engine got no further for %.0f s: killing it", hung)
@@ -240,8 +241,8 @@ def _environment(settings: Settings, gpu: str | None) -> dict[str, str]:
     env["TOKENIZERS_PARALLELISM"] = "false"
     env["HF_HUB_DISABLE_TELEMETRY"] = env["DO_NOT_TRACK"] = env["ORT_DISABLE_TELEMETRY"] = "1"
     env["PYANNOTE_METRICS_ENABLED"] = "false"
-    # Threads that wait for each other soon sleep. Where something else computes too, those that spin keep the
-    # one that they wait for from running: a clip of 50 s took 58 s instead of 3 on two busy cores.
+    # Threads that wait for another one sleep instead of spinning. On a busy machine spinning threads take the
+    # core that the other one needs: a clip of 50 s took 58 s instead of 3 s on two busy cores.
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     env.setdefault("GOMP_SPINCOUNT", "30000")
     if gpu is not None:

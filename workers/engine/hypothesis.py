@@ -1,4 +1,4 @@
-"""Options of a decoding, its hypothesis with the checks for a fallback, and the result of a window."""
+"""The options of decoding, one hypothesis with the checks for a fallback, and the result of a window."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class WindowResult:
     text: str
     logprob: float  # mean log probability of the tokens
     tokens: list[int] = field(default_factory=list)
-    timed: list[words.Word] | None = None  # words with times; None if the words have no times
+    timed_words: list[words.Word] | None = None  # None if no word times were measured
     low_confidence: bool = False  # see `Hypothesis.low_confidence`
     passages: list[Passage] = field(default_factory=list)  # passages in another language than the text
 
@@ -94,7 +94,7 @@ class Hypothesis:
         return self.logprob < LOGPROB_THRESHOLD or self.repetitive or too_short or too_fast
 
     def low_confidence(self, window: Window) -> bool:
-        """Whether the text looks right, but the model found other texts nearly as likely."""
+        """Whether the text looks right but has a low probability: a wider beam may find a better one."""
         return self.logprob < LOW_CONFIDENCE_LOGPROB and not self.silent and not self.needs_fallback(window)
 
     def result(self, window: Window) -> WindowResult:

@@ -11,8 +11,8 @@ from workers.audio.handle import SandboxedRecording
 from workers.audio.sound import RATE
 from workers.engine.protocol import Event
 
-# A file that holds less audio than its header says has been cut off, if so many seconds are missing and such
-# a share of what it holds.
+# A file was cut off if it holds less audio than its header says, by more than `MISSING_SECONDS` and by more
+# than the share `MISSING_SHARE` of the audio that it holds.
 MISSING_SECONDS, MISSING_SHARE = 5.0, 0.01
 
 

@@ -61,7 +61,7 @@ def passages(
         other = max(probabilities, key=lambda code: probabilities[code])
         if probabilities[other] < SURE or probabilities.get(language, 0.0) > UNLIKELY:
             continue
-        first, last = words.at(start + words.SHORTEST, speech), words.at(end, speech)
+        first, last = words.at(start + words.RESOLUTION, speech), words.at(end, speech)
         if result and result[-1].language == other and start == previous:
             result[-1] = Passage(other, result[-1].start, last)
         else:

@@ -178,7 +178,7 @@ def _verified(folder: Path, sha256: str) -> bool:
     """Whether the files are unchanged since their checksum was verified; verifying it anew takes a second."""
     try:
         stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
-        return bool(stamp == {"sha256": sha256, **_looks(folder)})
+        return bool(stamp == {"sha256": sha256, **_file_stats(folder)})
     except (OSError, ValueError):
         return False
 
@@ -188,11 +188,11 @@ def _complete(folder: Path, bundle: Bundle) -> bool:
 
 
 def _stamp(folder: Path, sha256: str) -> None:
-    text = json.dumps({"sha256": sha256, **_looks(folder)})
+    text = json.dumps({"sha256": sha256, **_file_stats(folder)})
     (folder / _STAMP).write_text(text, encoding="utf-8")
 
 
-def _looks(folder: Path) -> dict[str, Any]:
+def _file_stats(folder: Path) -> dict[str, Any]:
     """Size and modification time of each file, which show whether it was changed."""
     files = sorted(path for path in folder.iterdir() if path.name != _STAMP)
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
@@ -264,7 +264,7 @@ def _progress(name: str) -> Any:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             self._logged_at = time.monotonic()
-            super().__init__(*args, **{**kwargs, "disable": False, "file": _Nowhere()})
+            super().__init__(*args, **{**kwargs, "disable": False, "file": _NullStream()})
 
         def update(self, n: float | None = 1) -> bool | None:
             shown: bool | None = super().update(n)
@@ -276,7 +276,7 @@ def _progress(name: str) -> Any:
     return Progress
 
 
-class _Nowhere:
+class _NullStream:
     """A stream that drops what is written to it."""
 
     def write(self, text: str) -> int:

@@ -8,7 +8,7 @@ At each report: remaining *= left_after / left_before, and progress = 1 - remain
 time, and a wrong factor changes its speed but makes no jump.
 
 Stages run at the same time. Each moment is counted for the last stage that is active, as the job waits for
-that one: the stages before it are ahead.
+that one: earlier stages have already done more of the recording.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ Report = Callable[[Stage, float, float | None, float | None], None]
 class ProgressEstimator:
     """Turns events of the stages into reports of progress and time left, four a second at most.
 
-    Threads may share it. All times are seconds of the recording.
+    Threads may share it. Positions and amounts of audio are seconds of the recording. The time left is
+    seconds of the clock.
     """
 
     def __init__(

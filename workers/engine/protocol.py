@@ -2,14 +2,20 @@
 
 The worker sends a `TranscribeRequest`. The engine answers with events in this order:
 
-1. `StageEvent` several times a second at most, until the last event. `WarningEvent` at any time.
-2. `LanguageEvent` when the language has been detected; none if the request names the language.
-3. `SpanEvent` for each span, by number; the first number is `resume.spans` of the request.
-4. `SpeakersEvent` once, if the request's options ask for speakers and somebody speaks.
-5. `DoneEvent`, or at any time instead `ErrorEvent`. Nothing follows it.
+1. `SpanEvent` for each span, by number; the first number is `resume.spans` of the request.
+2. `SpeakersEvent` once, if the request's options ask for speakers and somebody speaks.
+3. `DoneEvent`. Nothing follows it. If the request fails, `ErrorEvent` comes instead, at any time.
 
-Between these, `AliveEvent` comes every two seconds: without it the engine hangs. Only one request
-is served at a time. All times are seconds from the beginning of the recording.
+Before the last event these may come at any time:
+
+- `StageEvent`, four times a second at most.
+- `LanguageEvent` when a language was detected: for the first span with speech, or with the option
+  `multilingual` for each. None comes if the request or `resume` names the language (`resume` does not count
+  with `multilingual`), or if the model knows only English. It may come before events of earlier spans.
+- `WarningEvent`.
+- `AliveEvent`, every `BEAT_SECONDS`. If none comes for long, the worker takes the engine for hung.
+
+Only one request is served at a time. Positions are seconds from the beginning of the recording.
 """
 
 from __future__ import annotations
@@ -19,17 +25,17 @@ from typing import Any, Literal, NotRequired, TypedDict
 from stt.codes import JobWarning, Parameters
 from stt.transcript.schema import Segment, Turn
 
-BEAT_SECONDS = 2.0  # between two `AliveEvent`
+BEAT_SECONDS = 2.0  # from one `AliveEvent` to the next
 
 
 class Resume(TypedDict, total=False):
     """What earlier attempts have saved; by default nothing."""
 
-    spans: int  # how many; recognition goes on with this number
+    spans: int  # how many are saved: the number of the first span to recognise
     end: float  # where the last one ends
-    segments: int  # of all saved spans together
+    segments: int  # how many the saved spans have together
     language: str | None  # as detected; None if it is not known
-    complete: bool  # the saved spans reach the end of the recording
+    complete: bool  # whether the saved spans reach the end of the recording
     unsure: list[bool]  # of the last two spans with speech: whether most windows had low confidence
 
 
@@ -38,12 +44,12 @@ class TranscribeRequest(TypedDict):
 
     type: Literal["transcribe"]
     job: str  # for the log
-    path: str
-    model: str
+    path: str  # of the recording, on this machine
+    model: str  # a folder, a Whisper size, or a Hugging Face repository
     language: NotRequired[str]  # a code such as "en"; empty or absent: detect it
     task: NotRequired[str]  # "transcribe", or "translate" into English
     options: NotRequired[dict[str, Any]]  # the further options of the job (`stt.jobs.options`)
-    less_memory: NotRequired[bool]  # an earlier attempt ran out of memory
+    less_memory: NotRequired[bool]  # whether an earlier attempt ran out of memory
     resume: NotRequired[Resume]
 
 
@@ -53,7 +59,7 @@ class StageEvent(TypedDict):
     type: Literal["stage"]
     stage: str  # one of `stt.codes.Stage`
     progress: float  # 0 to 1; never less than before
-    duration: float | None  # of the recording, as far as it is known
+    duration: float | None  # seconds of the recording; may be an estimate; None if unknown
     left: float | None  # seconds until the engine is done; None if unknown
 
 
@@ -62,7 +68,7 @@ class LanguageEvent(TypedDict):
 
     type: Literal["language"]
     language: str
-    probability: float
+    probability: float  # 0 to 1
 
 
 class SpanEvent(TypedDict):
@@ -111,7 +117,7 @@ class ErrorEvent(TypedDict):
 
 
 class AliveEvent(TypedDict):
-    """The engine works."""
+    """The process of the engine is alive; it says nothing about the progress of the request."""
 
     type: Literal["alive"]
 

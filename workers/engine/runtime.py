@@ -39,7 +39,8 @@ class Runtime:
         self.threads = threads = chosen.threads if isinstance(chosen.threads, int) else machine.cores()
         self.plan = machine.plan(chosen, self.device, threads, free)
         self.batch = self.plan.batch
-        self.decoder_threads = ThreadPoolExecutor(self.plan.decoder_threads, "decoder")
+        # Decoder threads run the encoder and the decoder of Whisper.
+        self.decoder_pool = ThreadPoolExecutor(self.plan.decoder_threads, "decoder")
         self.aligner = Aligner(self.device, chosen.data_folder.alignment_models, threads)
         self.vad = PyannoteVad(self.device, threads) if chosen.vad == "pyannote" else SileroVad()
         self.rates = rates.RateStore(chosen.data_folder.costs)

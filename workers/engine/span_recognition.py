@@ -17,7 +17,7 @@ from workers.engine.protocol import Event
 from workers.engine.runtime import Runtime, is_out_of_memory
 from workers.engine.span_task import SpanTask
 from workers.engine.windows import Window
-from workers.engine.word_times import WordTimer, place
+from workers.engine.word_times import WordTimer, in_recording
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def recognise_batch(
     timed = not task.align_model  # also where segments get no word times: `coverage` needs them
     # The text of a translation is in one language, whatever is spoken.
     spoken = None if decoding.task == "translate" else task.language
-    wide_beam = task.wide_beam()  # outside of `try`: it raises the errors of another span
+    wide_beam = task.wants_wide_beam()  # outside of `try`: it raises the errors of another span
     try:
         encoded = recogniser.encode(samples, batch, known)
         results = recogniser.recognise(
@@ -102,7 +102,10 @@ class SegmentMaker:
             log.info("job %s: %.1f s of sound were recognised again", self._job, filled.seconds)
         self._warn_of_passages(task, filled)
         placed = [
-            word for result in filled.results if result.text.strip() for word in place(result, task.span)
+            word
+            for result in filled.results
+            if result.text.strip()
+            for word in in_recording(result, task.span)
         ]
         return words.segments(placed, with_words=self._decoding.timed)
 
@@ -115,7 +118,7 @@ class SegmentMaker:
             windows=windows,
             encoded={},
             fills_gaps=True,
-            wide_beam=lambda: True,
+            wants_wide_beam=lambda: True,
         )
         size = self._runtime.batch
         results = [
@@ -130,7 +133,7 @@ class SegmentMaker:
 
     def _warn_of_passages(self, task: SpanTask, filled: gap_filling.Filled) -> None:
         offset = task.span.start / RATE
-        timed = [word for result in filled.results for word in result.timed or []]
+        timed = [word for result in filled.results for word in result.timed_words or []]
         uncovered = [
             (start + offset, end + offset)
             for start, end in coverage.probable_speech(filled.uncovered, task.span.speech, timed)

@@ -17,7 +17,11 @@ from workers.engine.windows import Window
 
 @dataclass(slots=True)
 class SpanTask:
-    """A span in recognition: its windows, and the batches of windows that decoder threads work on."""
+    """A span that is being recognised: its windows, and their batches, which decoder threads work on.
+
+    A decoder thread runs Whisper (encoder and decoder). It has nothing to do with the decoder process, which
+    decodes the file (`workers.audio`).
+    """
 
     span: spans.Span
     windows: list[Window]
@@ -26,12 +30,12 @@ class SpanTask:
     encoded: dict[int, ctranslate2.StorageView] = field(default_factory=dict)
     # Each batch: the indices of its windows, and their results in the same order.
     batches: list[tuple[list[int], Future[list[WindowResult]]]] = field(default_factory=list)
-    # Whether to decode with the wide beam at once; most windows of an earlier span had low confidence then.
-    # The call may block until that span is recognised. It cannot deadlock: the decoder threads got that span
-    # first.
-    wide_beam: Callable[[], bool] = bool
+    # Returns whether to decode with the wide beam at once, as most windows of an earlier span had low
+    # confidence. The call may block until that span is recognised. It cannot deadlock, as the decoder threads
+    # got that span first.
+    wants_wide_beam: Callable[[], bool] = bool
     language: str = ""
-    fills_gaps: bool = False  # the windows are gaps that the recognition of other windows left
+    fills_gaps: bool = False  # whether the windows are gaps: speech that a first recognition skipped
     align_model: AlignModel | None = None  # wav2vec2 model for the word times; None: cross-attention
 
     def results(self) -> list[WindowResult]:

@@ -21,14 +21,14 @@ _SMOOTHING_SECONDS = 5.0
 
 @dataclass(slots=True)
 class StageProgress:
-    """How far a stage is, and its real-time factor. All are seconds."""
+    """How far a stage is, and its real-time factor. All numbers are in seconds."""
 
     known: StageRate  # the factor before this job
     done: float  # position in the recording
-    wall: float = 0.0  # time waited for the stage lately,
-    audio: float = 0.0  # and the audio that it did in that time
-    all_wall: float = 0.0  # the same for the whole job;
-    all_audio: float = 0.0  # audio without speech is not counted, as recognition skips it
+    wall: float = 0.0  # clock time that the job waited for the stage, for the last `_RECENT_AUDIO` seconds
+    audio: float = 0.0  # audio that the stage did in `wall`
+    all_wall: float = 0.0  # as `wall`, for the whole job
+    all_audio: float = 0.0  # as `audio`, for the whole job, without audio that recognition skipped
 
     @property
     def learned(self) -> bool:
@@ -61,8 +61,8 @@ class RunningBatches:
 
     guess: float  # seconds of a decoder thread per second of audio
     batches: dict[int, tuple[float, float]] = field(default_factory=dict)  # started at, seconds of audio
-    wall: float = 0.0  # seconds that ended batches took lately,
-    audio: float = 0.0  # and their seconds of audio
+    wall: float = 0.0  # clock time that batches took, for the last `_RECENT_AUDIO` seconds of audio
+    audio: float = 0.0  # seconds of audio of those batches
 
     def end(self, number: int, now: float, *, succeeded: bool) -> float:
         """Remove a batch; returns its seconds of audio, or 0 if it failed.
@@ -94,7 +94,8 @@ class DiarizationProgress:
     def __init__(self, known: StageRate) -> None:
         self.known = known
         self.begun: float | None = None  # when all spans were done
-        self.share = self.reported = 0.0  # of what was left of it when all spans were done
+        # Done of the diarization that was left when all spans were done, 0 to 1: now, and at the last report.
+        self.share = self.reported = 0.0
         self._first = self._last = 0.0
         self._left: tuple[float, float] | None = None  # seconds, and when that was estimated
 

@@ -50,33 +50,33 @@ class Transcription:
     def __init__(self, runtime: Runtime, request: TranscribeRequest, send: Send) -> None:
         self._runtime, self._send = runtime, send
         self._path = Path(request["path"])
-        self._name = str(request.get("job", ""))
+        self._job = str(request.get("job", ""))
         self._model = request["model"]
         self._less_memory = bool(request.get("less_memory"))
         self._decoding = decoding_options(request, runtime.settings)
         resume: Resume = request.get("resume") or {}
-        self._number, self._start = resume.get("spans", 0), round(resume.get("end", 0) * RATE)
+        self._first_span, self._start = resume.get("spans", 0), round(resume.get("end", 0) * RATE)
         self._has_text = resume.get("segments", 0) > 0
-        self._all_known = bool(resume.get("complete"))
+        self._is_recognised = bool(resume.get("complete"))
         self._language = self._decoding.language or resume.get("language") or None
-        self._speakers = _speakers(request, runtime)
-        kind = _kind(runtime, self._decoding, self._speakers, self._model, less_memory=self._less_memory)
+        self._diarization = _diarization_of(request, runtime)
+        kind = _kind(runtime, self._decoding, self._diarization, self._model, less_memory=self._less_memory)
         self._rates = rates.JobRates(runtime.rates, kind)
         self._progress = ProgressEstimator(
             self._send_stage,
             self._rates.known(),
             start=self._start / RATE,
             decoder_threads=runtime.plan.decoder_threads,
-            diarized_beside=(lambda: made.share) if (made := self._speakers) and made.beside else None,
+            diarized_beside=(lambda: made.share) if (made := self._diarization) and made.beside else None,
         )
         self._warn = job_warnings.WarningSender(send)
-        self._timer = WordTimer(runtime, self._decoding, self._progress, self._warn, self._name)
-        self._segments = SegmentMaker(runtime, self._decoding, self._timer, send, self._name)
+        self._word_timer = WordTimer(runtime, self._decoding, self._progress, self._warn, self._job)
+        self._segment_maker = SegmentMaker(runtime, self._decoding, self._word_timer, send, self._job)
         self._unfinished: list[Future[Any]] = []
         # Whether most windows had low confidence, of the last two spans with speech. Requests, events and the
-        # column `spans.unsure` call it "unsure"; the code translates the name here and in `_event`.
+        # column `spans.unsure` call it "unsure"; the code translates the name here and in `_span_event`.
         known = [partial(bool, low) for low in resume.get("unsure", [])]
-        self._latest: deque[Callable[[], bool]] = deque(known, maxlen=2)
+        self._latest_low_confidence: deque[Callable[[], bool]] = deque(known, maxlen=2)
 
     def run(self) -> None:
         """Transcribe the recording and send its events.
@@ -93,25 +93,25 @@ class Transcription:
         recording = SandboxedRecording(self._path, self._runtime.settings.max_duration_seconds)
         try:
             self._progress.duration = recording.duration
-            if self._speakers and self._speakers.beside:
-                self._start_speakers(self._speakers)
+            if self._diarization and self._diarization.beside:
+                self._start_diarization(self._diarization)
             self._run(recording)
         finally:
             recording.close()
-            if self._speakers:
-                self._speakers.close()
+            if self._diarization:
+                self._diarization.close()
             for future in self._unfinished:  # after an error: the next job needs the decoder threads
                 future.cancel()
             wait(self._unfinished)  # a batch that still runs would report into the next job
         seconds, decoded = time.monotonic() - begun, recording.decoded / RATE
         log.info(
             "job %s: %.1f s of sound in %.1f s (x %.1f), %.1f s of it loading the model; peak memory %.0f MB",
-            self._name, decoded, seconds, decoded / seconds, self._runtime.load_seconds - loading,
+            self._job, decoded, seconds, decoded / seconds, self._runtime.load_seconds - loading,
             _peak_memory(),
         )  # fmt: skip
 
     def _run(self, recording: SandboxedRecording) -> None:
-        if not self._all_known:
+        if not self._is_recognised:
             self._recognise(recording)
         # If every span was known, nothing was decoded, and the last known span ends with the recording.
         duration = self._progress.duration = max(recording.decoded, self._start) / RATE
@@ -124,32 +124,32 @@ class Transcription:
     def _recognise(self, recording: SandboxedRecording) -> None:
         for span, task in prefetch(self._tasks(recording)):
             self._progress.duration = recording.duration
-            found = self._segments.segments(task) if task else []
+            found = self._segment_maker.segments(task) if task else []
             self._progress.finished(span.end / RATE)
             if span.last:  # a later attempt that knows this span does not read the recording, nor warn
                 self._warn.of_recording(recording)
-            self._send(self._event(span, found, task.low_confidence_future()() if task else None))
+            self._send(self._span_event(span, found, task.low_confidence_future()() if task else None))
         self._warn.of_recording(recording)
 
-    def _start_speakers(self, started: DiarizationProcess) -> None:
+    def _start_diarization(self, started: DiarizationProcess) -> None:
         try:
             started.start()
         except OSError:  # it is tried again after recognition, and a second failure gives a warning
-            log.exception("job %s: diarization beside recognition could not start", self._name)
+            log.exception("job %s: diarization beside recognition could not start", self._job)
 
     def _send_speakers(self) -> None:
         """Send the speaker turns. If diarization fails, the text stays and a warning is sent."""
-        if self._speakers is None or not self._has_text:
+        if self._diarization is None or not self._has_text:
             return
         try:
-            turns = self._speakers.turns(self._progress.speakers, self._warn)
+            turns = self._diarization.turns(self._progress.speakers, self._warn)
         except (DiarizationFailed, OSError) as error:
             log.warning("speakers: %s", error)
             self._warn(WarningCode.SPEAKERS_FAILED)
         else:
             self._send({"type": "speakers", "turns": turns})
 
-    def _event(self, span: spans.Span, found: list[Segment], low_confidence: bool | None) -> SpanEvent:
+    def _span_event(self, span: spans.Span, found: list[Segment], low_confidence: bool | None) -> SpanEvent:
         self._has_text = self._has_text or bool(found)
         return {
             "type": "span", "number": span.number, "start": span.start / RATE, "end": span.end / RATE,
@@ -160,19 +160,19 @@ class Transcription:
     def _tasks(self, recording: SandboxedRecording) -> Iterator[tuple[spans.Span, SpanTask | None]]:
         """All spans, each with its task, which the decoder threads work on; None if it has no speech."""
         found = spans.read(
-            recording, self._runtime.settings.span_seconds, number=self._number, start=self._start,
+            recording, self._runtime.settings.span_seconds, number=self._first_span, start=self._start,
             on_read=lambda sample: self._progress.decoded(sample / RATE),
             make_detector=self._runtime.vad.make_detector,
         )  # fmt: skip
         for span in self._progress.decoding(found):
             weak = weak_speech.find(span.samples, span.speech, self._runtime.vad.make_detector)
             if span.speech or weak:
-                yield span, self._begin(span, weak)
+                yield span, self._start_task(span, weak)
             else:
                 self._progress.silent((span.end - span.start) / RATE)
                 yield span, None
 
-    def _begin(self, span: spans.Span, weak: Sequence[vad.Speech] = ()) -> SpanTask:
+    def _start_task(self, span: spans.Span, weak: Sequence[vad.Speech] = ()) -> SpanTask:
         """Give the windows of a span to the decoder threads."""
         # Cross-attention finds on which side of a pause a word is, but not for a translation.
         longest = LONGEST if self._decoding.task == "translate" else LONGEST_WITH_PAUSES
@@ -182,13 +182,13 @@ class Transcription:
         whole = span.number == 0 and span.last
         task = SpanTask(span, windows, self._recogniser(len(windows) if whole else None))
         task.language = self._language_of(task)
-        task.align_model = self._timer.model_for(task.language)
+        task.align_model = self._word_timer.model_for(task.language)
         # The wide beam takes twice the time of greedy decoding. It is used at once if most windows of the
         # span before the previous one needed it (for the second span, of the first). The previous span is
         # still in recognition: this one would have to wait for it.
-        task.wide_beam = self._latest[0] if self._latest else bool
+        task.wants_wide_beam = self._latest_low_confidence[0] if self._latest_low_confidence else bool
         self._submit(task)
-        self._latest.append(task.low_confidence_future())
+        self._latest_low_confidence.append(task.low_confidence_future())
         return task
 
     def _submit(self, task: SpanTask) -> None:
@@ -196,7 +196,7 @@ class Transcription:
         threads = runtime.plan.decoder_threads if task.recogniser.replicas == runtime.plan.replicas else 1
         for indices in batches(windows, runtime.batch, threads):
             seconds = (span.end - span.start) / RATE * len(indices) / len(windows)
-            future = runtime.decoder_threads.submit(
+            future = runtime.decoder_pool.submit(
                 self._progress.recognising, seconds, recognise_batch, runtime, self._decoding, task, indices
             )
             task.batches.append((indices, future))
@@ -213,13 +213,13 @@ class Transcription:
     def _language_of(self, task: SpanTask) -> str:
         """The language of the request, else the detected one: of the first span with speech, or of each."""
         if self._language is None or (self._decoding.multilingual and self._decoding.language is None):
-            self._language = self._detect(task)
+            self._language = self._detect_language(task)
         return self._language
 
-    def _detect(self, task: SpanTask) -> str:
+    def _detect_language(self, task: SpanTask) -> str:
         if not task.recogniser.multilingual:
             return "en"
-        vote = LanguageVote(task, self._runtime.decoder_threads)
+        vote = LanguageVote(task, self._runtime.decoder_pool)
         self._unfinished += vote.futures
         language, probability = vote.result()
         self._send({"type": "language", "language": language, "probability": round(probability, 3)})
@@ -273,7 +273,7 @@ def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _speakers(request: TranscribeRequest, runtime: Runtime) -> DiarizationProcess | None:
+def _diarization_of(request: TranscribeRequest, runtime: Runtime) -> DiarizationProcess | None:
     options = request.get("options") or {}
     if not options.get("diarize"):
         return None

@@ -1,9 +1,9 @@
-"""Finds weak speech, to which the detector gives a low probability: a telephone voice or a quiet one.
+"""Finds weak speech: a telephone voice or a quiet one, to which the detector gives a low probability.
 
-The detector has a state. After a loud voice with all frequencies it gives a telephone voice or a quiet one
-too low a probability, as low as that of music. So each longer pause in which there is sound is given to a new
-detector, at a raised level and with lower thresholds. Weak speech is recognised in windows of its own. A
-hypothesis for it is kept only if its log probability is high, so that noise and music stay without text.
+The detector has a state. After a loud wide-band voice it gives weak speech a probability as low as that of
+music. So each pause of `SHORTEST_PAUSE` or more that holds sound is given to a new detector, at a raised
+level and with lower thresholds. Weak speech is recognised in windows of its own. A hypothesis for it is kept
+only if its log probability is high, so that noise and music stay without text.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from workers.engine.windows import LONGEST, Window
 # These numbers were chosen on constructed recordings (docs/benchmarks.md, "Speech that was skipped").
 # Thresholds are lower than for other speech, and the least durations, in seconds, longer.
 PARAMS = vad.Params(onset=0.3, offset=0.2, silence=0.3, speech=0.5, pad=0.3)
-PAUSE = 1.0  # seconds; a shorter pause holds no sentence
+SHORTEST_PAUSE = 1.0  # seconds; a shorter pause is not searched, as it holds no sentence
 # The level of a pause is that of the loudest quarter of its tenths of a second (RMS, dB of full scale). A
 # pause below `QUIET` is left out. Others are raised to `LEVEL`, by `MOST_GAIN` dB at most.
 LOUD_SHARE, QUIET, LEVEL, MOST_GAIN = 0.25, -65.0, -20.0, 40.0
 # Few parts of clear speech have a lower probability than this. A pause of up to `BRIDGE` seconds between two
 # parts below it is recognised with them.
 CLEAR_PROBABILITY, BRIDGE = 0.8, 2.5
-# Sound goes on if one of the next `DIP` tenths of a second is at most `ALIKE` dB below the loud tenths of the
-# part.
-ALIKE, DIP = 10.0, 4
+# Sound goes on if one of the next `LONGEST_DIP` tenths of a second is at most `MOST_BELOW` dB below the loud
+# tenths of the part.
+MOST_BELOW, LONGEST_DIP = 10.0, 4
 TENTH = 0.1
 _TENTH = RATE // 10
 
@@ -86,7 +86,7 @@ def bridged(parts: Sequence[Speech], clear: float = CLEAR_PROBABILITY) -> list[l
 
     Args:
         parts: Speech, in order.
-        clear: A part of at least this probability is a run of its own.
+        clear: A part of at least this probability is a group of its own.
     """
     runs: list[list[Speech]] = []
     for part in parts:
@@ -117,7 +117,7 @@ def _whole(run: Sequence[Speech]) -> Speech:
 def _pauses(speech: Sequence[Speech], length: float) -> Iterator[tuple[float, float]]:
     starts = [0.0, *(part.end for part in speech)]
     ends = [*(part.start for part in speech), length]
-    return ((start, end) for start, end in zip(starts, ends, strict=True) if end - start >= PAUSE)
+    return ((start, end) for start, end in zip(starts, ends, strict=True) if end - start >= SHORTEST_PAUSE)
 
 
 def _speech_in_pause(samples: Samples, make_detector: Callable[[], vad.SpeechDetector]) -> list[Speech]:
@@ -135,10 +135,10 @@ def _extended(parts: Sequence[Speech], samples: Samples) -> list[Speech]:
     made: list[Speech] = []
     for part in parts:
         first, last = int(part.start / TENTH), min(int(part.end / TENTH) + 1, len(powers))
-        least = _loud(powers[first:last]) * 10 ** (-ALIKE / 10)
-        while first > 0 and powers[max(0, first - DIP) : first].max() >= least:
+        least = _loud(powers[first:last]) * 10 ** (-MOST_BELOW / 10)
+        while first > 0 and powers[max(0, first - LONGEST_DIP) : first].max() >= least:
             first -= 1
-        while last < len(powers) and powers[last : last + DIP].max() >= least:
+        while last < len(powers) and powers[last : last + LONGEST_DIP].max() >= least:
             last += 1
         start, end = min(part.start, first * TENTH), max(part.end, last * TENTH)
         if made and start <= made[-1].end:

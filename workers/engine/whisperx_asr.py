@@ -35,7 +35,7 @@ _TORCH = {"torch": ("Tensor", "device"), "torch.nn": (), "torch.nn.functional": 
 _GPU = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"))
 
 
-def recogniser() -> ModuleType:
+def import_asr() -> ModuleType:
     """The module `whisperx.asr`; if it cannot be imported with empty modules, with the real ones."""
     if "whisperx.asr" not in sys.modules:
         try:
@@ -72,4 +72,4 @@ def _take_anything(*_: Any, **__: Any) -> None:
     """The constructor of an empty class."""
 
 
-asr = recogniser()
+asr = import_asr()

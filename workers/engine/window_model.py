@@ -22,9 +22,9 @@ from workers.engine.whisperx_vad import SileroVad, SpeechVad
 from workers.engine.windows import Window
 
 HOP = 160  # samples of a frame of the spectrogram (10 ms)
-# Frames of an encoder input: at most (30 s), at least, and so many of silence after the speech. Encoding is
-# most of the work. With inputs of 12 s and less, the model base loses words at the end or goes on without
-# end (docs/benchmarks.md, "Decoding").
+# Frames of an encoder input, of 10 ms each: at most (30 s), at least (15 s), and those of silence after the
+# speech. Encoding is most of the work. With inputs of 12 s and less, the model base loses words at the end or
+# repeats itself without end (docs/benchmarks.md, "Decoding").
 MOST_FRAMES = 3000
 FEWEST_FRAMES = 1500
 SILENCE_FRAMES = 200
@@ -46,8 +46,8 @@ def _cut(encoded: ctranslate2.StorageView, places: Sequence[int]) -> ctranslate2
 class WindowModel(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
     """WhisperX's pipeline, used window by window. One encoder output serves language, text and word times.
 
-    Threads may share an instance: as many run at the same time as the model has replicas. The class has more
-    lines than others because each method needs the same model, and none is of use without it.
+    Threads may share an instance: as many run at the same time as the model has replicas. All methods
+    work on the same model, so the class has more than 200 lines.
     """
 
     replicas = 1
@@ -133,7 +133,7 @@ class WindowModel(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
 
         Args:
             samples: The audio of the span, 16 kHz mono.
-            results: Results of windows of the span; their `timed` is set.
+            results: Results of windows of the span; their `timed_words` are set.
             tokenizer: For the language and the task.
         """
         for result in results:
@@ -256,4 +256,4 @@ class WindowModel(asr.FasterWhisperPipeline):  # type: ignore[misc,name-defined]
             # A text that ends inside a character (of several tokens) differs from its joined words. Then it
             # stays without word times.
             if "".join(word.text for word in timed) == result.text:
-                result.timed = words.whole(timed)
+                result.timed_words = words.whole(timed)

@@ -68,9 +68,9 @@ class WordTimer:
         texts = [result for result in results if result.text.strip()]
         for result in texts:
             self._progress.aligning()
-            result.timed = self._aligned(task, task.align_model, result)
+            result.timed_words = self._aligned(task, task.align_model, result)
             self._progress.aligned(result.window.end - result.window.start)
-        if untimed := [result for result in texts if result.timed is None]:
+        if untimed := [result for result in texts if result.timed_words is None]:
             self._time_by_attention(task, untimed)
 
     def _aligned(self, task: SpanTask, model: AlignModel, result: WindowResult) -> list[words.Word] | None:
@@ -91,10 +91,10 @@ class WordTimer:
             log.exception("job %s: no word times by attention either", self._job)
 
 
-def place(result: WindowResult, span: spans.Span) -> list[words.Word]:
+def in_recording(result: WindowResult, span: spans.Span) -> list[words.Word]:
     """The words of a window, with times in seconds of the recording that lie in speech and in order."""
     window = result.window
-    timed = result.timed or words.spread(result.text, result.logprob, window.speech)
+    timed = result.timed_words or words.spread(result.text, result.logprob, window.speech)
     offset = span.start / RATE
     placed = words.place(timed, window.speech, window.start, window.end)
     return [replace(word, start=word.start + offset, end=word.end + offset) for word in placed]

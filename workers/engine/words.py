@@ -14,7 +14,7 @@ from workers.audio.vad import Speech
 
 # Seconds by which a word may begin before, and end after, detected speech: its first and last sound are soft.
 SOFT = 0.1
-SHORTEST = 0.02  # seconds of a word, at least: the time resolution of Whisper
+RESOLUTION = 0.02  # seconds: the time resolution of Whisper; no word is shorter
 # Seconds of a pause that ends a segment, even inside a sentence.
 LONG_PAUSE = 1.5
 # Seconds of a pause that ends a segment after a comma.
@@ -74,7 +74,7 @@ def place(words: Sequence[Word], speech: Sequence[Speech], start: float, end: fl
         start: The start of the window, in seconds.
         end: Its end, in seconds.
     """
-    shortest = min(SHORTEST, (end - start) / max(1, len(words)))
+    shortest = min(RESOLUTION, (end - start) / max(1, len(words)))
     placed: list[Word] = []
     clock = start
     for word in words:
