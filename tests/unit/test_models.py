@@ -151,3 +151,14 @@ def test_an_unknown_name_and_an_empty_folder_are_explained(settings: Settings) -
     settings.data_dir.mkdir()
     with pytest.raises(ModelUnavailable, match=r"holds no model\.bin"):
         models.find(str(settings.data_dir), settings)
+
+
+def test_a_hub_model_without_its_file_is_refused_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a repository in PyTorch's format: later requests find it in the cache."""
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(ModelUnavailable):
+            models.find("openai/whisper-tiny", Settings(data_dir=tmp_path / "data"))

@@ -241,8 +241,9 @@ def _download(name: str, settings: Settings) -> Path:
             log.warning("the model %s is taken from the cache as it is: %s", name, error)
             return cached
         raise _unavailable(name, repository, error) from error
+    found = _folder(str(folder))  # a repository without model.bin is refused now and at every later request
     (folder / _COMPLETE).touch()
-    return _folder(str(folder))
+    return found
 
 
 def _unavailable(name: str, repository: str, error: Exception) -> ModelUnavailable:
