@@ -74,7 +74,16 @@ async def servers() -> AsyncIterator[Urls]:
         settings = load({"STT_DATA_DIR": str(folder)}, Path("/nonexistent"))
         async with embedded_servers(settings) as (database_url, redis_url):
             await db.migrate(database_url)
+            await _without_fsync(database_url)
             yield Urls(database_url, redis_url)
+
+
+async def _without_fsync(url: str) -> None:
+    """Hundreds of databases are made and dropped here; none has to outlive a power cut."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("alter system set fsync = off")
+    await connection.execute("select pg_reload_conf()")
+    await connection.close()
 
 
 @pytest.fixture
