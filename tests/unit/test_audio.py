@@ -19,9 +19,9 @@ from stt.media import errors, libav
 from tests.support.audio import Float, decode, encode, hertz, loudness, needs_audio, tone, write_wav
 from tests.support.places import AUDIO
 from workers.audio import spans, vad
-from workers.audio.decode import BLOCK_SECONDS, Recording
+from workers.audio.decode import Recording
 from workers.audio.resampler import Resampler
-from workers.audio.sound import RATE
+from workers.audio.sound import BLOCK_SECONDS, RATE
 from workers.engine import words
 
 

@@ -81,7 +81,10 @@ _WEIGHTS = {"FC": 1.0, "LFE": 0.0, "BL": 0.5, "BR": 0.5, "BC": 0.5, "SL": 0.5, "
 
 
 class Mixer:
-    """Mixes a stream of channels into one of mono samples, of the same length and some seconds later."""
+    """Mixes a stream of channels into one of mono samples, of the same length and some seconds later.
+
+    All methods measure or weight the same window of blocks, so the class has more than 200 lines.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         """A mixer of the channels with these names, such as `FL`, `FC` and `LFE` (libav's)."""

@@ -1,20 +1,38 @@
 """Decodes one track of a file to 16 kHz mono samples, placed by the time stamps of the file."""
 
 from __future__ import annotations
+
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
+
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
-from stt.media import errors, frames, libav, parts
-from workers.audio import timestamps, tracks, untimed_streams
-from workers.audio.resampler import Resampler
-from workers.audio.sound import RATE, Samples
 
+from stt.media import errors, frames, libav, parts
+from workers.audio import timestamps, untimed_streams
+from workers.audio.resampler import Resampler
+from workers.audio.sound import BLOCK_SECONDS, RATE, Samples
+
+log = logging.getLogger(__name__)
+
+# Where the time stamps jump by more than this, sound is missing and is replaced by silence. Smaller jumps are
+# rounding errors, and the number of the samples is more exact.
+GAP_SECONDS = 0.25
+# The most seconds of silence that replace missing sound. More is an error of the time stamps, or a file made
+# to keep a worker busy.
+MOST_SILENCE = 12 * 3600
+
+# Demuxers of formats whose header gives the exact length of the sound.
+_EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
+# Demuxers of streams without time stamps. libav calculates time stamps by counting frames, all at the sample
+# rate of the first one.
+_UNTIMED = {
+    "aac", "loas", "mp3", "ac3", "eac3", "dts", "dtshd", "amr", "amrnb", "amrwb", "gsm", "mlp", "truehd",
+}  # fmt: skip
 
 
 class Track:
