@@ -222,8 +222,8 @@ class Attempt:
 
     async def _retry_later(self, error: AttemptError, sentence: str) -> Job | None:
         state, given_back = self.state, isinstance(error, StorageError)
-        # An attempt that is given back does not count, but a job that fails again and again waits longer.
-        delay = lifecycle.backoff(state.job.claim if given_back else state.job.attempt)
+        job = state.job
+        delay = lifecycle.outage_backoff(job) if given_back else lifecycle.backoff(job.attempt)
         return await lifecycle.retry_later(
             self.pool, state.job, delay=delay, code=error.code, message=sentence,
             parameters=error.parameters, log=error.log, warnings=state.warnings, given_back=given_back,

@@ -232,7 +232,20 @@ def backoff(attempt: int) -> float:
 
     Without the jitter, jobs that failed together would start together again.
     """
-    return float(min(_RETRY_MAX, _RETRY_FIRST * 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25))  # noqa: S311
+    return _with_jitter(min(_RETRY_MAX, _RETRY_FIRST * 2.0 ** (attempt - 1)))
+
+
+def outage_backoff(job: Job) -> float:
+    """Seconds to wait after an attempt that does not count: the time since the first one, with jitter.
+
+    So the wait doubles as in `backoff`, though the row does not count these attempts.
+    """
+    tried = (job.updated_at - (job.started_at or job.updated_at)).total_seconds()
+    return _with_jitter(min(_RETRY_MAX, max(_RETRY_FIRST, tried)))
+
+
+def _with_jitter(seconds: float) -> float:
+    return seconds * random.uniform(0.75, 1.25)  # noqa: S311  it spreads load, it keeps no secret
 
 
 # Transitions by a person, of jobs of an `owner`; None means all owners.

@@ -350,6 +350,17 @@ def test_each_wait_is_about_twice_the_one_before_and_no_two_jobs_wait_alike() ->
         assert all(0.75 * seconds <= wait <= 1.25 * seconds for wait in waits)
 
 
+async def test_an_attempt_that_is_given_back_waits_as_long_as_the_job_was_tried(pool: asyncpg.Pool) -> None:
+    """However many other jobs were claimed before it."""
+    await new(pool)
+    job = await claim(pool)
+    assert job and job.started_at
+    for tried, seconds in ((0, 5), (40, 40), (4000, 300)):
+        later = replace(job, updated_at=job.started_at + dt.timedelta(seconds=tried))
+        waits = {lifecycle.outage_backoff(later) for _ in range(50)}
+        assert all(0.75 * seconds <= wait <= 1.25 * seconds for wait in waits)
+
+
 async def test_deleting_a_job_removes_all_that_hangs_on_it(pool: asyncpg.Pool) -> None:
     await new(pool)
     job = await claim(pool)
