@@ -1,4 +1,4 @@
-"""What every arq worker of ours needs: a loop that outlives Redis, and a stop that is orderly."""
+"""Runs arq workers: the loop continues after an outage of Redis, and a signal stops it in order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def connections(settings: Settings) -> Any:
 
 
 def arq_worker(redis: ArqRedis, **kwargs: Any) -> Worker:
-    """An arq worker that leaves attempts, results and signals to us."""
+    """An arq worker without retries, results and signal handlers of its own: the rows of jobs hold these."""
     return Worker(
         redis_pool=redis,
         handle_signals=False,
@@ -48,7 +48,7 @@ def arq_worker(redis: ArqRedis, **kwargs: Any) -> Worker:
         expires_extra_ms=tickets.TICKET_SECONDS * 1000,
         log_results=False,
         job_timeout=tickets.TICKET_SECONDS,
-        health_check_interval=_HEALTH_SECONDS,  # the key of a dead one is gone a second later
+        health_check_interval=_HEALTH_SECONDS,  # the key of a dead worker expires a second later
         **kwargs,
     )
 
@@ -74,7 +74,7 @@ async def until_stopped(*forever: Coroutine[Any, Any, None]) -> None:
     """Run coroutines that do not end by themselves until SIGTERM or SIGINT.
 
     Raises:
-        Exception: what one of them ended with.
+        Exception: the exception of a coroutine that ended.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -92,7 +92,7 @@ async def until_stopped(*forever: Coroutine[Any, Any, None]) -> None:
 
 
 async def _loop(worker: Worker) -> None:
-    """arq's own loop ends when Redis goes away: wait, connect again, go on. Running tasks are not touched."""
+    """Run arq's loop, which ends when Redis is away: wait, then start it again. Running tasks go on."""
     failures = 0
     while True:
         try:
@@ -106,9 +106,9 @@ async def _loop(worker: Worker) -> None:
 
 
 async def _count_slots(worker: Worker) -> None:
-    """Give a slot back that arq had taken for a ticket when Redis went away.
+    """Count the running tasks anew: arq may have reserved a slot for a ticket when Redis went away.
 
-    It would be counted for ever, and a worker of one slot would never take a ticket again.
+    arq never frees that slot, so a worker with one slot would take no ticket any more.
     """
     running = [task for task in worker.tasks.values() if not task.done()]
     worker.job_counter = len(running)

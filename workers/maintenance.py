@@ -1,6 +1,6 @@
-"""Mends what crashes leave behind: tickets, leases, files. ``python -m workers.maintenance``
+"""Repairs tickets, leases and files after crashes. ``python -m workers.maintenance``
 
-Two of them at once do no harm: every step is a conditional statement, or is the same when done twice.
+Several may run at the same time: every step is a conditional statement, or idempotent.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from workers import arq_worker
 
 log = logging.getLogger(__name__)
 
-# An upload that nothing was written to for so long is given up; a file may wait so long for its row.
+# Seconds after which an upload without a write, or a file without a row, is removed.
 _ABANDONED_SECONDS = 3600
-# More tickets than due rows do no harm until they pile up.
+# Tickets beyond the number of due rows that are kept. More only fill Redis.
 _SPARE_TICKETS = 20
 _RECONCILE_SECONDS, _SWEEP_SECONDS, _STEP_SECONDS = 2.0, 600.0, 300.0
 
@@ -39,12 +39,12 @@ async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) 
     for job in await lifecycle.release_expired(pool, max_attempts=settings.max_attempts):
         log.warning("its worker is gone: now %s", job.status, extra={"job": str(job.id)})
         await publish(redis, current(job))
-        if not job.ended:  # at once: the count of tickets is mended only in its own time
+        if not job.ended:  # now, without waiting for `balance_tickets`
             await tickets.announce(redis, job)
 
 
 async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> None:
-    """Jobs whose recording is gone will never be done: say so now, not after tries."""
+    """Fail waiting jobs whose recording is gone, without spending attempts."""
     files = await lookup.waiting_files(pool)
     lost = set(await asyncio.to_thread(storage.lost, files.values()))
     for job_id in [job_id for job_id, key in files.items() if key in lost]:
@@ -55,7 +55,7 @@ async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> No
 
 
 async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
-    """At least as many tickets as due rows, so that losing all of Redis loses no job; and no heaps."""
+    """Make one ticket for each due row, also after Redis lost all of them; discard superfluous tickets."""
     due = await lookup.count_due(pool)
     waiting = await tickets.waiting(redis)
     for _ in range(due - len(waiting)):
@@ -70,16 +70,18 @@ async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
 class Sweeper:
     """Removes unfinished uploads and files that no row names.
 
-    Only what it has itself seen for an hour, by a clock that nobody sets, unnamed and untouched: a step of
-    the wall clock must not make an upload look abandoned.
+    A file is removed if no row has named it and nothing was written to it for an hour, by the monotonic
+    clock of this process: a step of the wall clock must not make an upload look abandoned.
     """
 
     def __init__(self, storage: Storage, seconds: float = _ABANDONED_SECONDS) -> None:
         self.storage, self.seconds = storage, seconds
-        self._seen: dict[tuple[str, float], float] = {}  # key and time of writing: since when
+        self._seen: dict[
+            tuple[str, float], float
+        ] = {}  # (key, time of the last write): first seen, monotonic
 
     async def sweep(self, pool: asyncpg.Pool) -> None:
-        # The files first: a row that comes meanwhile then names its file in time.
+        # The files are listed before the rows, so that a row inserted in between protects its file.
         stored = await asyncio.to_thread(self.storage.keys)
         named = await lookup.stored_keys(pool)
         for key in self._old(stored, named):
@@ -99,10 +101,10 @@ class Sweeper:
 
 
 async def run(settings: Settings) -> None:
-    """Reconcile and sweep until asked to stop.
+    """Reconcile and sweep until a signal.
 
-    Loops by the monotonic clock, not arq's cron jobs: those go by the wall clock and through Redis, and what
-    is mended here must be mended most of all while Redis is away.
+    These are loops on the monotonic clock, not arq's cron jobs: those need the wall clock and Redis, and the
+    repairs are needed most while Redis is away.
     """
     async with arq_worker.connections(settings) as (pool, redis):
         storage = Storage(settings.storage_dir)
@@ -117,7 +119,7 @@ async def run(settings: Settings) -> None:
 
 
 async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
-    """Do a step again and again; one that fails is logged, and done again the next time."""
+    """Repeat a step. A failure is logged, and the step is repeated all the same."""
     while True:
         try:
             async with asyncio.timeout(_STEP_SECONDS):

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings) -> None:
-    """Take tickets until asked to stop."""
+    """Take tickets until a signal."""
     name = f"{socket.gethostname()}:{os.getpid()}"
     engine = EngineProcess(settings, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))
     async with arq_worker.connections(settings) as (pool, redis):
@@ -45,7 +45,7 @@ async def run(settings: Settings) -> None:
             ctx={"context": context},
             health_check_key=f"stt:worker:{name}",
         )
-        await engine.start()  # loads its libraries while nobody waits
+        await engine.start()  # its libraries load before the first ticket
         idle = asyncio.create_task(_end_when_idle(context), name="idle")
         try:
             await arq_worker.serve(worker, context.shut_down)
@@ -56,7 +56,7 @@ async def run(settings: Settings) -> None:
 
 
 async def _end_when_idle(context: Context) -> None:
-    """End an engine that has had no job for a while: its models, and all memory, go with it."""
+    """End an engine that has had no job for `model_idle_seconds`, which frees all its memory."""
     limit = context.settings.model_idle_seconds
     while True:
         idle = 0.0 if context.attempt else time.monotonic() - context.idle_since

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from stt.codes import JobWarning, WarningCode, message
 from stt.transcript.labels import clock, language_name
 
-# The sentence names so many passages; `times` has all of them.
+# Most passages that the sentence names; `times` has all of them.
 NAMED = 8
-# Passages that are closer than this, in seconds, are one.
+# Passages with a smaller distance, in seconds, are joined.
 NEAR = 1.0
 
 Times = tuple[float, float] | list[float]  # start and end, in seconds
@@ -35,7 +35,7 @@ def warning(code: WarningCode, times: Iterable[Times], language: str = "", inste
 
 
 def add(warnings: Iterable[JobWarning], new: JobWarning) -> list[JobWarning]:
-    """The warnings with a new one, which takes the passages of a warning of the same kind and languages."""
+    """Add a warning to a list. It is joined with a warning of the same code and languages."""
     kept, times = [], list(new["times"])
     for old in warnings:
         if _kind(old) == _kind(new):
