@@ -27,7 +27,7 @@ test: $(DONE)/dev $(DONE)/project $(DONE)/pages $(DONE)/models $(DONE)/browser  
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: $(DONE)/dev $(DONE)/project $(DONE)/pages  ## run those without an engine or a browser (90 s)
-	@$(BIN)/python -m pytest tests/unit tests/services $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile tests/unit tests/services $(ARGS)
 
 lint: $(DONE)/dev $(DONE)/project  ## format, lint and type check
 	@$(BIN)/ruff format .
