@@ -221,12 +221,11 @@ class Attempt:
         )  # fmt: skip
 
     async def _retry_later(self, error: AttemptError, sentence: str) -> Job | None:
-        state, given_back = self.state, isinstance(error, StorageError)
-        job = state.job
+        job, given_back = self.state.job, isinstance(error, StorageError)
         delay = lifecycle.outage_backoff(job) if given_back else lifecycle.backoff(job.attempt)
         return await lifecycle.retry_later(
-            self.pool, state.job, delay=delay, code=error.code, message=sentence,
-            parameters=error.parameters, log=error.log, warnings=state.warnings, given_back=given_back,
+            self.pool, job, delay=delay, code=error.code, message=sentence,
+            parameters=error.parameters, log=error.log, warnings=self.state.warnings, given_back=given_back,
         )  # fmt: skip
 
     async def _finish_cancel(self) -> None:

@@ -11,9 +11,10 @@ from aiohttp import web
 
 from stt import texts
 from stt.jobs import lookup
+from stt.jobs.errors import JobNotFound
 from stt.jobs.model import Job, Status
 from stt.web.context import SERVICES
-from stt.web.problems import Problem, not_found
+from stt.web.problems import Problem
 
 _MAX_LIMIT = 200
 _MAX_POINTS = 1_000_000
@@ -23,19 +24,23 @@ def job_id(request: web.Request) -> UUID:
     """The `{id}` of the address.
 
     Raises:
-        Problem: 404, it is no UUID, so there is no such job.
+        JobNotFound: it is no UUID.
     """
     try:
         return UUID(request.match_info["id"])
     except ValueError:
-        raise not_found() from None
+        raise JobNotFound from None
 
 
 async def job_or_404(request: web.Request, *, text: bool = False) -> Job:
-    """The job of the address; with its text only if asked for, since it may be long."""
+    """The job of the address; with its text only if asked for, since it may be long.
+
+    Raises:
+        JobNotFound: there is no such job.
+    """
     job = await lookup.get(request.app[SERVICES].pool, job_id(request), text=text)
     if job is None:
-        raise not_found()
+        raise JobNotFound
     return job
 
 

@@ -57,10 +57,6 @@ class Problem(Exception):
         }
 
 
-def not_found(what: str = "job") -> Problem:
-    return Problem(404, f"{what}_not_found", "Not found", f"There is no such {what}.")
-
-
 _UNPROCESSABLE_MEDIA = {ErrorCode.EMPTY_AUDIO: "Nothing to transcribe", ErrorCode.TOO_LONG: "Too long"}
 
 
@@ -85,7 +81,7 @@ def of_domain_error(error: Exception) -> Problem | None:
     problem = None
     match error:
         case JobNotFound():
-            problem = not_found()
+            problem = Problem(404, "job_not_found", "Not found", "There is no such job.")
         case JobEnded():
             detail = f"The job is {error.status}: nothing to cancel."
             problem = Problem(409, "already_ended", "Already ended", detail)

@@ -13,5 +13,5 @@ from numpy.typing import NDArray
 RATE = 16_000  # samples a second
 
 Samples: TypeAlias = NDArray[np.float32]  # shape (samples,); of several channels (channels, samples)
-# Seconds of sound that are handed on at once, about.
+# The approximate length of a block of decoded samples, in seconds.
 BLOCK_SECONDS = 10

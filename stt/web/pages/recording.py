@@ -10,11 +10,11 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from markupsafe import Markup
 
-from stt.jobs import actions, feed, lookup, results
+from stt.jobs import actions, feed, results
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
 from stt.jobs.model import Job, Status
 from stt.transcript.schema import Segment
-from stt.web import bodies
+from stt.web import bodies, params
 from stt.web.context import SERVICES
 from stt.web.pages import render, wording
 from stt.web.pages.render import Fragment, View
@@ -43,16 +43,16 @@ def _recording(job: Job, segments: list[Segment]) -> dict[str, Any]:
 
 
 async def _job_or_404(request: web.Request) -> Job:
-    found = await lookup.get(request.app[SERVICES].pool, _id(request))
-    if found is None:
-        raise _no_recording()
-    return found
+    try:
+        return await params.job_or_404(request)
+    except JobNotFound:
+        raise _no_recording() from None
 
 
 def _id(request: web.Request) -> UUID:
     try:
-        return UUID(request.match_info["id"])
-    except ValueError:
+        return params.job_id(request)
+    except JobNotFound:
         raise _no_recording() from None
 
 
