@@ -27,7 +27,10 @@ class SettingsError(Exception):
 
 
 class Settings(BaseModel):
-    """The operator's settings. Sizes are in bytes, times in seconds."""
+    """The operator's settings. Sizes are in bytes, times in seconds.
+
+    It has many lines, as each setting is a field with its description.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -147,6 +150,28 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="What is logged, to standard error: `DEBUG`, `INFO`, `WARNING`, `ERROR`."
     )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="`console`: lines for people; `json`: one JSON object a line."
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of Prometheus' `/metrics`, and of the health of the role; empty: no metrics. "
+        "Under `stt up` this is the port of the web app, the next one that of maintenance, then one for "
+        "each worker.",
+    )
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address that `STT_METRICS_PORT` is on.")
+    health_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="While `STT_METRICS_PORT` is empty: port of the health of each role, on loopback, "
+        "counted as there; `0`: any free port.",
+    )
+    sentry_dsn: str = Field(
+        "", description="`https://…` of the Sentry that gets errors; empty: none does.", repr=False
+    )
 
     @field_validator("models", "allowed_hosts", mode="before")
     @classmethod
@@ -168,13 +193,18 @@ class Settings(BaseModel):
             raise ValueError("must be 'auto' or a number from 1")
         return count
 
+    @field_validator("metrics_port", mode="before")
+    @classmethod
+    def _no_port(cls, value: Any) -> Any:
+        return None if value == "" else value
+
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         # Children have working folders of their own: a relative path would name another folder there.
         return value.expanduser().absolute()
 
-    @field_validator("database_url", "redis_url", "storage_url", "server")
+    @field_validator("database_url", "redis_url", "storage_url", "server", "sentry_dsn")
     @classmethod
     def _scheme(cls, value: str, info: Any) -> str:
         schemes = {
@@ -182,6 +212,7 @@ class Settings(BaseModel):
             "redis_url": ("redis://", "rediss://", "unix://"),
             "storage_url": ("file:///",),
             "server": ("http://", "https://"),
+            "sentry_dsn": ("http://", "https://"),
         }[info.field_name]
         if value and not value.startswith(schemes):
             raise ValueError(f"must be empty or start with {' or '.join(schemes)}")

@@ -24,7 +24,7 @@ LAYERS = (
     ("stt.cli",),
     ("stt.web", "stt.client", "stt.ops"),
     ("stt.jobs",),
-    ("stt.db", "stt.media", "stt.storage", "stt.folders"),
+    ("stt.db", "stt.media", "stt.storage", "stt.folders", "stt.telemetry"),
     (
         "stt.settings", "stt.paths", "stt.outages", "stt.pubsub", "stt.process", "stt.transcript",
         "stt.resources", "stt.texts", "stt.codes", "stt.logs", "stt.models",

@@ -23,7 +23,7 @@ def shown(default: Any) -> str:
         return f"`{', '.join(default)}`"
     if isinstance(default, bool):
         return f"`{int(default)}`"
-    return "" if default == "" else f"`{default}`"
+    return "" if default in ("", None) else f"`{default}`"
 
 
 def row(name: str, field: FieldInfo) -> str:
