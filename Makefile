@@ -13,7 +13,7 @@ NPM = $(shell command -v npm || echo $(CURDIR)/$(BIN)/npm)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-fast lint bench lock schema-dump
+.PHONY: help setup up test test-fast test-servers lint bench lock schema-dump
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,11 +23,14 @@ setup: $(DONE)/packages $(DONE)/project $(DONE)/pages $(DONE)/models  ## install
 up: setup  ## run the whole service; Ctrl-C ends it
 	@$(BIN)/stt up
 
-test: $(DONE)/dev $(DONE)/project $(DONE)/pages $(DONE)/models $(DONE)/browser  ## run all tests (ARGS="-k upload" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(DONE)/dev $(DONE)/project $(DONE)/pages $(DONE)/models $(DONE)/browser $(DONE)/servers  ## run all tests (ARGS="-k upload" for some)
+	@$(BIN)/python -m tests.support.all_tests $(ARGS)
 
 test-fast: $(DONE)/dev $(DONE)/project $(DONE)/pages  ## run those without an engine or a browser (90 s)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile tests/unit tests/services $(ARGS)
+
+test-servers: $(DONE)/dev $(DONE)/project $(DONE)/pages $(DONE)/servers  ## run tests/services on Debian's PostgreSQL 15 and Redis 7
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --servers=debian tests/services $(ARGS)
 
 lint: $(DONE)/dev $(DONE)/project  ## format, lint and type check
 	@$(BIN)/ruff format .
@@ -103,4 +106,11 @@ $(DONE)/browser: | $(DONE)/dev
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else $(BIN)/playwright install chromium; fi
+	@touch $@
+
+# What containers run beside our own programs, for tests: from Debian where we may install it, and never started
+# as a service. Without a package, the tests that need it are skipped and name it.
+SERVERS := postgresql-15 redis-server prometheus caddy
+$(DONE)/servers: | $(DONE)/dev
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then sh tests/support/install.sh $(SERVERS); fi
 	@touch $@

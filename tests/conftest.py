@@ -32,6 +32,7 @@ from stt.storage import Storage
 from stt.web.app import create_app
 from stt.web.connections import Runner
 from stt.web.context import SETTINGS
+from tests.support import debian
 from tests.support.audio import decode, write_wav
 from tests.support.journeys import english
 from tests.support.places import AUDIO, ROOT
@@ -44,6 +45,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 TESTS = Path(__file__).resolve().parent
 
 _numbers = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        choices=("embedded", "debian"),
+        default="embedded",
+        help="Which PostgreSQL and Redis the tests use: those that stt brings, or Debian's 15 and 7.",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -69,10 +79,15 @@ class Urls:
 
 
 @pytest.fixture(scope="session")
-async def servers() -> AsyncIterator[Urls]:
+async def servers(request: pytest.FixtureRequest) -> AsyncIterator[Urls]:
+    """Those that stt brings, or with `--servers=debian` what its containers run."""
+    chosen = request.config.getoption("--servers")
+    if chosen == "debian" and (packages := debian.missing()):
+        pytest.skip(packages)
     with private_folder() as folder:
         settings = load({"STT_DATA_DIR": str(folder)}, Path("/nonexistent"))
-        async with embedded_servers(settings) as (database_url, redis_url):
+        running = debian.servers(folder) if chosen == "debian" else embedded_servers(settings)
+        async with running as (database_url, redis_url):
             await db.migrate(database_url)
             await _without_fsync(database_url)
             yield Urls(database_url, redis_url)
