@@ -309,13 +309,12 @@ class Soak:
             try:
                 entry = json.loads(line)
             except ValueError:
-                self.problems.append(f"the log has a line that is no JSON: {line[:300]}")
-                continue
+                entry = {"level": "not JSON", "event": line}
             levels[entry["level"]] += 1
-            if entry["level"] in ("error", "critical") and not entry["event"].startswith(
+            if entry["level"] in ("error", "critical", "not JSON") and not entry["event"].startswith(
                 tuple(KNOWN_ERRORS) or "\0"
             ):
-                self.problems.append(f"an error is logged: {line[:500]}")
+                self.problems.append(f"an error is logged, or a line that is no JSON: {line[:500]}")
             if any(secret in line for secret in (NAME, *words)):
                 self.problems.append(f"the log has a file's name or a text: {line[:300]}")
         self.facts["log lines"] = dict(levels)

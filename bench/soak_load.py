@@ -276,10 +276,18 @@ class Load:
             await self._cancel(job)
 
     async def _cancel_running(self) -> None:
-        job = self._any("processing")
-        if self.may_stop_running and job and not job.busy:
-            self.counts["cancelled while running"] += 1
-            await self._cancel(job)
+        """Send a long one and cancel it as soon as it runs."""
+        if not self.may_stop_running or not (
+            job := await self._send(self.recordings["long"], priority="high")
+        ):
+            return
+        with _kept(job):
+            while job.status == "pending":
+                _, row = await self._ask("GET", f"/api/jobs/{job.id}", 200)
+                job.status = row.get("status", "")
+                await asyncio.sleep(0.1)
+        self.counts["cancelled while running"] += job.status == "processing"
+        await self._cancel(job)
 
     async def _cancel(self, job: Sent) -> None:
         with _kept(job):
@@ -299,7 +307,9 @@ class Load:
         """Delete the oldest that have ended, or while it may end the engine, sometimes one that runs."""
         running = self._any("processing") if self.may_stop_running and self.rng.random() < 0.05 else None
         ended = [job for job in self.jobs.values() if job.status in ENDED and not job.busy]
-        for job in [job for job in [running] if job and not job.busy] or ended[: max(0, len(self.jobs) - KEPT)]:
+        for job in [job for job in [running] if job and not job.busy] or ended[
+            : max(0, len(self.jobs) - KEPT)
+        ]:
             await self.delete(job)
 
     async def delete(self, job: Sent) -> None:
