@@ -16,6 +16,7 @@ from stt import __version__, logs, settings
 from stt.folders import FolderError
 from stt.jobs.options import JobOptions
 from stt.settings import Settings, SettingsError
+from stt.telemetry.ports import PortError
 from stt.transcript.formats import FORMATS
 
 HELP = {
@@ -40,7 +41,7 @@ def main() -> None:
     except SettingsError as error:
         print(f"stt: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    except FolderError as error:
+    except (FolderError, PortError) as error:
         print(f"stt: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 
@@ -115,6 +116,17 @@ def migrate() -> None:
 
     applied = asyncio.run(db.migrate(_load_for_role().database_url))
     click.echo(f"migrations applied: {', '.join(map(str, applied)) or 'none were missing'}")
+
+
+@cli.command()
+@click.option("--ready", is_flag=True, help="Whether it has all that it needs, not only whether it runs.")
+def health(ready: bool) -> None:
+    """Ask the role that runs here for its health; exit code 1 and the reason if something is wrong."""
+    from stt.telemetry.ask import ask
+
+    well, line = ask(settings.load(), ready=ready)
+    click.echo(line)
+    sys.exit(0 if well else 1)
 
 
 @cli.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -17,10 +18,13 @@ from redis.exceptions import RedisError
 from stt import db
 from stt.jobs import tickets
 from stt.settings import Settings
+from stt.telemetry.health import Unhealthy
 
 log = logging.getLogger(__name__)
 
 _HEALTH_SECONDS = 10
+# Longer than an outage of Redis that is over may take to be noticed: a restart does not help then.
+_SILENT_SECONDS = 120.0
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -35,9 +39,32 @@ async def connections(settings: Settings) -> Any:
         yield pool, redis
 
 
-def arq_worker(redis: ArqRedis, **kwargs: Any) -> Worker:
+class TicketWorker(Worker):
+    """An arq worker that notes when it last looked for tickets."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.looked_at = time.monotonic()
+
+    async def heart_beat(self) -> None:
+        """What arq calls in each turn of its loop, ten times a second."""
+        self.looked_at = time.monotonic()
+        await super().heart_beat()
+
+    async def check_looks_for_tickets(self) -> None:
+        """Whether the loop runs; while Redis is away, whether it tries again.
+
+        Raises:
+            Unhealthy: It does not.
+        """
+        silent = time.monotonic() - self.looked_at
+        if silent > _SILENT_SECONDS:
+            raise Unhealthy(f"no ticket was looked for in the last {silent:.0f} s")
+
+
+def arq_worker(redis: ArqRedis, **kwargs: Any) -> TicketWorker:
     """An arq worker without retries, results and signal handlers of its own: the rows of jobs hold these."""
-    return Worker(
+    return TicketWorker(
         redis_pool=redis,
         handle_signals=False,
         poll_delay=0.1,
@@ -53,7 +80,7 @@ def arq_worker(redis: ArqRedis, **kwargs: Any) -> Worker:
     )
 
 
-async def serve(worker: Worker, shut_down: Callable[[], Awaitable[None]]) -> None:
+async def serve(worker: TicketWorker, shut_down: Callable[[], Awaitable[None]]) -> None:
     """Take tickets until SIGTERM or SIGINT, then `shut_down`, then end."""
 
     async def orderly() -> None:
@@ -91,7 +118,7 @@ async def until_stopped(*forever: Coroutine[Any, Any, None]) -> None:
             raise result
 
 
-async def _loop(worker: Worker) -> None:
+async def _loop(worker: TicketWorker) -> None:
     """Run arq's loop, which ends when Redis is away: wait, then start it again. Running tasks go on."""
     failures = 0
     while True:
@@ -100,6 +127,7 @@ async def _loop(worker: Worker) -> None:
         except (RedisError, OSError) as error:
             pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
             failures += 1
+            worker.looked_at = time.monotonic()
             log.warning("Redis is away (%s); trying again in %.1f s", error, pause)
             await asyncio.sleep(pause)
             await _count_slots(worker)

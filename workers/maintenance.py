@@ -6,11 +6,9 @@ Several may run at the same time: every step is a conditional statement, or idem
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable
 
 import asyncpg
 from arq import ArqRedis
@@ -20,11 +18,14 @@ from stt import folders, logs
 from stt.codes import ErrorCode
 from stt.jobs import lifecycle, lookup, tickets
 from stt.jobs.messages import current
-from stt.outages import UNAVAILABLE
 from stt.pubsub import publish
 from stt.settings import Settings, load
 from stt.storage import Storage
+from stt.telemetry.health import Health
+from stt.telemetry.ports import PortError
+from stt.telemetry.server import serving
 from workers import arq_worker
+from workers.steps import Step
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 _ABANDONED_SECONDS = 3600
 # Tickets beyond the number of due rows that are kept. More only fill Redis.
 _SPARE_TICKETS = 20
-_RECONCILE_SECONDS, _SWEEP_SECONDS, _STEP_SECONDS = 2.0, 600.0, 300.0
+_RECONCILE_SECONDS, _SWEEP_SECONDS = 2.0, 600.0
 
 
 async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) -> None:
@@ -106,29 +107,20 @@ async def run(settings: Settings) -> None:
     These are loops on the monotonic clock, not arq's cron jobs: those need the wall clock and Redis, and the
     repairs are needed most while Redis is away.
     """
-    async with arq_worker.connections(settings) as (pool, redis):
+    health = Health()
+    async with serving(settings, "maintenance", health), arq_worker.connections(settings) as (pool, redis):
         storage = Storage(settings.storage_dir)
         sweeper = Sweeper(storage)
-        loops = (
-            (_RECONCILE_SECONDS, lambda: free_expired(pool, redis, settings)),
-            (_RECONCILE_SECONDS, lambda: fail_lost(pool, redis, storage)),
-            (_RECONCILE_SECONDS, lambda: balance_tickets(pool, redis)),
-            (_SWEEP_SECONDS, lambda: sweeper.sweep(pool)),
+        steps = (
+            Step("free_expired", _RECONCILE_SECONDS, lambda: free_expired(pool, redis, settings)),
+            Step("fail_lost", _RECONCILE_SECONDS, lambda: fail_lost(pool, redis, storage)),
+            Step("balance_tickets", _RECONCILE_SECONDS, lambda: balance_tickets(pool, redis)),
+            Step("sweep", _SWEEP_SECONDS, lambda: sweeper.sweep(pool)),
         )
-        await arq_worker.until_stopped(*(_repeat(seconds, step) for seconds, step in loops))
-
-
-async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
-    """Repeat a step. A failure is logged, and the step is repeated all the same."""
-    while True:
-        try:
-            async with asyncio.timeout(_STEP_SECONDS):
-                await step()
-        except (*UNAVAILABLE, TimeoutError) as error:  # or a step took too long
-            log.warning("the database or Redis is away: %s: %s", type(error).__name__, error)
-        except Exception:
-            log.exception("a step failed")
-        await asyncio.sleep(seconds)
+        health.connected(pool, redis, storage)
+        for step in steps:
+            step.checked_by(health)
+        await arq_worker.until_stopped(*(step.repeat() for step in steps))
 
 
 def main() -> None:
@@ -139,8 +131,12 @@ def main() -> None:
         folders.prepare_storage(settings)
     except folders.FolderError as error:
         sys.exit(f"stt maintenance: {error}")
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(run(settings))
+    except PortError as error:
+        sys.exit(f"stt maintenance: {error}")
+    except KeyboardInterrupt:
+        return
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -17,6 +16,9 @@ from stt import folders, logs
 from stt.jobs import tickets
 from stt.settings import Settings, load
 from stt.storage import Storage
+from stt.telemetry.health import Health
+from stt.telemetry.ports import PortError
+from stt.telemetry.server import serving
 from workers import arq_worker
 from workers.attempt import Context, transcribe
 from workers.engine.handle import EngineProcess
@@ -28,14 +30,11 @@ async def run(settings: Settings) -> None:
     """Take tickets until a signal."""
     name = f"{socket.gethostname()}:{os.getpid()}"
     engine = EngineProcess(settings, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))
-    async with arq_worker.connections(settings) as (pool, redis):
+    health = Health()
+    async with serving(settings, "worker", health), arq_worker.connections(settings) as (pool, redis):
+        storage = Storage(settings.storage_dir)
         context = Context(
-            settings=settings,
-            pool=pool,
-            redis=redis,
-            storage=Storage(settings.storage_dir),
-            engine=engine,
-            name=name,
+            settings=settings, pool=pool, redis=redis, storage=storage, engine=engine, name=name
         )
         worker = arq_worker.arq_worker(
             redis,
@@ -45,6 +44,8 @@ async def run(settings: Settings) -> None:
             ctx={"context": context},
             health_check_key=f"stt:worker:{name}",
         )
+        health.connected(pool, redis, storage)
+        health.live["tickets"] = worker.check_looks_for_tickets
         await engine.start()  # its libraries load before the first ticket
         idle = asyncio.create_task(_end_when_idle(context), name="idle")
         try:
@@ -75,8 +76,12 @@ def main() -> None:
         folders.prepare_data(settings)
     except folders.FolderError as error:
         sys.exit(f"stt worker: {error}")
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(run(settings))
+    except PortError as error:
+        sys.exit(f"stt worker: {error}")
+    except KeyboardInterrupt:
+        return
 
 
 if __name__ == "__main__":

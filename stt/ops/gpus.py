@@ -40,3 +40,8 @@ def usable(settings: Settings) -> list[str]:
         return found
     # As CUDA reads it: an entry that is no device, such as -1, ends the list.
     return list(takewhile(lambda name: name and name[0] != "-", map(str.strip, chosen.split(","))))
+
+
+def worker_count(settings: Settings, devices: list[str]) -> int:
+    """How many workers run here: as many as the setting says, else one for each of these GPUs, else one."""
+    return max(1, len(devices)) if settings.workers == "auto" else settings.workers

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -19,12 +18,13 @@ import asyncpg
 from setproctitle import setproctitle
 
 from stt import db, folders
-from stt.ops import gpus
+from stt.ops import free_ports, gpus
 from stt.ops.embedded.server import ServersError
 from stt.ops.embedded.servers import Servers
 from stt.ops.lock import Held, Lock, hold
 from stt.process.child import Child
 from stt.settings import Settings
+from stt.telemetry import ports
 
 log = logging.getLogger(__name__)
 
@@ -168,19 +168,20 @@ class Supervisor:
             The web role.
         """
         devices = gpus.usable(self.settings)
-        given = self.settings.workers
-        count = given if given != "auto" else max(1, len(devices))
+        count = gpus.worker_count(self.settings, devices)
         env = {
             "STT_DATABASE_URL": self._servers.database_url,
             "STT_REDIS_URL": self._servers.redis_url,
             "STT_WORKERS": str(count),  # each worker takes its share of the cores
         }
-        web = Web(dict(env))
-        self.roles += [web, Role("maintenance", ["workers.maintenance"], env)]
+        web = Web({**env, **ports.environment(self.settings, 0)})
+        maintenance = {**env, **ports.environment(self.settings, 1)}
+        self.roles += [web, Role("maintenance", ["workers.maintenance"], maintenance)]
         for number in range(count):
             gpu = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices else {}
             name = f"worker {number + 1}" if count > 1 else "worker"
-            self.roles.append(Role(name, ["workers.transcriber"], {**env, **gpu}))
+            own = {**env, **gpu, **ports.environment(self.settings, 2 + number)}
+            self.roles.append(Role(name, ["workers.transcriber"], own))
         return web
 
     def _keep(self, service: Service) -> None:
@@ -248,18 +249,6 @@ def reachable(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{own}:{parts.port}")) if own else url
 
 
-def port_taken(host: str, port: int) -> str:
-    """Why the web app cannot listen there, or an empty text."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error.strerror or str(error)
-    return ""
-
-
 def _print(line: str) -> None:
     with contextlib.suppress(OSError):  # the terminal was closed: the service goes on
         sys.stderr.write(line + "\n")
@@ -273,9 +262,8 @@ def run(settings: Settings) -> int:
         with hold(settings.data_dir) as lock:
             folders.prepare_data(settings)
             folders.prepare_storage(settings)
-            if reason := port_taken(settings.host, settings.port):
-                where = f"{settings.host}:{settings.port}"
-                return _fail(f"Cannot listen on {where}: {reason}. Choose another port: STT_PORT.")
+            if wrong := free_ports.wrong(settings):
+                return _fail(wrong)
             asyncio.run(_supervise(settings, lock))
     except OSError as error:
         return _fail(folders.sentence(error, settings))

@@ -18,9 +18,10 @@ from stt.paths import TEMPLATES
 from stt.pubsub import Hub
 from stt.settings import Settings
 from stt.storage import Storage
+from stt.telemetry.health import Health
 from stt.web import guard, problems, upload
 from stt.web.api import download, events, health, jobs, media
-from stt.web.context import RUNNING, SERVICES, SETTINGS
+from stt.web.context import HEALTH, RUNNING, SERVICES, SETTINGS
 from stt.web.pages import home, recording, render
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def create_app(settings: Settings) -> web.Application:
     )
     app[RUNNING] = set()
     app[SETTINGS] = settings
+    app[HEALTH] = Health()
     app.cleanup_ctx.append(_services(Storage(settings.storage_dir)))
     app.on_response_prepare.append(guard.add_headers)
     app.on_shutdown.append(end_streams)
@@ -95,6 +97,7 @@ def _services(storage: Storage) -> Callable[[web.Application], AsyncIterator[Non
             stack.push_async_callback(hub.close)
             await hub.start()
             app[SERVICES] = Services(pool, redis, storage, settings, hub)
+            app[HEALTH].connected(pool, redis, storage)
             yield
 
     return connected

@@ -8,7 +8,9 @@ from aiohttp import web
 
 from stt.jobs.actions import Services
 from stt.settings import Settings
+from stt.telemetry.health import Health
 
 SETTINGS = web.AppKey("settings", Settings)
 SERVICES = web.AppKey("services", Services)
+HEALTH = web.AppKey("health", Health)
 RUNNING: web.AppKey[set[asyncio.Future[None]]] = web.AppKey("running", set)  # a future for each request

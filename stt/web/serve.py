@@ -12,9 +12,10 @@ from setproctitle import setproctitle
 
 from stt import folders
 from stt.settings import Settings
+from stt.telemetry.server import serving
 from stt.web.app import create_app, end_streams
 from stt.web.connections import Runner
-from stt.web.context import RUNNING
+from stt.web.context import HEALTH, RUNNING
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def run(settings: Settings) -> None:
 
     Raises:
         FolderError: the folder of the recordings cannot be used.
+        PortError: the port of the metrics or the health is taken.
     """
     setproctitle("stt web")
     folders.prepare_storage(settings)
@@ -48,6 +50,11 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = create_app(settings)
+    async with serving(settings, "web", app[HEALTH]):
+        await _serve_app(app, settings, stop)
+
+
+async def _serve_app(app: web.Application, settings: Settings, stop: asyncio.Event) -> None:
     runner = Runner(app, settings, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:

@@ -187,6 +187,17 @@ async def test_a_taken_port_is_one_clear_line_at_once(tmp_path: Path) -> None:
     assert "STT_PORT" in line
 
 
+async def test_a_taken_port_of_metrics_is_one_clear_line_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = await stt("up", data_dir=tmp_path / "data", METRICS_PORT=str(port - 2))
+    assert (code, out) == (1, "")
+    [line] = err.splitlines()
+    assert f"127.0.0.1:{port} for metrics and health" in line  # that of the first worker
+    assert "STT_METRICS_PORT" in line
+    assert not (tmp_path / "data" / "postgres").exists()
+
+
 async def test_a_bad_setting_is_one_line_that_names_it(tmp_path: Path) -> None:
     code, _, err = await stt("up", data_dir=tmp_path / "data", LEASE_SECONDS="soon")
     assert code == 2
