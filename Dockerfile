@@ -32,6 +32,7 @@ FROM python:3.12.13-slim-bookworm AS base
 FROM base AS web-packages
 ENV PIP_PYTHON=/opt/stt/bin/python \
     PIP_NO_CACHE_DIR=1 \
+    PIP_NO_WARN_SCRIPT_LOCATION=1 \
     PIP_ONLY_BINARY=:all: \
     PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/stt

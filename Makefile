@@ -62,16 +62,21 @@ $(DONE)/venv:
 	@$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@mkdir -p $(DONE) && touch $@
 
-# With TORCH_INDEX, torch comes from there at the locked versions, and the CUDA libraries are left out.
-TORCH := torch|torchaudio|torchvision
+# PyPI's torch is the CUDA build, also for a machine that has no use for it: say so before it is fetched.
+define notice
+	@if [ -z "$(TORCH_INDEX)" ] && [ "$$(uname -sm)" = "Linux x86_64" ] && \
+		! nvidia-smi -L 2>/dev/null | grep -q '^GPU' && \
+		! ls -d $(VENV)/lib/python3*/site-packages/torch-*.dist-info >/dev/null 2>&1; then \
+		printf '%s\n' "No NVIDIA card was found here. 4.4 GB are downloaded, 8 GB installed; 6 of these are CUDA's, unused without" \
+			"a card. For a quarter of it end this with Ctrl-C and run: make setup TORCH_INDEX=URL, with the URL of" \
+			"PyTorch's CPU index (docs/install.md says where it stands)."; fi
+endef
+
 define install
+	$(call notice)
 	@echo "installing $(1) (some minutes the first time)"
-	@if [ -z "$(TORCH_INDEX)" ]; then $(PIP) -r $(1); else \
-		awk '/^[a-z0-9]/ {skip = /^($(TORCH)|triton|nvidia-[a-z0-9-]*)==/} !skip' $(1) > $(DONE)/without-cuda.txt && \
-		$(PIP) -r $(DONE)/without-cuda.txt && \
-		$(BIN)/python -m pip install --quiet --no-deps --index-url "$(TORCH_INDEX)" \
-			$$(sed -nE 's/^(($(TORCH))==[^ ]*).*/\1/p' $(1)) && \
-		echo "$(TORCH_INDEX)" > $(DONE)/torch-index; fi
+	@TORCH_INDEX="$(TORCH_INDEX)" sh requirements/install.sh $(1) $(BIN)/python -m pip --disable-pip-version-check
+	@if [ -n "$(TORCH_INDEX)" ]; then echo "$(TORCH_INDEX)" > $(DONE)/torch-index; fi
 endef
 
 $(DONE)/packages: requirements/embedded.txt | $(DONE)/venv
