@@ -63,7 +63,7 @@ async def ask(
     """One recording through our engine; `on_event` is told each event."""
     began, first, text = time.perf_counter(), None, ""
     request = {
-        "type": "transcribe", "job": "0", "path": file["path"], "model": str(model), "task": "transcribe",
+        "type": "transcribe", "path": file["path"], "model": str(model), "task": "transcribe",
         "language": file["language"], "options": options, "resume": {},
     }  # fmt: skip
     async for event in engine.transcribe(request):

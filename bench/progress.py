@@ -47,7 +47,7 @@ def bare(path: Path, folder: Path, model: str) -> Iterator[Run]:
         engine, told = EngineProcess(Settings(data_dir=folder)), Told()
         began = time.monotonic()
         request = {
-            "type": "transcribe", "job": "0", "path": str(path), "model": model, "task": "transcribe",
+            "type": "transcribe", "path": str(path), "model": model, "task": "transcribe",
             "language": "", "options": options, "resume": {},
         }  # fmt: skip
         async for event in engine.transcribe(request):

@@ -69,7 +69,7 @@ class Ear:
 
     async def _ask(self, path: Path, *, diarize: bool) -> Heard:
         request = {
-            "type": "transcribe", "job": "0", "path": str(path), "model": self._model, "task": "transcribe",
+            "type": "transcribe", "path": str(path), "model": self._model, "task": "transcribe",
             "language": None, "options": {"diarize": True} if diarize else {}, "resume": {},
         }  # fmt: skip
         segments, heard = [], {"turns": []}

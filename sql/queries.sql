@@ -4,9 +4,9 @@
 -- name: insert_job^
 -- Insert a job, whose file is already durable.
 insert into jobs (id, owner, original_filename, file_path, file_type, file_size, duration_seconds,
-    priority, model, task, requested_language, options, options_hash)
+    priority, model, task, requested_language, options, options_hash, request_id)
 values (:id, :owner, :original_filename, :file_path, :file_type, :file_size, :duration_seconds,
-    :priority, :model, :task, :requested_language, :options, :options_hash)
+    :priority, :model, :task, :requested_language, :options, :options_hash, :request_id)
 returning *;
 
 -- name: get_job^
@@ -16,7 +16,7 @@ select id, owner, original_filename, file_path, file_type, file_size, duration_s
     case when :text::boolean then transcription_text end as transcription_text,
     transcription_file_path, stage, progress, eta_seconds, attempt, claim, worker, claimed_at, lease_expires_at,
     not_before, cancel_requested, warnings, error_code, error_message, created_at, updated_at, started_at,
-    completed_at, error_log, error_parameters
+    completed_at, error_log, error_parameters, request_id
 from jobs where id = :id and (:owner::text is null or owner = :owner);
 
 -- name: queue_position$
@@ -232,7 +232,7 @@ set status = 'pending', stage = null, progress = 0, eta_seconds = null, attempt 
     ) else '[]' end,
     model = :model, task = :task, requested_language = :requested_language,
     language = case when old.kept then language else :requested_language end,
-    priority = :priority, options = :options, options_hash = :options_hash
+    priority = :priority, options = :options, options_hash = :options_hash, request_id = :request_id
 from old
 where jobs.id = old.id
 returning jobs.*;

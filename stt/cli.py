@@ -52,19 +52,19 @@ def cli() -> None:
     """Self-hosted speech to text. Settings are environment variables: see docs/configuration.md."""
 
 
-def _load() -> Settings:
+def _load(role: str) -> Settings:
     loaded = settings.load()
-    logs.setup(loaded)
+    logs.setup(loaded, role)
     return loaded
 
 
-def _load_for_role() -> Settings:
+def _load_for_role(role: str) -> Settings:
     """The settings of a role that runs alone: it starts no servers, so it needs their URLs.
 
     Raises:
         SettingsError: A URL is missing.
     """
-    loaded = _load()
+    loaded = _load(role)
     for name in ("database_url", "redis_url"):
         if not getattr(loaded, name):
             variable = settings.PREFIX + name.upper()
@@ -77,7 +77,7 @@ def up() -> None:
     """Run everything: web, maintenance, workers, and the servers they need."""
     from stt.ops import supervisor
 
-    sys.exit(supervisor.run(_load()))
+    sys.exit(supervisor.run(_load("up")))
 
 
 @cli.command()
@@ -85,24 +85,24 @@ def web() -> None:
     """Run the web app alone."""
     from stt.web import serve
 
-    serve.run(_load_for_role())
+    serve.run(_load_for_role("web"))
 
 
 @cli.command()
 def worker() -> None:
     """Run one transcription worker alone."""
-    _become("workers.transcriber")
+    _become("worker", "workers.transcriber")
 
 
 @cli.command()
 def maintenance() -> None:
     """Run the maintenance worker alone."""
-    _become("workers.maintenance")
+    _become("maintenance", "workers.maintenance")
 
 
-def _become(module: str) -> None:
+def _become(role: str, module: str) -> None:
     """Replace this process by `python -m module`."""
-    _load_for_role()
+    _load_for_role(role)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606
 
@@ -114,7 +114,7 @@ def migrate() -> None:
 
     from stt import db
 
-    applied = asyncio.run(db.migrate(_load_for_role().database_url))
+    applied = asyncio.run(db.migrate(_load_for_role("migrate").database_url))
     click.echo(f"migrations applied: {', '.join(map(str, applied)) or 'none were missing'}")
 
 
@@ -136,7 +136,7 @@ def doctor() -> None:
 
     from stt.ops import doctor as checks
 
-    sys.exit(asyncio.run(checks.run(_load())))
+    sys.exit(asyncio.run(checks.run(_load("doctor"))))
 
 
 def _option_fields(command: Callable[..., None]) -> Callable[..., None]:
@@ -190,7 +190,7 @@ def transcribe(
     """
     from stt.client.transcribe import Target, run
 
-    loaded = _load()
+    loaded = _load("transcribe")
     target = Target(formats or (("txt",) if output else ()), output or Path())
     given = {name: _as_text(value) for name, value in fields.items() if value is not None}
     sys.exit(run(loaded, server or loaded.server, files, given, target))

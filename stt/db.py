@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,12 @@ from typing import Any
 
 import aiosql
 import asyncpg
+import structlog
 
 from stt.outages import UNAVAILABLE, DatabaseUnavailable
 from stt.paths import SQL
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 MIGRATIONS = SQL / "migrations"
 _WAIT_SECONDS = 2.0
@@ -65,7 +65,7 @@ async def open_pool(url: str, **how: Any) -> asyncpg.Pool:
         try:
             return await create_pool(url, **how)
         except UNAVAILABLE as error:
-            log.warning("waiting for PostgreSQL: %s", error)
+            log.warning("waiting for PostgreSQL", error=str(error))
             await asyncio.sleep(_WAIT_SECONDS)
 
 
@@ -182,7 +182,7 @@ def _check_unchanged(row: asyncpg.Record, path: Path) -> None:
 
 
 async def _apply(connection: asyncpg.Connection, number: int, path: Path) -> None:
-    log.info("applying migration %s", path.name)
+    log.info("applying a migration", migration=path.stem)
     async with connection.transaction():
         await connection.execute(path.read_text(encoding="utf-8"))
         await queries.record_migration(connection, number=number, name=path.name, sha256=_sha256(path))

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from itertools import count
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 Message = Mapping[str, Any]
 CHANNEL = "stt:events"
@@ -40,7 +40,9 @@ async def publish(redis: Redis, message: Message) -> None:
         async with asyncio.timeout(_PUBLISH_SECONDS):
             await redis.publish(CHANNEL, json.dumps(message))
     except (RedisError, OSError) as error:
-        log.warning("%s was not published: %s", message["event"], error, extra={"job": message["job"]})
+        log.warning(
+            "a message was not published", kind=message["event"], job_id=message["job"], error=str(error)
+        )
 
 
 class Listener:
@@ -135,7 +137,7 @@ class Hub:
             try:
                 await self._listen()
             except (RedisError, OSError) as error:
-                log.warning("lost the subscription to Redis: %s", error)
+                log.warning("the subscription to Redis was lost", error=str(error))
             except Exception:  # without the subscription no page of this process is updated
                 log.exception("the subscription to Redis failed")
             await asyncio.sleep(_RECONNECT_SECONDS)
@@ -154,9 +156,9 @@ class Hub:
             message = json.loads(data)
             event, job, _ = message["event"], message["job"], message["owner"]
         except (ValueError, TypeError, KeyError):
-            log.error("a published message cannot be read: %d bytes", len(data))
+            log.error("a published message cannot be read", bytes=len(data))
             return
-        log.debug("%s", event, extra={"job": job})
+        log.debug("message received", kind=event, job_id=job)
         self._spread(message)
 
     def _on_subscribed(self) -> None:

@@ -39,9 +39,9 @@ class Settings(BaseModel):
     data_dir: Path = Field(
         Path("data"), description="Uploads, results, the embedded servers' files, the model cache."
     )
-    database_url: str = Field("", description="`postgresql://…`; empty: embedded PostgreSQL.")
-    redis_url: str = Field("", description="`redis://…` or `unix://…`; empty: embedded Valkey.")
-    storage_url: str = Field("", description="`file:///…`; empty: the data folder.")
+    database_url: str = Field("", description="`postgresql://…`; empty: embedded PostgreSQL.", repr=False)
+    redis_url: str = Field("", description="`redis://…` or `unix://…`; empty: embedded Valkey.", repr=False)
+    storage_url: str = Field("", description="`file:///…`; empty: the data folder.", repr=False)
     model: str = Field(
         "base",
         min_length=1,
@@ -146,6 +146,7 @@ class Settings(BaseModel):
         "",
         description="`http://…` of the service that `stt transcribe` uses; empty: the running `stt up` "
         "of the data folder, else one started for the run.",
+        repr=False,
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="What is logged, to standard error: `DEBUG`, `INFO`, `WARNING`, `ERROR`."
@@ -283,4 +284,7 @@ def _one_line(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return message
-    return f"{_key(str(first['loc'][0]))}: {message} (got {first['input']!r})"
+    name = str(first["loc"][0])
+    # A field that `repr` leaves out may hold a password or a token.
+    got = f" (got {first['input']!r})" if Settings.model_fields[name].repr else ""
+    return f"{_key(name)}: {message}{got}"

@@ -24,7 +24,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from arq import ArqRedis
 
-from stt import db
+from stt import db, logs
 from stt.jobs import tickets
 from stt.ops.embedded.servers import servers as embedded_servers
 from stt.settings import Settings, load
@@ -41,6 +41,8 @@ from workers.audio.sound import RATE
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+logs.configure()  # without it structlog prints
 
 TESTS = Path(__file__).resolve().parent
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -11,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
+import structlog
 from arq import ArqRedis
 from arq.worker import Worker
 from redis.exceptions import RedisError
@@ -20,7 +20,7 @@ from stt.jobs import tickets
 from stt.settings import Settings
 from stt.telemetry.health import Unhealthy
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 _HEALTH_SECONDS = 10
 # Longer than an outage of Redis that is over may take to be noticed: a restart does not help then.
@@ -128,7 +128,7 @@ async def _loop(worker: TicketWorker) -> None:
             pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
             failures += 1
             worker.looked_at = time.monotonic()
-            log.warning("Redis is away (%s); trying again in %.1f s", error, pause)
+            log.warning("Redis is away", error=str(error), retry_seconds=pause)
             await asyncio.sleep(pause)
             await _count_slots(worker)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import asyncpg
+import structlog
 from arq import ArqRedis
+from structlog.contextvars import bound_contextvars
 
 from stt import codes
 from stt.codes import ErrorCode, Stage, WarningCode
@@ -31,7 +32,7 @@ from workers.failures import AttemptError, Stop, Stopped, StorageError, Transien
 from workers.lease import Lease
 from workers.recognition import Recognition
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass
@@ -95,17 +96,18 @@ class Attempt:
         state = self.state
         if self.context.stopping:  # since the claim
             state.stop_reason = Stop.SHUTDOWN
-        log.info("attempt %d begins", state.job.attempt, extra=state.log_extra)
-        await self._publish(messages.current(state.job))
-        async with self.lease.kept():
-            await self._try()
-        log.info("attempt %d ends", state.job.attempt, extra=state.log_extra)
+        with bound_contextvars(**state.job.log_keys):
+            log.info("attempt begins")
+            await self._publish(messages.current(state.job))
+            async with self.lease.kept():
+                await self._try()
+            log.info("attempt ends")
 
     async def stop(self, reason: Stop) -> None:
         """End the engine's work; the first reason given counts."""
         if self.state.stop_reason is None:
             self.state.stop_reason = reason
-            log.info("stopping: %s", reason.value, extra=self.state.log_extra)
+            log.info("attempt is stopped", reason=reason.value, **self.state.job.log_keys)
         await self.context.engine.kill()
 
     async def _try(self) -> None:
@@ -121,9 +123,9 @@ class Attempt:
         except AttemptError as error:
             await self._fail(error)
         except UNAVAILABLE as error:  # for longer than the lease
-            log.warning("given up: %s", error, extra=state.log_extra)
+            log.warning("attempt given up", error_type=type(error).__name__, error=str(error))
         except OSError as error:  # the storage is full, read-only or unavailable
-            log.exception("storage failed", extra=state.log_extra)
+            log.exception("storage failed")
             await self._fail(StorageError(ErrorCode.STORAGE_FAILED, error=str(error.strerror)))
         except asyncio.CancelledError:
             state.stop_reason = state.stop_reason or Stop.SHUTDOWN
@@ -131,7 +133,7 @@ class Attempt:
             await asyncio.shield(self._end_stopped())
             raise
         except Exception as error:  # without this, the job would wait for its lease to end
-            log.exception("the attempt failed", extra=state.log_extra)
+            log.exception("the attempt failed")
             await engine.kill()
             await self._fail(TransientError(ErrorCode.INTERNAL, error=str(error)))
         await self._end_stopped()
@@ -185,7 +187,6 @@ class Attempt:
         return True
 
     async def _fail_by_engine(self, error: EngineDied | EngineHung) -> None:
-        log.warning("the engine's last lines:\n%s", error.stderr_tail, extra=self.state.log_extra)
         failure = TransientError(error.code, log=error.stderr_tail, **error.parameters)
         await self._fail(failure, sentence=str(error))
 
@@ -197,7 +198,7 @@ class Attempt:
             sentence: The text for a person, if it says more than that of the error's code.
         """
         job, sentence = self.state.job, sentence or str(error)
-        log.warning("%s: %s", error.code, sentence, extra=self.state.log_extra)
+        log.warning("attempt failed", code=error.code)  # the sentence may quote the recording
         transient = isinstance(error, TransientError)
         spent = job.attempt >= self.context.settings.max_attempts and not isinstance(error, StorageError)
         final = spent or not transient
@@ -254,7 +255,7 @@ def _with_speakers(state: AttemptState, segments: list[Segment]) -> list[Segment
     try:
         return speakers.assign(segments, speakers.ordered(state.turns))
     except Exception:
-        log.exception("no word could be assigned to a speaker", extra=state.log_extra)
+        log.exception("no word could be assigned to a speaker")
         state.warn(WarningCode.SPEAKERS_FAILED)
         return segments
 
@@ -266,7 +267,7 @@ def _rendered(state: AttemptState, segments: list[Segment]) -> tuple[str, str]:
         document = formats.document(segments, language=language, duration=duration)
         return document["text"], formats.to_json(document)
     except Exception:
-        log.exception("the result could not be brought into its form", extra=state.log_extra)
+        log.exception("the result could not be brought into its form")
         state.warn(WarningCode.RENDERING_FAILED)
         text = "".join(segment["text"] for segment in segments).strip()
         plain = {"text": text, "language": language, "duration": duration, "segments": segments}

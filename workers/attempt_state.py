@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
+
+import structlog
 
 from stt import codes
 from stt.codes import JobWarning, WarningCode
@@ -14,7 +15,7 @@ from stt.transcript.schema import Turn
 from workers.engine.protocol import StageEvent
 from workers.failures import Stop
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 class AttemptState:
@@ -28,11 +29,6 @@ class AttemptState:
         self.turns: list[Turn] = []
         self.stop_reason: Stop | None = None  # the first one counts
         self._left: tuple[float, float] | None = None  # seconds to the end, and when the engine sent them
-
-    @property
-    def log_extra(self) -> dict[str, str]:
-        """The job's id for the log."""
-        return {"job": str(self.job.id)}
 
     @property
     def has_lost_claim(self) -> bool:
@@ -64,7 +60,7 @@ class AttemptState:
 
     def add_warning(self, warning: JobWarning) -> None:
         """Add a warning, unless the job has the same one; those about passages are merged."""
-        log.warning("%s: %s", warning["code"], warning["message"], extra=self.log_extra)
+        log.warning("the job has a warning", code=warning["code"])  # its sentence may quote the recording
         if "times" in warning:
             self.warnings = passages.add(self.warnings, warning)
         elif any(_is_same(warning, known) for known in self.warnings):

@@ -7,7 +7,6 @@ claim is a number in that row: every claim has a higher one, and a write with an
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import asyncpg
+import structlog
 
 from stt.codes import Stage
 from stt.jobs import lifecycle
@@ -22,7 +22,7 @@ from stt.outages import UNAVAILABLE
 from workers.attempt_state import AttemptState
 from workers.failures import Stop
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Lease:
             except UNAVAILABLE as error:
                 if self.may_be_over:
                     raise
-                log.warning("waiting for the database: %s", error, extra=self._state.log_extra)
+                log.warning("waiting for PostgreSQL", error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _renew_regularly(self) -> None:
@@ -112,9 +112,9 @@ class Lease:
                 if not self._state.has_lost_claim:
                     self._renewed_at = began
             except (*UNAVAILABLE, TimeoutError) as error:
-                log.warning("the lease was not renewed: %s", error, extra=self._state.log_extra)
+                log.warning("the lease was not renewed", error_type=type(error).__name__, error=str(error))
             except Exception:  # without renewals the guard ends the attempt
-                log.exception("the lease was not renewed", extra=self._state.log_extra)
+                log.exception("the lease was not renewed")
             await asyncio.sleep(pause)
 
     async def _guard(self) -> None:

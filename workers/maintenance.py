@@ -6,13 +6,14 @@ Several may run at the same time: every step is a conditional statement, or idem
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 
 import asyncpg
+import structlog
 from arq import ArqRedis
 from setproctitle import setproctitle
+from structlog.contextvars import bound_contextvars
 
 from stt import folders, logs
 from stt.codes import ErrorCode
@@ -27,7 +28,7 @@ from stt.telemetry.server import serving
 from workers import arq_worker
 from workers.steps import Step
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 # Seconds after which an upload without a write, or a file without a row, is removed.
 _ABANDONED_SECONDS = 3600
@@ -38,10 +39,11 @@ _RECONCILE_SECONDS, _SWEEP_SECONDS = 2.0, 600.0
 
 async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) -> None:
     for job in await lifecycle.release_expired(pool, max_attempts=settings.max_attempts):
-        log.warning("its worker is gone: now %s", job.status, extra={"job": str(job.id)})
-        await publish(redis, current(job))
-        if not job.ended:  # now, without waiting for `balance_tickets`
-            await tickets.announce(redis, job)
+        with bound_contextvars(**job.log_keys):
+            log.warning("the worker of a job is gone", status=str(job.status))
+            await publish(redis, current(job))
+            if not job.ended:  # now, without waiting for `balance_tickets`
+                await tickets.announce(redis, job)
 
 
 async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> None:
@@ -51,8 +53,9 @@ async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> No
     for job_id in [job_id for job_id, key in files.items() if key in lost]:
         job = await lifecycle.fail_waiting(pool, job_id, code=ErrorCode.FILE_GONE)
         if job:
-            log.error("its recording is gone", extra={"job": str(job_id)})
-            await publish(redis, current(job))
+            with bound_contextvars(**job.log_keys):
+                log.error("the recording of a job is gone")
+                await publish(redis, current(job))
 
 
 async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
@@ -62,7 +65,7 @@ async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
     for _ in range(due - len(waiting)):
         await tickets.enqueue(redis)
     if due > len(waiting):
-        log.info("made up for %d missing tickets", due - len(waiting))
+        log.info("missing tickets were made", tickets=due - len(waiting))
     dead = await tickets.taken_long_ago(redis)
     if useless := waiting[due + _SPARE_TICKETS :] + dead:
         await tickets.discard(redis, useless)
@@ -86,7 +89,7 @@ class Sweeper:
         stored = await asyncio.to_thread(self.storage.keys)
         named = await lookup.stored_keys(pool)
         for key in self._old(stored, named):
-            log.info("removing %s, which no job names", key)
+            log.info("removing a file that no job names", folder=key.split("/")[0])
             await self.storage.delete(key)
         await asyncio.to_thread(self.storage.remove_empty, self.seconds)
 
@@ -125,7 +128,7 @@ async def run(settings: Settings) -> None:
 
 def main() -> None:
     settings = load()
-    logs.setup(settings)
+    logs.setup(settings, "maintenance")
     setproctitle("stt maintenance")
     try:
         folders.prepare_storage(settings)

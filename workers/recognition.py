@@ -82,12 +82,12 @@ class Recognition:
         state.spans, state.segments = len(spans), sum(len(span["segments"]) for span in spans)
         return {
             "type": "transcribe",
-            "job": str(job.id),
             "path": str(recording),
             "model": job.model,
             "language": job.requested_language or "",
             "task": job.task,
             "options": job.options,
+            "log": job.log_keys,
             "less_memory": any(warning["code"] == WarningCode.LESS_MEMORY for warning in state.warnings),
             "resume": {
                 "spans": len(spans),

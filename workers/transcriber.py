@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import sys
 import time
 
+import structlog
 from arq.worker import func
 from setproctitle import setproctitle
 
@@ -23,7 +23,7 @@ from workers import arq_worker
 from workers.attempt import Context, transcribe
 from workers.engine.handle import EngineProcess
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 async def run(settings: Settings) -> None:
@@ -69,7 +69,7 @@ async def _end_when_idle(context: Context) -> None:
 
 def main() -> None:
     settings = load()
-    logs.setup(settings)
+    logs.setup(settings, "worker")
     setproctitle("stt worker")
     try:
         folders.prepare_storage(settings)

@@ -6,14 +6,16 @@ They know nothing of HTTP: the pages and the JSON API call the same functions.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import structlog
+from structlog.contextvars import bound_contextvars
 
 from stt.codes import ErrorCode
 from stt.jobs import lifecycle, lookup, options, tickets
@@ -27,7 +29,7 @@ from stt.pubsub import Hub, publish
 from stt.settings import Settings
 from stt.storage import Incoming, Storage
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 # Seconds that `delete` waits for a worker to stop. It sees the request at its next heartbeat, after a second.
 _STOP_SECONDS = 10
@@ -47,7 +49,13 @@ class Services:
 
 
 async def accept(
-    services: Services, incoming: Incoming, *, filename: str, fields: Mapping[str, Any], owner: str = LOCAL
+    services: Services,
+    incoming: Incoming,
+    *,
+    filename: str,
+    fields: Mapping[str, Any],
+    owner: str = LOCAL,
+    request_id: str | None = None,
 ) -> Job:
     """Make a job of a received file.
 
@@ -61,6 +69,7 @@ async def accept(
         filename: The name that is shown.
         fields: The option fields, as `options.parse` takes them.
         owner: Whose job it becomes.
+        request_id: The id of what is asked for, for the log.
 
     Raises:
         OptionError: an option is unknown or has a bad value.
@@ -75,7 +84,6 @@ async def accept(
         media = await _probe(path, filename, services.settings.max_duration_seconds)
     job_id = uuid4()
     key = services.storage.upload_key(job_id)
-    await services.storage.publish(incoming, key)
     new = NewJob(
         id=job_id,
         original_filename=filename,
@@ -85,8 +93,11 @@ async def accept(
         duration_seconds=media.duration_seconds,
         options=job_options,
         owner=owner,
+        request_id=request_id,
     )
-    return await _register(services, new)
+    with bound_contextvars(job_id=str(job_id), owner=owner, attempt=0):
+        await services.storage.publish(incoming, key)
+        return await _register(services, new)
 
 
 async def _probe(path: Path, filename: str, longest: float) -> Media:
@@ -110,11 +121,11 @@ async def _register(services: Services, new: NewJob) -> Job:
     except Exception:
         # The row may exist all the same (the answer was lost), so the file stays: maintenance removes it
         # if it has no row.
-        log.exception("the row could not be inserted", extra={"job": str(new.id)})
+        log.exception("the row could not be inserted")
         raise
     await tickets.announce(services.redis, job)
     await publish(services.redis, state("created", job))
-    log.info("received %d bytes of %s", job.file_size, job.file_type, extra={"job": str(job.id)})
+    log.info("recording received", bytes=job.file_size, file_type=job.file_type)
     return job
 
 
@@ -136,12 +147,19 @@ async def cancel(services: Services, job_id: UUID, *, owner: str | None = LOCAL)
         if found is None:
             raise JobNotFound
         raise JobEnded(found.status)
-    await publish(services.redis, current(job))
+    with _about(job):
+        log.info("cancellation requested", status=str(job.status))
+        await publish(services.redis, current(job))
     return job
 
 
 async def retry(
-    services: Services, job_id: UUID, fields: Mapping[str, Any], *, owner: str | None = LOCAL
+    services: Services,
+    job_id: UUID,
+    fields: Mapping[str, Any],
+    *,
+    owner: str | None = LOCAL,
+    request_id: str | None = None,
 ) -> Job:
     """Restart an ended job.
 
@@ -150,6 +168,7 @@ async def retry(
         job_id: The job.
         fields: Option fields that change; the others stay as they were.
         owner: Whose job; None for anyone's.
+        request_id: The id of what is asked for, for the log.
 
     Raises:
         JobNotFound: there is no such job.
@@ -160,11 +179,13 @@ async def retry(
     if job is None:
         raise JobNotFound
     new_options = options.parse({**options.of_job(job), **fields}, services.settings)
-    again = await lifecycle.restart(services.pool, job, new_options, owner=owner)
+    again = await lifecycle.restart(services.pool, job, new_options, owner=owner, request_id=request_id)
     if again is None:
         raise JobNotEnded(job.status)
-    await tickets.announce(services.redis, again)
-    await publish(services.redis, current(again))
+    with _about(again):
+        log.info("job restarted")
+        await tickets.announce(services.redis, again)
+        await publish(services.redis, current(again))
     return again
 
 
@@ -183,11 +204,15 @@ async def delete(services: Services, job_id: UUID, *, owner: str | None = LOCAL)
     gone = await lifecycle.delete(services.pool, job_id, owner=owner)
     if gone is None:
         raise JobNotFound
-    try:
-        await services.storage.delete_job(job_id, gone.file_path)
-    except OSError:  # read-only or not mounted: the job is deleted all the same, maintenance sweeps its files
-        log.exception("the files of a deleted job are still there", extra={"job": str(job_id)})
-    await publish(services.redis, deleted(job_id, gone.owner, gone.claim))
+    with bound_contextvars(job_id=str(job_id), owner=gone.owner):
+        log.info("job deleted")
+        try:
+            await services.storage.delete_job(job_id, gone.file_path)
+        except (
+            OSError
+        ):  # read-only or not mounted: the job is deleted all the same, maintenance sweeps its files
+            log.exception("the files of a deleted job are still there")
+        await publish(services.redis, deleted(job_id, gone.owner, gone.claim))
 
 
 async def _stop(services: Services, job_id: UUID, owner: str | None) -> None:
@@ -202,4 +227,10 @@ async def _stop(services: Services, job_id: UUID, owner: str | None) -> None:
                         return
         except TimeoutError:
             # Its worker is dead or hangs. Every write of a worker needs the row, which is about to go.
-            log.warning("deleted while its worker did not answer", extra={"job": str(job_id)})
+            with _about(job):
+                log.warning("deleted while its worker did not answer")
+
+
+def _about(job: Job) -> AbstractContextManager[None]:
+    """Give the lines of a block the keys of the job; the id of the request stays the one that is bound."""
+    return bound_contextvars(job_id=str(job.id), owner=job.owner, attempt=job.attempt)

@@ -32,6 +32,7 @@ async def create(pool: Connection, new: NewJob) -> Job:
         file_size=new.file_size,
         duration_seconds=new.duration_seconds,
         priority=new.options.priority,
+        request_id=new.request_id,
         **_columns(new.options),
     )
     return job_of(row)
@@ -263,7 +264,12 @@ async def request_cancel(pool: Connection, job_id: UUID, *, owner: str | None = 
 
 
 async def restart(
-    pool: Connection, job: Job, options: JobOptions, *, owner: str | None = LOCAL
+    pool: Connection,
+    job: Job,
+    options: JobOptions,
+    *,
+    owner: str | None = LOCAL,
+    request_id: str | None = None,
 ) -> Job | None:
     """Restart an ended job; None where it has not ended, or the owner has no such job.
 
@@ -275,12 +281,14 @@ async def restart(
         job: The job.
         options: All its options from now on.
         owner: Whose job; None for anyone's.
+        request_id: Of what restarts it, for the log.
     """
     row = await queries.restart_job(
         pool,
         id=job.id,
         owner=owner,
         priority=options.priority,
+        request_id=request_id,
         outdated=[*codes.ABOUT_SPEAKERS, WarningCode.LESS_MEMORY],
         **_columns(options),
     )

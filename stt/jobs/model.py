@@ -75,6 +75,7 @@ class Job:
     started_at: dt.datetime | None
     completed_at: dt.datetime | None
     error_log: str | None
+    request_id: str | None  # of the upload or the retry that started it, for the log
     queue_position: int | None = None
     estimated_start_at: dt.datetime | None = None
 
@@ -87,6 +88,12 @@ class Job:
     @property
     def ended(self) -> bool:
         return self.status.ended
+
+    @property
+    def log_keys(self) -> dict[str, Any]:
+        """The keys of every line of the log about this job."""
+        keys = {"job_id": str(self.id), "owner": self.owner, "attempt": self.attempt}
+        return keys | ({"request_id": self.request_id} if self.request_id else {})
 
     @property
     def has_transcript(self) -> bool:
@@ -110,6 +117,7 @@ class Job:
 PUBLIC = {field.name for field in fields(Job)} - {
     "file_path", "transcription_file_path", "requested_language", "options_hash", "claim", "worker",
     "claimed_at", "lease_expires_at", "not_before", "cancel_requested", "error_log", "error_parameters",
+    "request_id",
 } | {"retry_at"}  # fmt: skip
 
 
@@ -138,6 +146,7 @@ class NewJob:
     duration_seconds: float | None
     options: JobOptions
     owner: str = LOCAL
+    request_id: str | None = None  # of what started it, for the log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

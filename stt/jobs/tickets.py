@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
+import structlog
 from arq import ArqRedis, create_pool
 from arq.connections import RedisSettings
 from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from stt.jobs.model import Job
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 # A Redis client that can also enqueue tickets.
 Redis = ArqRedis
@@ -87,7 +87,7 @@ async def announce(redis: ArqRedis, job: Job) -> None:
         async with asyncio.timeout(_ANNOUNCE_SECONDS):
             await enqueue(redis, at=job.not_before)
     except (RedisError, OSError) as error:
-        log.warning("no ticket was enqueued: %s", error, extra={"job": str(job.id)})
+        log.warning("no ticket was enqueued", job_id=str(job.id), error=str(error))
 
 
 async def waiting(redis: ArqRedis) -> list[str]:
@@ -128,7 +128,7 @@ async def acknowledge(redis: ArqRedis, ticket: str) -> None:
         async with asyncio.timeout(_ANNOUNCE_SECONDS):
             await discard(redis, [ticket])
     except (RedisError, OSError) as error:
-        log.warning("a ticket was not acknowledged: %s", error)
+        log.warning("a ticket was not acknowledged", error=str(error))
 
 
 async def discard(redis: ArqRedis, tickets: list[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -13,13 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from stt import resources
 from stt.codes import ErrorCode
 from stt.media.errors import MediaError
 from stt.process import launch, sandbox
 from stt.settings import PREFIX
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 _WALL_SECONDS = 60  # looking into the largest real file takes a fraction
 _slots = asyncio.Semaphore(resources.probes_at_once())
@@ -51,7 +52,7 @@ async def probe(path: Path, longest: float = 0.0) -> Media:
 def _answer(path: Path, answer: dict[str, Any]) -> Media:
     _log_missing_limits(frozenset({sandbox.FILES, sandbox.NETWORK} - set(answer.pop("given_up"))))
     if answer.get("no_memory"):
-        log.warning("too little memory for the probe of %s", path.name)
+        log.warning("too little memory for the probe")
         raise NoMemoryForProbe
     if "code" in answer:
         raise MediaError(ErrorCode(answer["code"]), **answer["parameters"])
@@ -62,7 +63,7 @@ def _answer(path: Path, answer: dict[str, Any]) -> Media:
 def _log_missing_limits(missing: frozenset[str]) -> None:
     """Log once what this kernel cannot refuse to the probe."""
     if missing:
-        log.warning("this kernel does not keep the probe of uploads from: %s", ", ".join(sorted(missing)))
+        log.warning("this kernel does not refuse everything to the probe of uploads", allowed=sorted(missing))
 
 
 async def _ask_child(path: Path, longest: float) -> dict[str, Any]:
@@ -78,7 +79,7 @@ async def _ask_child(path: Path, longest: float) -> dict[str, Any]:
     try:
         out, err = await asyncio.wait_for(process.communicate(), _WALL_SECONDS)
     except TimeoutError:
-        log.warning("the probe of %s took too long", path.name)
+        log.warning("the probe took too long", seconds=_WALL_SECONDS)
         raise MediaError(ErrorCode.NOT_MEDIA, reason="probe_slow") from None
     finally:
         if process.returncode is None:
@@ -87,7 +88,7 @@ async def _ask_child(path: Path, longest: float) -> dict[str, Any]:
     if process.returncode == 0:
         return dict(json.loads(out))
     words = err.decode(errors="replace")
-    log.warning("the probe of %s ended with %s: %s", path.name, process.returncode, words)
+    log.warning("the probe failed", returncode=process.returncode, output=words)
     if process.returncode == -signal.SIGKILL:
         raise NoMemoryForProbe
     raise MediaError(ErrorCode.NOT_MEDIA, reason="probe_failed")

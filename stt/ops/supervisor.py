@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import asyncpg
+import structlog
 from setproctitle import setproctitle
 
 from stt import db, folders
@@ -26,7 +26,7 @@ from stt.process.child import Child
 from stt.settings import Settings
 from stt.telemetry import ports
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # seconds before a child that ended is started again
 OUTPUT_LINES = 1  # of a role that ended, in the log: the lines before are already there
@@ -141,10 +141,10 @@ class Supervisor:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping.is_set():
-            log.info("%s again: hurrying", number.name)
+            log.info("hurrying", signal=number.name)
             self._hurry.set()
         else:
-            log.info("%s: stopping", number.name)
+            log.info("stopping", signal=number.name)
             self._stopping.set()
 
     async def _start(self) -> None:
@@ -193,7 +193,7 @@ class Supervisor:
         async with aiohttp.ClientSession() as session:
             while problem := await _not_ready(session, url):
                 if time.monotonic() > log_at:
-                    log.warning("not ready yet: %s", problem)
+                    log.warning("not ready yet", problem=problem)
                     log_at = time.monotonic() + NOT_READY_LOG_SECONDS
                 await asyncio.sleep(READY_POLL_SECONDS)
 
@@ -217,7 +217,7 @@ async def keep(service: Service, sleep: Callable[[float], Awaitable[None]] = asy
         reason = await service.wait()
         if time.monotonic() - started >= HEALTHY_SECONDS:
             delay = FIRST_DELAY
-        log.error("%s ended, again in %.0f s: %s", service.name, delay, reason)
+        log.error("a process ended", process=service.name, restart_seconds=delay, reason=reason)
         delay = await _start_again(service, delay, sleep)
 
 
@@ -229,7 +229,9 @@ async def _start_again(service: Service, delay: float, sleep: Callable[[float], 
         try:
             await service.start()
         except (OSError, ServersError) as error:
-            log.error("%s did not start, again in %.0f s: %s", service.name, delay, error)
+            log.error(
+                "a process did not start", process=service.name, restart_seconds=delay, error=str(error)
+            )
         else:
             return delay
 

@@ -7,6 +7,7 @@ import signal
 from asyncio import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Child:
         self.process = process
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._on_line = on_line
-        self._reader = asyncio.create_task(self._read())
+        # Its lines are logged without the keys of the job during which it was started.
+        self._reader = asyncio.create_task(self._read(), context=Context())
 
     @classmethod
     async def start(

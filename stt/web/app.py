@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 import aiohttp_jinja2
 import jinja2
 from aiohttp import web
+from structlog.contextvars import bound_contextvars
 
 from stt import db
 from stt.jobs import tickets
@@ -19,24 +19,28 @@ from stt.pubsub import Hub
 from stt.settings import Settings
 from stt.storage import Storage
 from stt.telemetry.health import Health
-from stt.web import guard, problems, upload
+from stt.web import guard, problems, request_ids, upload
 from stt.web.api import download, events, health, jobs, media
 from stt.web.context import HEALTH, RUNNING, SERVICES, SETTINGS
 from stt.web.pages import home, recording, render
-
-log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> web.Application:
     """The whole app. Objects are shared under the keys of `stt.web.context`."""
     app = web.Application(
-        middlewares=[_note_running, problems.middleware(render.render_error), guard.middleware(settings)]
+        middlewares=[
+            _with_log_keys,
+            _note_running,
+            problems.middleware(render.render_error),
+            guard.middleware(settings),
+        ]
     )
     app[RUNNING] = set()
     app[SETTINGS] = settings
     app[HEALTH] = Health()
     app.cleanup_ctx.append(_services(Storage(settings.storage_dir)))
     app.on_response_prepare.append(guard.add_headers)
+    app.on_response_prepare.append(request_ids.add_header)
     app.on_shutdown.append(end_streams)
     _set_up_templates(app)
     app.add_routes(routes())
@@ -106,6 +110,13 @@ def _services(storage: Storage) -> Callable[[web.Application], AsyncIterator[Non
 async def end_streams(app: web.Application) -> None:
     """End every stream of events: a running one would keep the app from ending."""
     app[SERVICES].hub.end_listeners()
+
+
+@web.middleware
+async def _with_log_keys(request: web.Request, handler: problems.Handler) -> web.StreamResponse:
+    """Give every line of the log about this request its id, and that of the job that its address names."""
+    with bound_contextvars(**problems.log_keys(request)):
+        return await handler(request)
 
 
 @web.middleware

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import socket
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import (
     BadHttpMethod,
@@ -24,10 +24,10 @@ from aiohttp.http_exceptions import (
 )
 
 from stt.settings import Settings
-from stt.web import bodies, guard, problems
+from stt.web import bodies, guard, problems, request_ids
 from stt.web.problems import Problem
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 # Longer than a proxy in front of this server keeps an idle connection, which it may use again (Caddy: 120 s).
 _IDLE_SECONDS = 130
@@ -155,6 +155,8 @@ class Connection(web.RequestHandler):
         """Send an answer; one that aiohttp made by itself becomes problem details."""
         if isinstance(resp, web.HTTPException) and resp.status >= 400:
             resp = _response(problems.from_http(resp))
+        if not resp.prepared:
+            resp.headers[request_ids.HEADER] = request_ids.of(request)
         broken = self._body is not None and self._body.exception() is not None
         if broken:
             resp.force_close()
@@ -194,7 +196,7 @@ class Connection(web.RequestHandler):
         if self._gone.is_set() or request.writer.output_size > 0:
             raise ConnectionError("the client has gone, or the answer has begun")
         if isinstance(exc, HttpProcessingError):
-            self._log_once(f"a request cannot be read ({type(exc).__name__})")
+            self._log_once("a request cannot be read", error_type=type(exc).__name__)
             return _response(_unreadable(exc))
         return _response(_unexpected(request, exc))
 
@@ -204,11 +206,11 @@ class Connection(web.RequestHandler):
         if not isinstance(error, _MISTAKES):
             log.error("a connection failed", exc_info=error)
 
-    def _log_once(self, what: str) -> None:
+    def _log_once(self, event: str, **keys: str) -> None:
         """Log a client's mistake, once for each request."""
         if not self._logged and self._request is not None:
             self._logged = True
-            log.info("%s: %s", problems.where(self._request), what, extra=problems.about_job(self._request))
+            log.info(event, **problems.about(self._request), **keys)
 
     # Time
 
@@ -345,7 +347,7 @@ def _unexpected(request: web.BaseRequest, error: BaseException | None) -> Proble
     if isinstance(error, UnicodeEncodeError) and not request.headers.get("Expect", "").isascii():
         # aiohttp quotes the header in its own answer, which then cannot be encoded.
         return problems.from_http(web.HTTPExpectationFailed())
-    log.error("%s failed", problems.where(request), exc_info=error, extra=problems.about_job(request))
+    log.error("a request failed", **problems.about(request), exc_info=error)
     return problems.internal()
 
 

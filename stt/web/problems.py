@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-from aiohttp import web
+import structlog
+from aiohttp import hdrs, web
 
 from stt import texts
 from stt.codes import ErrorCode
@@ -18,8 +18,9 @@ from stt.media.errors import MediaError
 from stt.media.probe import NoMemoryForProbe
 from stt.outages import UNAVAILABLE
 from stt.storage import RESERVE, StorageFull, StorageUnavailable
+from stt.web import request_ids
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Renderer = Callable[[web.Request, int, str, str], web.Response]
@@ -65,13 +66,13 @@ def _of_error(request: web.Request, error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, _BAD_VALUE):
-        log.warning("%s: %s", where(request), type(error).__name__, extra=about_job(request))
+        log.warning("a value cannot be stored", **about(request), error_type=type(error).__name__)
         return _bad_value()
     if isinstance(error, StorageUnavailable):
-        log.error("the storage cannot be written to", extra=about_job(request), exc_info=error)
+        log.error("the storage cannot be written to", **about(request), exc_info=error)
     problem = of_domain_error(error)
     if problem is None:
-        log.error("%s failed", where(request), extra=about_job(request), exc_info=error)
+        log.error("a request failed", **about(request), exc_info=error)
         return internal()
     return problem
 
@@ -152,7 +153,8 @@ def middleware(render_page: Renderer) -> Any:
         except UNAVAILABLE as error:
             if _client_has_left(request):
                 raise
-            log.warning("%s: %s: %s", where(request), type(error).__name__, error, extra=about_job(request))
+            name = type(error).__name__
+            log.warning("the database or Redis is away", **about(request), error_type=name, error=str(error))
             problem = _unavailable()
         except Exception as error:
             if isinstance(error, ConnectionError) and _client_has_left(request):
@@ -168,22 +170,29 @@ def _client_has_left(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def where(request: web.BaseRequest) -> str:
-    """A request as the log names it: its method and the pattern of its route, without the client's bytes."""
-    match = _match(request)
-    if match is None:
-        return f"{request.method} (before its address was looked at)"
-    resource = match.route.resource
-    return f"{request.method} {resource.canonical if resource else '(no address of ours)'}"
+def about(request: web.BaseRequest) -> dict[str, str]:
+    """The keys of a line in the log about a request: `log_keys`, its method, the pattern of its route."""
+    return {**log_keys(request), "method": _method(request), "route": _route(request)}
 
 
-def about_job(request: web.BaseRequest) -> dict[str, str]:
-    """The `extra=` of a line in the log: the job, if the address names one."""
-    match = _match(request)
+def log_keys(request: web.BaseRequest) -> dict[str, str]:
+    """The id of a request, and that of the job that its address names."""
+    keys, match = {"request_id": request_ids.of(request)}, _match(request)
     try:
-        return {"job": str(UUID(match["id"]))} if match is not None else {}
+        return keys | {"job_id": str(UUID(match["id"]))} if match is not None else keys
     except (KeyError, ValueError):
-        return {}
+        return keys
+
+
+def _method(request: web.BaseRequest) -> str:
+    return request.method if request.method in hdrs.METH_ALL else "other"
+
+
+def _route(request: web.BaseRequest) -> str:
+    """The pattern of the address, without the client's bytes; empty where the address is none of ours."""
+    match = _match(request)
+    resource = match.route.resource if match is not None else None
+    return resource.canonical if resource else ""
 
 
 def _match(request: web.BaseRequest) -> web.UrlMappingMatchInfo | None:
@@ -210,7 +219,7 @@ def _page(request: web.Request, problem: Problem, render_page: Renderer) -> web.
     try:
         return render_page(request, problem.status, problem.title, problem.detail)
     except Exception:  # an error of the error page must not hide the first error
-        log.exception("%s: the page of an error cannot be rendered", where(request))
+        log.exception("the page of an error cannot be rendered", **about(request))
         return None
 
 

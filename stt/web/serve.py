@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 
+import structlog
 from aiohttp import web
 from setproctitle import setproctitle
 
@@ -17,7 +17,7 @@ from stt.web.app import create_app, end_streams
 from stt.web.connections import Runner
 from stt.web.context import HEALTH, RUNNING
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 # Seconds that running requests get to finish after a signal; `stt up` waits less long.
@@ -75,7 +75,7 @@ def _url(settings: Settings, runner: web.AppRunner) -> str:
 
 def _announce(url: str) -> None:
     """Write the address to the pipe that the starting process handed down, to say that we listen."""
-    log.info("listening on %s", url)
+    log.info("listening", url=url)
     if descriptor := os.environ.pop("STT_READY_FD", ""):
         with os.fdopen(int(descriptor), "w") as pipe:
             pipe.write(url + "\n")

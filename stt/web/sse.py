@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import structlog
 from aiohttp import ClientConnectionResetError, web
 from aiohttp_sse import EventSourceResponse, sse_response
 
 from stt.jobs.messages import IDLE
 from stt.outages import UNAVAILABLE
 from stt.pubsub import Listener, Message
-from stt.web.problems import about_job, where
+from stt.web.problems import about
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 # How long a client waits before it connects again, in milliseconds.
 RECONNECT_MS = 2000
@@ -38,9 +38,9 @@ async def stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
                 raise
             except UNAVAILABLE as error:
                 name = type(error).__name__
-                log.warning("%s ended: %s: %s", where(request), name, error, extra=about_job(request))
+                log.warning("a stream ended", **about(request), error_type=name, error=str(error))
             except Exception:
-                log.exception("%s ended", where(request), extra=about_job(request))
+                log.exception("a stream failed", **about(request))
 
 
 async def messages_or_idle(events: EventSourceResponse, listener: Listener) -> AsyncGenerator[Message, None]:

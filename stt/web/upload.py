@@ -7,7 +7,7 @@ from aiohttp import web
 from stt.jobs import actions
 from stt.jobs.model import Job
 from stt.storage import Incoming
-from stt.web import bodies, filenames
+from stt.web import bodies, filenames, request_ids
 from stt.web.context import SERVICES, SETTINGS
 from stt.web.problems import Problem
 
@@ -40,7 +40,9 @@ async def receive(request: web.Request) -> Job:
     _check_size(request)
     async with services.storage.incoming() as incoming:
         filename, fields = await _read_parts(request, incoming)
-        return await actions.accept(services, incoming, filename=filename, fields=fields)
+        return await actions.accept(
+            services, incoming, filename=filename, fields=fields, request_id=request_ids.of(request)
+        )
 
 
 def _check_size(request: web.Request) -> None:

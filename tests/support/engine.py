@@ -22,7 +22,7 @@ Event = dict[str, Any]
 
 def request(path: Path, *, resume: Event | None = None, **given: Any) -> Event:
     return {
-        "type": "transcribe", "job": "0", "path": str(path), "model": "base", "language": "",
+        "type": "transcribe", "path": str(path), "model": "base", "language": "",
         "task": "transcribe", "options": {}, "resume": resume or {}, **given,
     }  # fmt: skip
 

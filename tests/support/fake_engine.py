@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import socket
 import sys
 import threading
@@ -23,7 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from stt import logs
 from stt.codes import ErrorCode, message
+from stt.settings import Settings
+
+log = structlog.stdlib.get_logger(__name__)
 
 BEAT_SECONDS = 1.2  # longer than the worker waits before it looks whether the engine hangs
 LENGTH = 10.0  # seconds of sound in a span
@@ -76,7 +81,7 @@ def _span(number: int, text: str, *, last: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logs.setup(Settings(), "engine", as_json=True)
     connection = socket.socket(fileno=int(sys.argv[1]))
     requests, events = connection.makefile("r"), connection.makefile("w")
     lock, busy = threading.Lock(), threading.Event()
@@ -94,10 +99,13 @@ def main() -> None:
     threading.Thread(target=beat, daemon=True).start()
     for line in requests:
         request = json.loads(line)
-        logging.info("model %s", request["model"])
+        logs.bind_process(**request.get("log", {}))
+        log.info("model loaded", model=request["model"])
+        print("a library's line")
         busy.set()
         play(request, send)
         busy.clear()
+        logs.bind_process(**dict.fromkeys(request.get("log", {})))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class Log(logging.Handler):
 
     @property
     def lines(self) -> list[str]:
-        return [f"{record.levelname} {record.getMessage()}" for record in self.records]
+        return [_line(record) for record in self.records]
 
     def check(self) -> None:
         """No traceback, no warning, no byte of a request."""
@@ -112,6 +112,18 @@ class Log(logging.Handler):
                 text += "".join(traceback.format_exception(record.exc_info[1]))
             assert not record.exc_info and record.levelno <= logging.INFO, text
             assert SECRET not in text
+
+
+def _line(record: logging.LogRecord) -> str:
+    """Level, request and event."""
+    if not isinstance(record.msg, dict):  # of a library
+        return f"{record.levelname} {record.getMessage()}"
+    request = " ".join(record.msg[key] for key in ("method", "route") if record.msg.get(key))
+    return (
+        f"{record.levelname} {request}: {record.msg['event']}"
+        if request
+        else f"{record.levelname} {record.msg['event']}"
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import asyncpg
 
-from stt import db
+from stt import db, logs
 from stt.ops.embedded.servers import servers
 from stt.settings import load
 from tests.support.up import private_folder
@@ -73,4 +73,5 @@ async def write(extra: Path | None) -> Path:
 
 
 if __name__ == "__main__":
+    logs.configure()
     print(asyncio.run(write(Path(sys.argv[1]) if sys.argv[1:] else None)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import signal
@@ -344,7 +345,8 @@ async def test_a_process_that_dies_by_itself_leaves_its_last_words(
 
 
 def test_what_went_well_is_not_told_as_the_cause_of_an_end() -> None:
-    tail = "MKL: no room\n2026-11-24T08:10:18.524Z INFO workers.engine.transcription job 1: 3 s of sound\n"
+    keys = {"level": "info", "event": "transcribed", "logger": "workers.engine", "timestamp": "2026-11-24"}
+    tail = f"MKL: no room\n{json.dumps(keys)}\n"
     assert str(EngineDied(1, tail)) == "The engine ended with exit code 1: MKL: no room"
     killed = str(EngineDied(-signal.SIGKILL, tail))
     assert killed == "The engine was killed, perhaps because the machine ran out of memory."

@@ -243,7 +243,7 @@ async def ask(engine: EngineProcess, path: Path, **options: Any) -> list[Event]:
 
 def _request(path: Path, options: dict[str, Any]) -> Event:
     return {
-        "type": "transcribe", "job": "0", "path": str(path), "model": "base", "language": "en",
+        "type": "transcribe", "path": str(path), "model": "base", "language": "en",
         "task": "transcribe", "options": {"diarize": True, **options}, "resume": {},
     }  # fmt: skip
 

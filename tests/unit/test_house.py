@@ -28,7 +28,7 @@ LAYERS = (
     ("stt.db", "stt.media", "stt.storage", "stt.folders"),
     (
         "stt.settings", "stt.paths", "stt.outages", "stt.pubsub", "stt.process", "stt.transcript",
-        "stt.resources", "stt.texts", "stt.codes", "stt.logs", "stt.models",
+        "stt.resources", "stt.texts", "stt.codes", "stt.logs", "stt.tracebacks", "stt.models",
     ),
 )  # fmt: skip
 SIDEWAYS = {

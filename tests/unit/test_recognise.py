@@ -380,7 +380,7 @@ def test_a_window_that_cannot_be_aligned_is_timed_by_attention_with_a_warning() 
     recogniser = cast(Recogniser, SimpleNamespace(time_words=time_words, tokenizer_for=lambda *_: None))
     heard = WindowResult(Window(0, 1, [Speech(0, 1)]), " yes", -0.1)
     work = span_task.SpanTask(Span(0, 0, SILENCE, []), [], recogniser, language="en", align_model=(None, {}))
-    timer = WordTimer(engine, job._decoding, job._progress, WarningSender(events.append), "0")
+    timer = WordTimer(engine, job._decoding, job._progress, WarningSender(events.append))
     timer.time(work, [heard])
     assert heard.timed_words == timed
     assert [event["code"] for event in events] == ["alignment_failed"]

@@ -6,7 +6,6 @@ recording's start, so they are exact.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +16,6 @@ from stt.media import errors, parts
 from workers.audio import tracks
 from workers.audio.sound import BLOCK_SECONDS, RATE, Samples
 from workers.audio.track import Track
-
-log = logging.getLogger(__name__)
 
 # How many tracks are decoded to detect speech, and how many of them at the same time.
 MOST_TRACKS, TRACKS_AT_ONCE = 32, 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -16,8 +15,6 @@ from stt.media import errors, frames, libav, parts
 from workers.audio import timestamps, untimed_streams
 from workers.audio.resampler import Resampler
 from workers.audio.sound import BLOCK_SECONDS, RATE, Samples
-
-log = logging.getLogger(__name__)
 
 # Where the time stamps jump by more than this, sound is missing and is replaced by silence. Smaller jumps are
 # rounding errors, and the number of the samples is more exact.
@@ -249,10 +246,8 @@ class Track:
         self.damaged += 1
         # Not by `_count_damage`: `undecodable` reads the file, so it is called for the first failure only.
         self.failure = self.failure or errors.undecodable(self._stream, packet)
-        log.debug("a packet cannot be decoded: %s", error)
 
     def _demuxer_failed(self, error: av.FFmpegError, last: bool) -> None:
-        log.debug("the demuxer failed: %s", error)
         if last:
             self.broken_off = self.decoded / RATE + self._resampler.delay
         else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -28,8 +27,6 @@ from stt.settings import Settings
 from stt.transcript.schema import Turn
 from workers import machine
 from workers.diarization.protocol import DiarizationEvent, DiarizationRequest
-
-log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 # The process is killed if it sends no event for so long. Clustering many hours takes minutes.

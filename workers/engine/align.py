@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from workers.audio import vad
 from workers.audio.sound import RATE, Samples
 from workers.engine import words
 from workers.engine.windows import Window
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 HUB_SECONDS = 5.0  # timeout of a request to the model hub
 AlignModel = tuple[Any, dict[str, Any]]  # the model and its metadata, as WhisperX returns them
@@ -46,7 +46,7 @@ class Aligner:
             # The first use downloads a sentence splitter, which may fail too.
             self.align(model, "a", np.zeros(RATE, np.float32), Window(0, 1, [vad.Speech(0, 1)]), 0.0)
         except Exception as error:  # noqa: BLE001  on any error words are timed by attention
-            log.warning("no wav2vec2 alignment for %s: %s", language, error)
+            log.warning("no wav2vec2 alignment", language=language, error=str(error))
             self._failed[language] = time.monotonic()
             return None
         self._latest = language, model
@@ -106,6 +106,6 @@ def _on_hub(name: str) -> bool:
     try:
         huggingface_hub.model_info(name, timeout=HUB_SECONDS)
     except Exception as error:  # noqa: BLE001  on any error the hub is not used
-        log.info("the model hub does not give %s: %s", name, error)
+        log.info("the model hub does not give a model", model=name, error=str(error))
         return False
     return True

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import structlog
 from setproctitle import setproctitle
 
 from stt import logs, settings
@@ -29,7 +30,7 @@ from workers.engine.protocol import BEAT_SECONDS, ErrorEvent, Event, TranscribeR
 from workers.engine.runtime import SMALLER_COMPUTE_TYPE, Runtime, is_out_of_memory
 from workers.engine.transcription import Send, Transcription
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 class EngineChannel:
@@ -100,19 +101,31 @@ def main() -> None:
     start_spare()
     setproctitle("stt engine")
     chosen = settings.load(dotenv=Path(os.devnull))  # the worker has read the .env file
-    logs.setup(chosen)
-    logging.getLogger("whisperx").setLevel(logging.WARNING)
+    logs.setup(chosen, "engine", as_json=True)  # the worker reads the lines
+    _keep_texts_out()
     channel = EngineChannel(socket.socket(fileno=int(sys.argv[1])))
     runtime = Runtime(chosen)
     for request in channel.requests():
+        logs.bind_process(**request.get("log", {}))
         try:
             answer(runtime, request, channel.send)
         except Exception:
             # What is not foreseen may have left the models in any state: a new process has a clean one.
             log.exception("the engine failed")
             channel.send(_error("transient", ErrorCode.ENGINE_FAILED))
-            raise
+            sys.exit(1)
         start_spare()
+        logs.bind_process(**dict.fromkeys(request.get("log", {})))
+
+
+def _keep_texts_out() -> None:
+    """Keep warnings of WhisperX that quote the text out of the log.
+
+    Without a handler of its own, WhisperX would set up logging of its own, to standard output.
+    """
+    logger = logging.getLogger("whisperx")
+    logger.addHandler(logging.NullHandler())
+    logger.setLevel(logging.ERROR)
 
 
 def _error(kind: Literal["permanent", "transient"], code: ErrorCode, **parameters: Any) -> ErrorEvent:

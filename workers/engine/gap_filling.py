@@ -7,10 +7,11 @@ finds only parts of a quiet voice.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
+
+import structlog
 
 from workers.audio.sound import Samples
 from workers.audio.vad import Speech
@@ -21,7 +22,7 @@ from workers.engine.weak_speech import joined
 from workers.engine.windows import Window, pack
 from workers.engine.words import Word, ends_sentence, letters, spread
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 # These numbers were chosen on constructed recordings (docs/benchmarks.md, "Speech that was skipped").
 # Seconds before and after detected speech that are recognised with it.
@@ -119,7 +120,7 @@ class _ResultWithGaps:
         """The result with the words for one gap, if they have more letters than those that they replace."""
         new = [word for result in results for word in _words(result)]
         old = self.words[gap.first : gap.last]
-        log.debug("a gap from %.1f to %.1f s: %r instead of %r", gap.start, gap.end, _text(new), _text(old))
+        log.debug("a gap was recognised", start=gap.start, end=gap.end, words=len(new), replaced=len(old))
         if letters(_text(new)) <= letters(_text(old)):
             return self
         before, after = _kept(old, _text(new))

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import platform
-import re
 import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from typing import Any
+
+import structlog
 
 from stt.codes import CodedError, ErrorCode, Parameters
 from stt.process.child import Child
 from stt.settings import PREFIX, Settings
 from workers import machine
+from workers.engine import output
 from workers.engine.protocol import Event, TranscribeRequest
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 PROGRAM = "workers.engine"  # the module that runs in the process
 # What the engine needs of the settings. The rest, with the servers' passwords, is not for a process that
@@ -44,7 +46,6 @@ _SLOWEST_FACTOR, _STUCK_SECONDS = 20, 1800.0
 _CHECK_SECONDS = 1.0
 # After these errors the process gets no other request: it ends itself, or it keeps memory that is needed.
 _LAST_ERRORS = (ErrorCode.ENGINE_FAILED, ErrorCode.OUT_OF_MEMORY)
-_INFO_LINE = re.compile(r"\S+ (DEBUG|INFO) ")
 # Without these, glibc hands memory back after each window and faults it in again, which takes nearly half
 # of the encoder's time. The price: memory returns only when the process ends (docs/engine.md).
 _MALLOC = (
@@ -58,8 +59,9 @@ class EngineDied(CodedError):
 
     def __init__(self, returncode: int | None, stderr_tail: str, *, killed: bool = False) -> None:
         super().__init__(ErrorCode.ENGINE_DIED, **({"reason": "stopped"} if killed else _cause(returncode)))
-        self.returncode, self.stderr_tail = returncode, stderr_tail
-        last = "" if killed or returncode == -signal.SIGKILL else _last_error_line(stderr_tail)
+        lines = stderr_tail.splitlines()
+        self.returncode, self.stderr_tail = returncode, output.readable(lines)
+        last = "" if killed or returncode == -signal.SIGKILL else output.last_error(lines)
         if last:
             self.parameters["last"] = last
             self.args = (f"{str(self).removesuffix('.')}: {last}",)
@@ -70,7 +72,7 @@ class EngineHung(CodedError):
 
     def __init__(self, seconds: float, stderr_tail: str) -> None:
         super().__init__(ErrorCode.ENGINE_HUNG, seconds=round(seconds, 1))
-        self.stderr_tail = stderr_tail
+        self.stderr_tail = output.readable(stderr_tail.splitlines())
 
 
 class EngineProcess:
@@ -87,6 +89,7 @@ class EngineProcess:
         self.stuck_seconds = max(_STUCK_SECONDS, _SLOWEST_FACTOR * settings.span_seconds)
         self._last_event = self._last_progress = time.monotonic()
         self._has_answered = False
+        self._job_keys: dict[str, Any] = {}  # for the log: those of the request that is served
 
     @property
     def running(self) -> bool:
@@ -101,7 +104,7 @@ class EngineProcess:
     @property
     def tail(self) -> str:
         """The last lines that the process wrote to its standard error."""
-        return "\n".join(self._child.tail) if self._child else ""
+        return output.readable(self._child.tail) if self._child else ""
 
     async def start(self) -> None:
         """Start a process if none runs. One that was killed but has not ended yet counts as none."""
@@ -121,7 +124,7 @@ class EngineProcess:
             EngineHung: The process gave no sign of life or made no progress, and was killed.
         """
         await self.start()
-        ended = False
+        ended, self._job_keys = False, dict(request.get("log", {}))
         try:
             async with aclosing(self._events(request)) as events:
                 async for event in events:
@@ -134,6 +137,7 @@ class EngineProcess:
         finally:
             if not ended:
                 await self.kill()
+            self._job_keys = {}
 
     async def kill(self) -> None:
         """End the process at once, whatever it does."""
@@ -186,7 +190,7 @@ class EngineProcess:
             # Lines in the buffer are read before the check: this process may have been slow, not the engine.
             while not (await asyncio.wait([waiting], timeout=_CHECK_SECONDS))[0]:
                 if (hung := self._hung()) is not None:
-                    log.error("the engine got no further for %.0f s: killing it", hung)
+                    log.error("the engine makes no progress: killing it", seconds=round(hung, 1))
                     await self.kill()
                     raise EngineHung(hung, "\n".join(child.tail))
             return await waiting
@@ -209,7 +213,7 @@ class EngineProcess:
 
     def _log_line(self, line: str) -> None:
         self._last_progress = time.monotonic()  # a download writes its progress there
-        log.info("engine: %s", line)
+        output.relay(line, self._job_keys)
 
     async def _spawn(self) -> None:
         self._killed = self._has_answered = False
@@ -222,7 +226,7 @@ class EngineProcess:
                 pass_fds=[theirs.fileno()],
             )
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LONGEST_EVENT)
-        log.info("engine started (process %d)", self._child.process.pid)
+        log.info("engine started", pid=self._child.process.pid)
 
     async def _forget(self) -> None:
         if self._child is not None:
@@ -257,12 +261,6 @@ def _threads(settings: Settings) -> int:
         return settings.threads
     workers = settings.workers if isinstance(settings.workers, int) else 1
     return max(1, machine.cores() // workers)
-
-
-def _last_error_line(stderr_tail: str) -> str:
-    """The last line that is no log line of level INFO or below: it may say why the process ended."""
-    lines = [line for line in stderr_tail.strip().splitlines() if not _INFO_LINE.match(line)]
-    return lines[-1] if lines else ""
 
 
 def _cause(returncode: int | None) -> Parameters:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
 import time
@@ -17,11 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from stt.codes import CodedError, ErrorCode
 from stt.models import BUNDLES, HUB, MODEL_FILE, Bundle, bundle_parts
 from stt.settings import Settings
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 _STAMP = "verified.json"
 _CHUNK = 4 * 2**20  # bytes
@@ -107,11 +108,11 @@ def _join_alone(name: str, bundle: Bundle, folder: Path) -> bool:
         if _sha256(folder / MODEL_FILE) == bundle.sha256 and _complete(folder, bundle):
             _stamp(folder, bundle.sha256)
             return True
-        log.warning("the model %s in %s is damaged; it is made anew", name, folder)
+        log.warning("a model is damaged; it is made anew", model=name, folder=str(folder))
     parts = bundle_parts(bundle)
     if not parts:
         return False
-    log.info("joining the model %s in %s", name, folder)
+    log.info("joining a model", model=name, folder=str(folder))
     _write(name, bundle, parts, folder)
     return True
 
@@ -230,15 +231,15 @@ def _download(name: str, settings: Settings) -> Path:
         if (cached / _COMPLETE).is_file():
             return cached
     except huggingface_hub.errors.LocalEntryNotFoundError:
-        log.debug("the model %s is not in the cache", name)
+        log.debug("the model is not in the cache", model=name)
     except huggingface_hub.errors.HFValidationError as error:
         raise ModelUnavailable("bad_name", model=name, error=str(error)) from error
-    log.info("downloading the model %s (%s) from the Hugging Face hub", name, repository)
+    log.info("downloading a model from the Hugging Face hub", model=name, repository=repository)
     try:
         folder = Path(huggingface_hub.snapshot_download(repository, tqdm_class=_progress(name), **options))
     except Exception as error:
         if cached is not None and all((cached / file).is_file() for file in _NEEDED):
-            log.warning("the model %s is taken from the cache as it is: %s", name, error)
+            log.warning("the model is taken from the cache as it is", model=name, error=str(error))
             return cached
         raise _unavailable(name, repository, error) from error
     found = _folder(str(folder))  # a repository without model.bin is refused now and at every later request
@@ -271,7 +272,7 @@ def _progress(name: str) -> Any:
             shown: bool | None = super().update(n)
             if self.unit == "B" and time.monotonic() - self._logged_at > _LOG_EVERY:
                 self._logged_at = time.monotonic()
-                log.info("model %s: %.0f of %.0f MB", name, self.n / 1e6, (self.total or 0) / 1e6)
+                log.info("downloading", model=name, bytes=self.n, total_bytes=self.total or None)
             return shown
 
     return Progress

@@ -43,7 +43,6 @@ class TranscribeRequest(TypedDict):
     """Transcribe one recording."""
 
     type: Literal["transcribe"]
-    job: str  # for the log
     path: str  # of the recording, on this machine
     model: str  # a folder, a Whisper size, or a Hugging Face repository
     language: NotRequired[str]  # a code such as "en"; empty or absent: detect it
@@ -51,6 +50,7 @@ class TranscribeRequest(TypedDict):
     options: NotRequired[dict[str, Any]]  # the further options of the job (`stt.jobs.options`)
     less_memory: NotRequired[bool]  # whether an earlier attempt ran out of memory
     resume: NotRequired[Resume]
+    log: NotRequired[dict[str, Any]]  # keys of every line of the log about it
 
 
 class StageEvent(TypedDict):

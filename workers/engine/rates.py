@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger(__name__)
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
 
 # Weights in the moving average, in seconds of audio: of a first guess, and of all that was learned at most.
 # So old measurements fade.
@@ -70,7 +71,7 @@ class RateStore:
         try:
             self._add(kept)
         except OSError as error:
-            log.warning("the speed of the stages is not kept: %s", error)
+            log.warning("the speed of the stages is not kept", error=str(error))
 
     def _add(self, measured: Mapping[str, tuple[float, float, float]]) -> None:
         with self._path.with_suffix(".lock").open("w") as lock:
@@ -101,8 +102,9 @@ class RateStore:
             return {}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             log.warning(
-                "the speed of the stages is learned anew: %s cannot be read: %s", self._path.name, error
-            )
+                "the speed of the stages is learned anew: its file cannot be read",
+                file=self._path.name, error=str(error),
+            )  # fmt: skip
             return {}
 
 

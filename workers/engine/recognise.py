@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ctranslate2
 import numpy as np
+import structlog
 from faster_whisper.tokenizer import Tokenizer
 
 from workers.audio.sound import RATE, Samples
@@ -18,7 +18,7 @@ from workers.engine.language import Passage, passages, slices
 from workers.engine.window_model import HOP, MOST_FRAMES, WindowModel
 from workers.engine.windows import Window
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 WIDE_BEAM = 5  # the beam of openai-whisper's command line and of faster-whisper
 # Temperature fallback as in openai-whisper: each step is a way to decode a window whose text looks wrong.
@@ -132,9 +132,9 @@ class Recogniser(WindowModel):
         for step in steps:
             tried += self._decode(encoded, 1, batch.decoding, batch.tokenizer, **step)
             if not tried[-1].needs_fallback(window):
-                log.debug("a window was decoded again (%s): %r became %r", step, first.text, tried[-1].text)
+                log.debug("a window was decoded again", step=step, tries=len(tried))
                 return tried[-1]
-        log.debug("no fallback gave a text that looks right: %r", first.text)
+        log.debug("no fallback gave a text that looks right", tries=len(tried))
         candidates = [one for one in tried if not one.repetitive] or tried
         return max(candidates, key=lambda one: one.logprob)
 

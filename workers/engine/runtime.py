@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-import logging
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import ctranslate2
+import structlog
 
 from stt.models import MODEL_FILE
 from stt.settings import Settings
@@ -19,7 +20,7 @@ from workers.engine.align import Aligner
 from workers.engine.recognise import Recogniser
 from workers.engine.whisperx_vad import PyannoteVad, SileroVad
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 # The compute type of an attempt after one that ran out of memory: it is less exact.
 SMALLER_COMPUTE_TYPE = {
@@ -47,7 +48,7 @@ class Runtime:
         self.load_seconds = 0.0  # time that loading models has taken so far
         self._loaded: OrderedDict[tuple[Path, str, bool], tuple[int, Recogniser]] = OrderedDict()
         ctranslate2.set_random_seed(0)
-        log.info("%s, %s: %s", self.device, self.compute_type, self.plan)
+        log.info("engine ready", device=self.device, compute_type=self.compute_type, **asdict(self.plan))
 
     def compute_type_for(self, *, less_memory: bool) -> str:
         """The compute type of a job; `less_memory`: an earlier attempt ran out of memory."""
@@ -86,8 +87,8 @@ class Runtime:
             seconds = time.monotonic() - begun
             self.load_seconds += seconds
             log.info(
-                "model %s loaded in %.1f s (%s, %s, %d replicas of %d threads)",
-                name, seconds, self.device, compute_type, replicas, threads,
+                "model loaded", model=name, seconds=round(seconds, 1), device=self.device,
+                compute_type=compute_type, replicas=replicas, threads=threads,
             )  # fmt: skip
             self._loaded[wanted] = size, made
         self._loaded.move_to_end(wanted)
@@ -112,7 +113,7 @@ class Runtime:
     def _make_room(self, size: int) -> None:
         while self._loaded and not self._fits(size):
             (folder, *_), _ = self._loaded.popitem(last=False)
-            log.info("the model %s makes room for another", folder.name)
+            log.info("a model is unloaded to make room for another", model=folder.name)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+
+import structlog
 
 from stt.codes import WarningCode
 from stt.transcript import passages
@@ -19,7 +20,7 @@ from workers.engine.span_task import SpanTask
 from workers.engine.windows import Window
 from workers.engine.word_times import WordTimer, in_recording
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 def recognise_batch(
@@ -55,7 +56,7 @@ def recognise_batch(
             raise
         half = len(batch) // 2
         runtime.batch = min(runtime.batch, half)
-        log.warning("out of memory: going on with batches of %d", runtime.batch)
+        log.warning("out of memory: going on with smaller batches", batch=runtime.batch)
     else:
         return results
     # Outside of the handler: its error holds references to what filled the memory.
@@ -75,7 +76,6 @@ class SegmentMaker:
         decoding: DecodingOptions,
         timer: WordTimer,
         send: Callable[[Event], None],
-        job: str,
     ) -> None:
         """Prepare.
 
@@ -84,10 +84,9 @@ class SegmentMaker:
             decoding: The options of the request.
             timer: Times the words.
             send: Takes events: the warnings that have times.
-            job: The job's id, for the log.
         """
         self._runtime, self._decoding = runtime, decoding
-        self._timer, self._send, self._job = timer, send, job
+        self._timer, self._send = timer, send
 
     def segments(self, task: SpanTask) -> list[Segment]:
         """The segments of a span. Blocks until the decoder threads are done with it.
@@ -99,7 +98,7 @@ class SegmentMaker:
         self._timer.time(task, results)
         filled = gap_filling.fill(results, task.span.samples, partial(self._recognise_gaps, task))
         if filled.seconds:
-            log.info("job %s: %.1f s of sound were recognised again", self._job, filled.seconds)
+            log.info("gaps were recognised again", audio_seconds=round(filled.seconds, 1))
         self._warn_of_passages(task, filled)
         placed = [
             word

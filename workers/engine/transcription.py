@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 import resource
 import time
 from collections import deque
@@ -12,6 +11,8 @@ from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from stt.codes import Stage, WarningCode
 from stt.settings import Settings
@@ -33,7 +34,7 @@ from workers.engine.span_task import SpanTask
 from workers.engine.windows import LONGEST, LONGEST_WITH_PAUSES, batches
 from workers.engine.word_times import WordTimer, wants_wav2vec2
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 Send = Callable[[Event], None]
 
@@ -50,7 +51,6 @@ class Transcription:
     def __init__(self, runtime: Runtime, request: TranscribeRequest, send: Send) -> None:
         self._runtime, self._send = runtime, send
         self._path = Path(request["path"])
-        self._job = str(request.get("job", ""))
         self._model = request["model"]
         self._less_memory = bool(request.get("less_memory"))
         self._decoding = decoding_options(request, runtime.settings)
@@ -70,8 +70,8 @@ class Transcription:
             diarized_beside=(lambda: made.share) if (made := self._diarization) and made.beside else None,
         )
         self._warn = job_warnings.WarningSender(send)
-        self._word_timer = WordTimer(runtime, self._decoding, self._progress, self._warn, self._job)
-        self._segment_maker = SegmentMaker(runtime, self._decoding, self._word_timer, send, self._job)
+        self._word_timer = WordTimer(runtime, self._decoding, self._progress, self._warn)
+        self._segment_maker = SegmentMaker(runtime, self._decoding, self._word_timer, send)
         self._unfinished: list[Future[Any]] = []
         # Whether most windows had low confidence, of the last two spans with speech. Requests, events and the
         # column `spans.unsure` call it "unsure"; the code translates the name here and in `_span_event`.
@@ -105,10 +105,12 @@ class Transcription:
             wait(self._unfinished)  # a batch that still runs would report into the next job
         seconds, decoded = time.monotonic() - begun, recording.decoded / RATE
         log.info(
-            "job %s: %.1f s of sound in %.1f s (x %.1f), %.1f s of it loading the model; peak memory %.0f MB",
-            self._job, decoded, seconds, decoded / seconds, self._runtime.load_seconds - loading,
-            _peak_memory(),
-        )  # fmt: skip
+            "recording transcribed",
+            audio_seconds=round(decoded, 1),
+            seconds=round(seconds, 1),
+            load_seconds=round(self._runtime.load_seconds - loading, 1),
+            peak_megabytes=round(_peak_memory()),
+        )
 
     def _run(self, recording: SandboxedRecording) -> None:
         if not self._is_recognised:
@@ -135,7 +137,7 @@ class Transcription:
         try:
             started.start()
         except OSError:  # it is tried again after recognition, and a second failure gives a warning
-            log.exception("job %s: diarization beside recognition could not start", self._job)
+            log.exception("diarization beside recognition could not start")
 
     def _send_speakers(self) -> None:
         """Send the speaker turns. If diarization fails, the text stays and a warning is sent."""
@@ -144,7 +146,7 @@ class Transcription:
         try:
             turns = self._diarization.turns(self._progress.speakers, self._warn)
         except (DiarizationFailed, OSError) as error:
-            log.warning("speakers: %s", error)
+            log.warning("the speakers are not known", error=str(error))
             self._warn(WarningCode.SPEAKERS_FAILED)
         else:
             self._send({"type": "speakers", "turns": turns})

@@ -9,7 +9,6 @@ modules replace them during the import. Afterwards these are removed, and an imp
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-log = logging.getLogger(__name__)
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
 
 # Modules that `whisperx.asr` imports without need here, each with the names that it takes from it.
 _UNUSED = {
@@ -42,7 +43,7 @@ def import_asr() -> ModuleType:
             with _stand_ins():
                 return importlib.import_module("whisperx.asr")
         except Exception as error:  # noqa: BLE001  another version may need more; then the start is slower
-            log.warning("WhisperX is imported whole: %s", error)
+            log.warning("WhisperX is imported whole", error=str(error))
             for name in [name for name in sys.modules if name.partition(".")[0] == "whisperx"]:
                 del sys.modules[name]
     return importlib.import_module("whisperx.asr")

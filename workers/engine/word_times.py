@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
+
+import structlog
 
 from stt.codes import WarningCode
 from workers.audio import spans
@@ -17,7 +18,7 @@ from workers.engine.progress import ProgressEstimator
 from workers.engine.runtime import Runtime
 from workers.engine.span_task import SpanTask
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 def wants_wav2vec2(runtime: Runtime, decoding: DecodingOptions) -> bool:
@@ -38,7 +39,6 @@ class WordTimer:
         decoding: DecodingOptions,
         progress: ProgressEstimator,
         warn: WarningSender,
-        job: str,
     ) -> None:
         """Prepare; nothing is loaded yet.
 
@@ -47,10 +47,9 @@ class WordTimer:
             decoding: The options of the request.
             progress: Gets the seconds of audio that were aligned.
             warn: Sends warnings.
-            job: The job's id, for the log.
         """
         self._runtime, self._decoding = runtime, decoding
-        self._progress, self._warn, self._job = progress, warn, job
+        self._progress, self._warn = progress, warn
 
     def model_for(self, language: str) -> AlignModel | None:
         """The wav2vec2 model for the words of a span; None: cross-attention times them."""
@@ -79,7 +78,7 @@ class WordTimer:
                 model, result.text, task.span.samples, result.window, result.logprob
             )
         except Exception:  # the text is kept, whatever the error
-            log.exception("job %s: the words of a window could not be aligned", self._job)
+            log.exception("the words of a window could not be aligned")
             self._warn(WarningCode.ALIGNMENT_FAILED)
             return None
 
@@ -88,7 +87,7 @@ class WordTimer:
             tokenizer = task.recogniser.tokenizer_for(task.language, self._decoding.task)
             task.recogniser.time_words(task.span.samples, results, tokenizer)
         except Exception:  # the text is kept; its words are then spread over the speech
-            log.exception("job %s: no word times by attention either", self._job)
+            log.exception("no word times by attention either")
 
 
 def in_recording(result: WindowResult, span: spans.Span) -> list[words.Word]:

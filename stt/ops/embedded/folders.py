@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import stat
 import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
+import structlog
+
 from stt.ops.embedded.server import ServersError
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 LONGEST_SOCKET_PATH = 107  # bytes, of sockaddr_un
@@ -77,7 +78,7 @@ def grant_traverse(user: tuple[int, int], *targets: Path) -> None:
     """Let `user` (uid, gid) traverse the parents of `targets`, not read them, where it may not yet."""
     for parent in {parent for target in targets for parent in target.absolute().parents}:
         if parent.exists() and not _may_traverse(user, parent.stat()):
-            log.warning("%s: other users may now pass (o+x), for PostgreSQL's user", parent)
+            log.warning("other users may now pass (o+x), for PostgreSQL's user", folder=str(parent))
             parent.chmod(stat.S_IMODE(parent.stat().st_mode) | 0o001)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import pwd
 import shutil
@@ -13,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import asyncpg
+import structlog
 
 from stt.ops.embedded.folders import (
     grant_group_traverse,
@@ -30,7 +30,7 @@ from stt.ops.embedded.server import (
     processes_in,
 )
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 SYSTEM_USER = "stt_postgres"  # PostgreSQL refuses to run as root
@@ -136,6 +136,7 @@ class Postgres(Server):
             "unix_socket_permissions": "0700",
             "shared_buffers": "64MB",
             "port": "5432",
+            "log_error_verbosity": "terse",  # the details of an error quote the row
         }
         flags = [flag for name, value in options.items() for flag in ("-c", f"{name}={value}")]
         return [str(self._bin / "postgres"), "-D", str(self.folder), *flags]
@@ -177,7 +178,7 @@ def _postgres_user(folder: Path) -> tuple[int, int]:
             done = subprocess.run(useradd, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             break
-        log.debug("useradd: exit code %d %s", done.returncode, done.stderr)
+        log.debug("useradd failed", returncode=done.returncode, output=done.stderr)
     raise ServersError(
         f"PostgreSQL does not run as root and the system user {SYSTEM_USER} could not be made: "
         f"add it, start stt as an ordinary user, or set STT_DATABASE_URL."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import logging
 import os
 import shutil
 import signal
@@ -13,9 +12,11 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import structlog
+
 from stt.process.child import Child, Stop
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 START_SECONDS = 60.0  # crash recovery may take a while
@@ -53,7 +54,7 @@ class Server:
         await self._prepare()
         self.child = await Child.start(
             self._program(),
-            on_line=lambda line: log.debug("%s: %s", self.name, line),
+            on_line=lambda line: log.debug("server output", server=self.name, line=line),
             death_signal=self.death_signal,
             user=self._user(),
             cwd=Path("/"),
@@ -101,7 +102,9 @@ class Server:
             pids = processes_in(self.folder, self.command_name)
             if not pids:
                 return
-            log.warning("%s of an earlier start still runs: %s to %s", self.name, number.name, pids)
+            log.warning(
+                "a server of an earlier start still runs", server=self.name, signal=number.name, pids=pids
+            )
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)

@@ -8,7 +8,6 @@ password. Processes that an earlier, killed start left running on the same data 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,8 +16,6 @@ from stt.ops.embedded.server import Server
 from stt.ops.embedded.valkey import Valkey
 from stt.ops.lock import hold
 from stt.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 class Servers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from stt.jobs import actions, lookup
-from stt.web import bodies, params
+from stt.web import bodies, params, request_ids
 from stt.web.context import SERVICES
 from stt.web.params import job_or_404
 
@@ -36,7 +36,10 @@ async def cancel_job(request: web.Request) -> web.Response:
 
 async def retry_job(request: web.Request) -> web.Response:
     """`POST /api/jobs/{id}/retry` with option fields, as JSON or a form; the others stay as they were."""
-    job = await actions.retry(request.app[SERVICES], params.job_id(request), await bodies.fields(request))
+    fields = await bodies.fields(request)
+    job = await actions.retry(
+        request.app[SERVICES], params.job_id(request), fields, request_id=request_ids.of(request)
+    )
     return web.json_response(job.public())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +19,6 @@ from stt.web.pages import render, wording
 from stt.web.pages.render import Fragment, View
 from stt.web.sse import messages_or_idle
 from stt.web.sse import stream as events_of
-
-log = logging.getLogger(__name__)
-
 
 ROWS = 50
 

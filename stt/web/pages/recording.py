@@ -14,7 +14,7 @@ from stt.jobs import actions, feed, results
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound
 from stt.jobs.model import Job, Status
 from stt.transcript.schema import Segment
-from stt.web import bodies, params
+from stt.web import bodies, params, request_ids
 from stt.web.context import SERVICES
 from stt.web.pages import render, wording
 from stt.web.pages.render import Fragment, View
@@ -79,7 +79,7 @@ async def retry(request: web.Request) -> web.StreamResponse:
     """`POST /jobs/{id}/retry`: transcribe again with the same options."""
     job_id = _id(request)
     with suppress(JobNotEnded):  # It runs already; the page that is shown next says so.
-        await actions.retry(request.app[SERVICES], job_id, {})
+        await actions.retry(request.app[SERVICES], job_id, {}, request_id=request_ids.of(request))
     if "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(f"/jobs/{job_id}")
     found = await _job_or_404(request)

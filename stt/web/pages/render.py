@@ -7,13 +7,13 @@ A page and its fragments come from the same templates. A stream sends fragments 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import aiohttp_jinja2
+import structlog
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from markupsafe import Markup
@@ -25,7 +25,7 @@ from stt.web.context import SETTINGS
 from stt.web.pages import wording
 from stt.web.sse import RECONNECT_MS
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 Fragment = Markup
@@ -42,7 +42,7 @@ def asset(name: str) -> str:
         return f"/static/{name}?v={_digest(path, path.stat().st_mtime_ns)}"
     except FileNotFoundError:
         # Without the file the page works as it does without scripts.
-        log.error("%s is missing: run make setup", path)
+        log.error("a file of the pages is missing: run make setup", file=name)
         return f"/static/{name}"
 
 
