@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from itertools import count
 from typing import Any
 
@@ -48,7 +48,13 @@ async def publish(redis: Redis, message: Message) -> None:
 class Listener:
     """A bounded queue of messages, in which a newer progress replaces an older one of the same job."""
 
-    def __init__(self, job_id: str | None = None, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        job_id: str | None = None,
+        owner: str | None = None,
+        on_resync: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_resync = on_resync
         self.job_id = job_id  # None: of all jobs
         self.owner = owner  # None: of all owners
         self._waiting: OrderedDict[Any, Message] = OrderedDict()
@@ -62,6 +68,8 @@ class Listener:
         if len(self._waiting) >= _QUEUE_LIMIT:
             self._waiting.clear()
             message = RESYNC
+        if message == RESYNC:
+            self._on_resync()
         progress = message["event"] == "progress"
         key = message["job"] if progress else next(self._numbers)
         self._waiting.pop(key, None)  # the newer one goes to the end: a job's messages stay in order
@@ -95,8 +103,14 @@ class Listener:
 class Hub:
     """The one Redis subscription of a web process, and its listeners."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, redis: Redis, on_resync: Callable[[], None] = lambda: None) -> None:
+        """A hub that has not started.
+
+        Args:
+            redis: Where the messages come from.
+            on_resync: Called when a listener has to read the rows again, because messages may have been lost.
+        """
+        self._redis, self._on_resync = redis, on_resync
         self._listeners: set[Listener] = set()
         self._task: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
@@ -125,7 +139,7 @@ class Hub:
             job_id: Only those of this job; None for all jobs.
             owner: Only those of this owner's jobs; None for all owners.
         """
-        listener = Listener(job_id, owner)
+        listener = Listener(job_id, owner, self._on_resync)
         self._listeners.add(listener)
         try:
             yield listener

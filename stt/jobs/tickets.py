@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_pref
 from redis.exceptions import RedisError
 
 from stt.jobs.model import Job
+from stt.telemetry import metrics
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -76,9 +77,12 @@ async def connect(url: str) -> ArqRedis:
     )
 
 
-async def enqueue(redis: ArqRedis, *, at: datetime | None = None) -> None:
-    """Enqueue a ticket that is due now or at a time."""
+async def enqueue(
+    redis: ArqRedis, *, at: datetime | None = None, action: Literal["enqueued", "restored"] = "enqueued"
+) -> None:
+    """Enqueue a ticket that is due now or at a time; `restored`: in place of one that is missing."""
     await redis.enqueue_job(TRANSCRIBE, _job_id=uuid4().hex, _defer_until=at)
+    metrics.TICKETS.labels(action).inc()
 
 
 async def announce(redis: ArqRedis, job: Job) -> None:
@@ -87,6 +91,7 @@ async def announce(redis: ArqRedis, job: Job) -> None:
         async with asyncio.timeout(_ANNOUNCE_SECONDS):
             await enqueue(redis, at=job.not_before)
     except (RedisError, OSError) as error:
+        metrics.TICKETS.labels("failed").inc()
         log.warning("no ticket was enqueued", job_id=str(job.id), error=str(error))
 
 
@@ -126,12 +131,19 @@ async def acknowledge(redis: ArqRedis, ticket: str) -> None:
     """
     try:
         async with asyncio.timeout(_ANNOUNCE_SECONDS):
-            await discard(redis, [ticket])
+            await _remove(redis, [ticket])
+            metrics.TICKETS.labels("taken").inc()
     except (RedisError, OSError) as error:
         log.warning("a ticket was not acknowledged", error=str(error))
 
 
 async def discard(redis: ArqRedis, tickets: list[str]) -> None:
+    """Remove tickets that are of no use."""
+    await _remove(redis, tickets)
+    metrics.TICKETS.labels("discarded").inc(len(tickets))
+
+
+async def _remove(redis: ArqRedis, tickets: list[str]) -> None:
     """Remove tickets, with everything that arq keeps of them."""
     prefixes = (job_key_prefix, in_progress_key_prefix, retry_key_prefix)
     async with redis.pipeline(transaction=True) as pipe:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from stt.db import queries
 from stt.storage import Storage
+from stt.telemetry import collectors
 
 Check = Callable[[], Awaitable[object]]  # raises an exception that says what is wrong
 
@@ -39,8 +40,10 @@ class Health:
     ready: dict[str, Check] = field(default_factory=lambda: {"start": _starting})
 
     def connected(self, pool: asyncpg.Pool, redis: Redis, storage: Storage) -> None:
-        """The role has its connections: from now on they are checked."""
+        """The role has its connections: from now on they are checked, and metrics show them."""
         self.ready.pop("start", None)
+        collectors.watch_pool(pool)
+        collectors.watch_disk(storage.root)
         # One thread: a check that hangs in the storage must not take the threads of other work.
         thread = ThreadPoolExecutor(1, "storage check")
 

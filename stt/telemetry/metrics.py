@@ -7,7 +7,12 @@ labels is 0 in every role; each role counts what it does.
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from collections.abc import Collection, Iterable, Mapping
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+# Else each counter and histogram has a second series, with the time when it began.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # Seconds of an answer, from a cached page to the last byte of a large upload.
 _ANSWER_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -33,7 +38,7 @@ TICKETS = Counter(
 
 HTTP_REQUESTS = Counter(
     "stt_http_requests", "Requests answered, by route template.", ["method", "route", "status"]
-)
+)  # method: the usual ones, other; route: (none) if the address has none; status: 499 if the client left
 HTTP_SECONDS = Histogram(
     "stt_http_request_duration_seconds",
     "Seconds from a request to the end of its answer; not of event streams.",
@@ -81,7 +86,7 @@ JOB_SECONDS = Histogram(
 )
 STAGE_SECONDS = Histogram(
     "stt_stage_duration_seconds",
-    "Seconds that a job spent in a stage, where stages run side by side counted in each.",
+    "Seconds that a job waited for a stage; where stages run side by side, for the last of them.",
     ["stage"],
     buckets=_WORK_SECONDS,
 )
@@ -105,3 +110,33 @@ MODEL_LOAD_SECONDS = Histogram(
 GPU_MEMORY_USED = Gauge("stt_gpu_memory_used_bytes", "Memory in use on the GPU, by anybody.", ["gpu"])
 GPU_MEMORY = Gauge("stt_gpu_memory_total_bytes", "Memory of the GPU.", ["gpu"])
 GPU_USE = Gauge("stt_gpu_utilization_ratio", "Part of the time in which the GPU computed.", ["gpu"])
+
+
+OTHER_MODEL = "other"
+
+
+def model_label(model: str, allowed: Collection[str]) -> str:
+    """The value of a label `model`: one of the settings', or "other" for one that only older jobs name."""
+    return model if model in allowed else OTHER_MODEL
+
+
+def begin_at_zero(counter: Counter, values: Iterable[str]) -> None:
+    """Make a counter's series for values of its only label: `rate()` misses the first step of a new one."""
+    for value in values:
+        counter.labels(value)
+
+
+class Replaced:
+    """Gauges of which each reading replaces the last one: a series that is no longer there goes away."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._known: set[tuple[str, ...]] = set()
+
+    def set(self, values: Mapping[tuple[str, ...], float]) -> None:
+        """Show these values, by the values of the labels, and no others."""
+        for gone in self._known - values.keys():
+            self._gauge.remove(*gone)
+        for labels, value in values.items():
+            self._gauge.labels(*labels).set(value)
+        self._known = set(values)

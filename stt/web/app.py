@@ -18,6 +18,7 @@ from stt.paths import TEMPLATES
 from stt.pubsub import Hub
 from stt.settings import Settings
 from stt.storage import Storage
+from stt.telemetry import metrics
 from stt.telemetry.health import Health
 from stt.web import guard, problems, request_ids, upload
 from stt.web.api import download, events, health, jobs, media
@@ -97,11 +98,13 @@ def _services(storage: Storage) -> Callable[[web.Application], AsyncIterator[Non
             stack.push_async_callback(pool.close)
             redis = await tickets.connect(settings.redis_url)
             stack.push_async_callback(redis.aclose)
-            hub = Hub(redis)
+            hub = Hub(redis, metrics.EVENT_RESYNCS.inc)
             stack.push_async_callback(hub.close)
             await hub.start()
             app[SERVICES] = Services(pool, redis, storage, settings, hub)
             app[HEALTH].connected(pool, redis, storage)
+            metrics.begin_at_zero(metrics.UPLOADS, ("accepted", "refused", "failed"))
+            metrics.begin_at_zero(metrics.TICKETS, ("enqueued", "failed"))
             yield
 
     return connected

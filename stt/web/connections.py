@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import (
 )
 
 from stt.settings import Settings
-from stt.web import bodies, guard, problems, request_ids
+from stt.web import bodies, guard, observe, problems, request_ids
 from stt.web.problems import Problem
 
 log = structlog.stdlib.get_logger(__name__)
@@ -66,7 +66,7 @@ class _Server(web.Server):
         return request
 
 
-class Connection(web.RequestHandler):
+class Connection(observe.CountingHandler):
     """The connection to one client.
 
     A mistake of the client is answered with problem details. The log gets one line of it, without the

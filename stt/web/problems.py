@@ -172,7 +172,7 @@ def _client_has_left(request: web.Request) -> bool:
 
 def about(request: web.BaseRequest) -> dict[str, str]:
     """The keys of a line in the log about a request: `log_keys`, its method, the pattern of its route."""
-    return {**log_keys(request), "method": _method(request), "route": _route(request)}
+    return {**log_keys(request), "method": method(request), "route": route(request)}
 
 
 def log_keys(request: web.BaseRequest) -> dict[str, str]:
@@ -184,11 +184,11 @@ def log_keys(request: web.BaseRequest) -> dict[str, str]:
         return keys
 
 
-def _method(request: web.BaseRequest) -> str:
+def method(request: web.BaseRequest) -> str:
     return request.method if request.method in hdrs.METH_ALL else "other"
 
 
-def _route(request: web.BaseRequest) -> str:
+def route(request: web.BaseRequest) -> str:
     """The pattern of the address, without the client's bytes; empty where the address is none of ours."""
     match = _match(request)
     resource = match.route.resource if match is not None else None

@@ -13,6 +13,7 @@ from aiohttp_sse import EventSourceResponse, sse_response
 from stt.jobs.messages import IDLE
 from stt.outages import UNAVAILABLE
 from stt.pubsub import Listener, Message
+from stt.web import observe
 from stt.web.problems import about
 
 log = structlog.stdlib.get_logger(__name__)
@@ -31,7 +32,7 @@ async def stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
     again and gets what it missed.
     """
     with suppress(ClientConnectionResetError):
-        async with sse_response(request) as events:
+        async with sse_response(request) as events, observe.listening(request, events):
             try:
                 yield events
             except ClientConnectionResetError:

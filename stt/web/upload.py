@@ -7,7 +7,8 @@ from aiohttp import web
 from stt.jobs import actions
 from stt.jobs.model import Job
 from stt.storage import Incoming
-from stt.web import bodies, filenames, request_ids
+from stt.telemetry import metrics
+from stt.web import bodies, filenames, observe, request_ids
 from stt.web.context import SERVICES, SETTINGS
 from stt.web.problems import Problem
 
@@ -37,12 +38,13 @@ async def receive(request: web.Request) -> Job:
         Exception: what `actions.accept` raises.
     """
     services = request.app[SERVICES]
-    _check_size(request)
-    async with services.storage.incoming() as incoming:
-        filename, fields = await _read_parts(request, incoming)
-        return await actions.accept(
-            services, incoming, filename=filename, fields=fields, request_id=request_ids.of(request)
-        )
+    with observe.uploading():
+        _check_size(request)
+        async with services.storage.incoming() as incoming:
+            filename, fields = await _read_parts(request, incoming)
+            return await actions.accept(
+                services, incoming, filename=filename, fields=fields, request_id=request_ids.of(request)
+            )
 
 
 def _check_size(request: web.Request) -> None:
@@ -81,6 +83,7 @@ async def _read_parts(request: web.Request, incoming: Incoming) -> tuple[str, di
 
 async def _read_file(part: bodies.Part, incoming: Incoming, limit: int) -> None:
     async for chunk in part.chunks(_CHUNK):
+        metrics.UPLOAD_BYTES.inc(len(chunk))
         if incoming.size + len(chunk) > limit:
             raise _too_large(limit)
         await incoming.write(chunk)
