@@ -60,6 +60,15 @@ def test_error_codes_of_queries_are_there() -> None:
     assert values("error_code")
 
 
+def test_steps_of_queries_and_of_their_tests_are_those_of_maintenance() -> None:
+    source = (ROOT / "workers" / "maintenance.py").read_text(encoding="utf-8")
+    steps = set(re.findall(r'Step\("(\w+)"', source))
+    assert values("step") == {"sweep"} <= steps  # the only one with a pause of minutes
+    tests = (PROMETHEUS / "rules_test.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r'step="(\w+)"', tests)) <= steps
+    assert all(f"`{step}`" in PAGE for step in steps)
+
+
 def test_jobs_of_queries_are_those_that_prometheus_reads() -> None:
     for name in ("prometheus.yml", "local.yml"):
         scraped = yaml.safe_load((PROMETHEUS / name).read_text(encoding="utf-8"))["scrape_configs"]
