@@ -32,7 +32,6 @@ FROM python:3.12.13-slim-bookworm AS base
 FROM base AS web-packages
 ENV PIP_PYTHON=/opt/stt/bin/python \
     PIP_NO_CACHE_DIR=1 \
-    PIP_NO_WARN_SCRIPT_LOCATION=1 \
     PIP_ONLY_BINARY=:all: \
     PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/stt
@@ -66,7 +65,7 @@ COPY sql sql
 COPY templates templates
 COPY static static
 COPY --from=pages /source/static/vendor static/vendor
-RUN pip install --no-build-isolation --no-deps --root /project .
+RUN pip install --no-warn-script-location --no-build-isolation --no-deps --root /project .
 
 # --- Images --------------------------------------------------------------------------------------------------------
 

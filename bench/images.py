@@ -28,7 +28,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,8 +44,11 @@ PACKAGES = (
     "liblzma5,libuuid1,libexpat1"
 )
 LOCKS = {"web": ("web",), "worker-cpu": ("worker", "models"), "worker-cuda": ("worker", "models")}
-WRITABLE = {"web": ("storage", "tmp"), "worker": ("storage", "data", "tmp")}
+WEB, WORKER = ("tmp",), ("tmp", "data")  # writable beside /storage
 USER = "10001"
+URL = "http://127.0.0.1:8199"
+SAMPLE = min((ROOT / "samples").glob("*.[mwof]*"), key=lambda file: file.stat().st_size)
+WARNED = re.compile(r"warn|error|denied|read-only", re.IGNORECASE)
 
 
 class Bench:
@@ -55,6 +58,7 @@ class Bench:
         self.folder, self.python = folder, python
         self.layers: dict[str, list[Path]] = {}  # the lowest first
         self.env: dict[str, dict[str, str]] = {}
+        self.place: dict[str, str] = {}  # WORKDIR
         self.base, self.wheels = folder / "base", folder / "wheels"
 
     def make_base(self) -> None:
@@ -100,6 +104,7 @@ class Bench:
                 self.execute(stage.base)
             self.layers[name] = list(self.layers.get(stage.base, [self.base]))
             self.env[name] = dict(self.env.get(stage.base, {}))
+            self.place[name] = self.place.get(stage.base, "/")
         for line in stage.all("COPY"):
             if source := copied(line)[0]:
                 self.execute(source)
@@ -115,7 +120,7 @@ class Bench:
             )
 
     def _steps(self, stage: Stage, root: Path, *, on_host: bool) -> None:
-        env, place, arguments = self.env[stage.name], "/", {}
+        env, place, arguments = self.env[stage.name], self.place.get(stage.name, "/"), {}
         for keyword, rest in stage.steps:
             if keyword == "ENV":
                 path = env.get("PATH", "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -123,7 +128,7 @@ class Bench:
             elif keyword == "ARG":
                 arguments |= {k: ARGUMENTS.get(k, v) for k, v in assignments(rest).items()}
             elif keyword == "WORKDIR":
-                place = rest
+                place = self.place[stage.name] = rest
                 (root / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
             elif keyword == "COPY":
                 self._copy(rest, root, root / place.lstrip("/"))
@@ -187,19 +192,22 @@ def run(root: Path, command: str, env: dict[str, str], wheels: Path) -> None:
 class Container:
     """A finished image, read-only, and commands in it as the image's user."""
 
-    def __init__(self, root: Path, env: dict[str, str], writable: tuple[str, ...]) -> None:
-        self.root, self.env, self.writable = root, env, writable
+    def __init__(self, root: Path, env: dict[str, str], storage: Path, *others: str) -> None:
+        self.root, self.env, self.storage, self.others = root, env, storage, others
 
     def command(self, *words: str, **env: str) -> list[str]:
         private = f"0700,uid={USER},gid={USER}"
-        modes = {name: "1777" if name == "tmp" else private for name in self.writable}
+        modes = {name: "1777" if name == "tmp" else private for name in self.others}
         own = " && ".join(f'mount -t tmpfs -o mode={mode} tmpfs "$1/{name}"' for name, mode in modes.items())
-        script = f'{own} && mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && shift && exec "$@"'
+        script = (
+            f'{own} && mount --bind "$2" "$1/storage" && mount -t proc proc "$1/proc" && '
+            'mount --rbind /dev "$1/dev" && shift 2 && exec "$@"'
+        )
         plain = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--bounding-set=-all"]
         plain += ["--inh-caps=-all", "--no-new-privs"]
         values = [f"{k}={v}" for k, v in {**self.env, **env}.items()]
         inside = ["chroot", str(self.root), *plain, "env", "-i", *values, *words]
-        return ["unshare", "-m", "sh", "-ec", script, "sh", str(self.root), *inside]
+        return ["unshare", "-m", "sh", "-ec", script, "sh", str(self.root), str(self.storage), *inside]
 
     def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*words, **env), capture_output=True, text=True, check=False)
@@ -227,26 +235,49 @@ def check(container: Container, target: str) -> None:
         print("worker's libraries:", done.stdout.strip() or done.stderr[-2000:])
 
 
-def serve(bench: Bench) -> None:
-    """Start PostgreSQL 15 and Redis, migrate, and serve pages from the web image."""
-    with servers() as env, bench.mounted("web") as root:
-        container = Container(root, bench.env["web"], WRITABLE["web"])
+def serve(container: Container, worker: Container | None) -> None:
+    """Start PostgreSQL 15 and Redis, migrate, serve pages, and with a worker transcribe a sample."""
+    with servers() as env, ExitStack() as running:
         done = container.run("stt", "migrate", **env)
-        print("stt migrate:", done.returncode, (done.stdout + done.stderr).strip()[-200:])
-        web = subprocess.Popen(
-            container.command("stt", "web", STT_PORT="8199", **env), stderr=subprocess.PIPE, text=True
-        )
+        print("stt migrate:", done.returncode, (done.stdout + done.stderr).strip()[-100:])
+        web = running.enter_context(role(container, "web", "listening", STT_PORT="8199", **env))
+        for path in ("/health/ready", "/", "/static/vendor/htmx.min.js"):
+            with urllib.request.urlopen(f"{URL}{path}") as answer:
+                print(f"GET {path}: {answer.status}, {len(answer.read())} bytes")
+        done = container.run("stt", "health", "--ready", **env)
+        print("stt health --ready:", done.returncode, (done.stdout + done.stderr).strip()[-200:])
+        if worker:
+            health = {"STT_HEALTH_PORT": "9465"}  # both roles are in this machine's network
+            running.enter_context(role(worker, "worker", "engine started", **env, **health))
+            begun = time.monotonic()
+            words = [sys.executable, "-m", "stt", "transcribe", "--server", URL, "--diarize", str(SAMPLE)]
+            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+            print(
+                f"transcribed in {time.monotonic() - begun:.0f} s:",
+                done.returncode,
+                done.stdout.strip()[:150],
+            )
+            done = worker.run("stt", "health", "--ready", **env, **health)
+            print("worker's health --ready:", done.returncode, (done.stdout + done.stderr).strip()[-200:])
+        assert web.poll() is None
+
+
+@contextmanager
+def role(container: Container, name: str, ready: str, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """A role that runs in the block, from the line of its log that says it is ready."""
+    with tempfile.NamedTemporaryFile("w+") as log:
+        process = subprocess.Popen(container.command("stt", name, **env), stderr=log, text=True)
         try:
-            assert web.stderr
-            next((line for line in web.stderr if "listening" in line), None)
-            for path in ("/health/ready", "/", "/static/vendor/htmx.min.js"):
-                with urllib.request.urlopen(f"http://127.0.0.1:8199{path}") as answer:
-                    print(f"GET {path}: {answer.status}, {len(answer.read())} bytes")
-            done = container.run("stt", "health", "--ready", **env)
-            print("stt health --ready:", done.returncode, (done.stdout + done.stderr).strip()[-200:])
+            while ready not in (said := Path(log.name).read_text()):
+                if process.poll() is not None:
+                    sys.exit(f"stt {name} ended: {said[-2000:]}")
+                time.sleep(0.2)
+            yield process
         finally:
-            web.terminate()
-            print("stt web after SIGTERM: exit code", web.wait(60))
+            process.terminate()
+            print(f"stt {name} after SIGTERM: exit code", process.wait(60))
+            warned = [line for line in Path(log.name).read_text().splitlines() if re.search(WARNED, line)]
+            print(*(f"  {line[:200]}" for line in warned), sep="\n")
 
 
 @contextmanager
@@ -312,11 +343,15 @@ def main() -> None:
         bench.execute(chosen.target)
         own = bench.layers[chosen.target][1:]
         print(f"image {chosen.target}: {sum(map(megabytes, own)):.0f} MB above the base image")
-        writable = WRITABLE["web" if chosen.target == "web" else "worker"]
+        storage = folder / "storage"
+        shutil.rmtree(storage, ignore_errors=True)
+        storage.mkdir(mode=0o700)
+        os.chown(storage, int(USER), int(USER))
         with bench.mounted(chosen.target) as root:
-            check(Container(root, bench.env[chosen.target], writable), chosen.target)
-        if chosen.target == "web":
-            serve(bench)
+            env = bench.env[chosen.target]
+            container = Container(root, env, storage, *(WEB if chosen.target == "web" else WORKER))
+            check(container, chosen.target)
+            serve(container, None if chosen.target == "web" else container)
 
 
 if __name__ == "__main__":
