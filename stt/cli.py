@@ -55,6 +55,11 @@ def cli() -> None:
 def _load(role: str) -> Settings:
     loaded = settings.load()
     logs.setup(loaded, role)
+    if loaded.sentry_dsn:
+        from stt.outages import UNAVAILABLE
+        from stt.telemetry import sentry
+
+        sentry.setup(loaded, role, outages=UNAVAILABLE)
     return loaded
 
 

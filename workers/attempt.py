@@ -187,6 +187,8 @@ class Attempt:
         return True
 
     async def _fail_by_engine(self, error: EngineDied | EngineHung) -> None:
+        if isinstance(error, EngineDied):  # of one that hung, its handle has logged it
+            log.error("the engine died", returncode=error.returncode)
         failure = TransientError(error.code, log=error.stderr_tail, **error.parameters)
         await self._fail(failure, sentence=str(error))
 

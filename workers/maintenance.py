@@ -19,9 +19,11 @@ from stt import folders, logs
 from stt.codes import ErrorCode
 from stt.jobs import lifecycle, lookup, tickets
 from stt.jobs.messages import current
+from stt.outages import UNAVAILABLE
 from stt.pubsub import publish
 from stt.settings import Settings, load
 from stt.storage import Storage
+from stt.telemetry import sentry
 from stt.telemetry.health import Health
 from stt.telemetry.ports import PortError
 from stt.telemetry.server import serving
@@ -129,6 +131,7 @@ async def run(settings: Settings) -> None:
 def main() -> None:
     settings = load()
     logs.setup(settings, "maintenance")
+    sentry.setup(settings, "maintenance", outages=UNAVAILABLE)
     setproctitle("stt maintenance")
     try:
         folders.prepare_storage(settings)

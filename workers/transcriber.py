@@ -14,8 +14,10 @@ from setproctitle import setproctitle
 
 from stt import folders, logs
 from stt.jobs import tickets
+from stt.outages import UNAVAILABLE
 from stt.settings import Settings, load
 from stt.storage import Storage
+from stt.telemetry import sentry
 from stt.telemetry.health import Health
 from stt.telemetry.ports import PortError
 from stt.telemetry.server import serving
@@ -70,6 +72,7 @@ async def _end_when_idle(context: Context) -> None:
 def main() -> None:
     settings = load()
     logs.setup(settings, "worker")
+    sentry.setup(settings, "worker", outages=UNAVAILABLE)
     setproctitle("stt worker")
     try:
         folders.prepare_storage(settings)

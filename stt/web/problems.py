@@ -69,7 +69,7 @@ def _of_error(request: web.Request, error: Exception) -> Problem:
         log.warning("a value cannot be stored", **about(request), error_type=type(error).__name__)
         return _bad_value()
     if isinstance(error, StorageUnavailable):
-        log.error("the storage cannot be written to", **about(request), exc_info=error)
+        log.warning("the storage cannot be written to", **about(request), exc_info=error)
     problem = of_domain_error(error)
     if problem is None:
         log.error("a request failed", **about(request), exc_info=error)

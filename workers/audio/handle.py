@@ -187,6 +187,8 @@ def _environment() -> dict[str, str]:
     env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     # The engine's settings of malloc keep freed memory for the next window. Only recognition gains by that.
     env.pop("GLIBC_TUNABLES", None)
+    for name in ("STT_SENTRY_DSN", "STT_HF_TOKEN"):  # not for a process that parses other people's files
+        env.pop(name, None)
     return env
 
 

@@ -23,6 +23,7 @@ from setproctitle import setproctitle
 from stt import logs, settings
 from stt.codes import ErrorCode, message
 from stt.media.errors import MediaError
+from stt.telemetry import sentry
 from workers.audio.handle import DecoderDied, start_spare
 from workers.engine.hypothesis import UnsupportedLanguage
 from workers.engine.models import ModelUnavailable
@@ -102,6 +103,7 @@ def main() -> None:
     setproctitle("stt engine")
     chosen = settings.load(dotenv=Path(os.devnull))  # the worker has read the .env file
     logs.setup(chosen, "engine", as_json=True)  # the worker reads the lines
+    sentry.setup(chosen, "engine")
     _keep_texts_out()
     channel = EngineChannel(socket.socket(fileno=int(sys.argv[1])))
     runtime = Runtime(chosen)

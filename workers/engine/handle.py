@@ -34,7 +34,7 @@ PROGRAM = "workers.engine"  # the module that runs in the process
 _SETTINGS = (
     "data_dir", "model", "device", "compute_type", "threads", "replicas", "batch_size", "beam_size",
     "model_memory", "span_seconds", "vad", "align", "hf_token", "log_level", "workers",
-    "max_duration_seconds",
+    "max_duration_seconds", "sentry_dsn",
 )  # fmt: skip
 _LONGEST_EVENT = 256 * 2**20  # bytes of one line
 _CLOSE_SECONDS = 5.0
