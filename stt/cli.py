@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,21 +94,19 @@ def web() -> None:
 
 @cli.command()
 def worker() -> None:
-    """Run one transcription worker alone."""
-    _become("worker", "workers.transcriber")
+    """Run the transcription workers alone: one, or one for each GPU (STT_WORKERS)."""
+    from stt.ops import workers
+
+    sys.exit(workers.run(_load_for_role("worker")))
 
 
 @cli.command()
 def maintenance() -> None:
     """Run the maintenance worker alone."""
-    _become("maintenance", "workers.maintenance")
+    from stt.ops import workers
 
-
-def _become(role: str, module: str) -> None:
-    """Replace this process by `python -m module`."""
-    _load_for_role(role)
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606
+    _load_for_role("maintenance")
+    workers.become("workers.maintenance")
 
 
 @cli.command()

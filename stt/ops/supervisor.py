@@ -22,7 +22,7 @@ from stt.ops import free_ports, gpus
 from stt.ops.embedded.server import ServersError
 from stt.ops.embedded.servers import Servers
 from stt.ops.lock import Held, Lock, hold
-from stt.process.child import Child
+from stt.process.child import Child, Stop
 from stt.settings import Settings
 from stt.telemetry import ports
 
@@ -44,15 +44,18 @@ class Service(Protocol):
 
     async def start(self) -> None: ...
     async def wait(self) -> str: ...
-    async def stop(self, hurry: asyncio.Event | None = None) -> None: ...
+    async def stop(self, hurry: asyncio.Event | None = None) -> object: ...
 
 
 class Role:
     """One of our own programs, `python -m …`. Its output goes to our standard error."""
 
-    def __init__(self, name: str, module: list[str], env: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, module: list[str], env: dict[str, str], stop_steps: Stop = ROLE_STOP
+    ) -> None:
         self.name = name
         self.env = env
+        self._stop_steps = stop_steps
         self._program = [sys.executable, "-P", "-m", *module]  # -P: import nothing from the working folder
         self._child: Child | None = None
 
@@ -64,9 +67,9 @@ class Role:
         await self._child.wait()
         return self._child.how_it_ended(OUTPUT_LINES)
 
-    async def stop(self, hurry: asyncio.Event | None = None) -> None:
-        if self._child is not None:
-            await self._child.stop(ROLE_STOP, hurry)
+    async def stop(self, hurry: asyncio.Event | None = None) -> int:
+        """End it. Returns its exit code, negative for a signal; 0 if it was never started."""
+        return await self._child.stop(self._stop_steps, hurry) if self._child is not None else 0
 
     async def _spawn(self, **env: str) -> None:
         fds = [int(number) for number in env.values()]
