@@ -16,8 +16,8 @@ from stt.settings import Settings
 from stt.telemetry import ports
 
 PROGRAM = "workers.transcriber"
-# A worker hands its job back, also if the database is away for some seconds; containers are given a minute.
-STOP = ((signal.SIGTERM, 45.0),)
+# A worker hands its job back, also if the database is away for some seconds; compose gives the container 30 s.
+STOP = ((signal.SIGTERM, 25.0),)
 
 
 def run(settings: Settings) -> int:
