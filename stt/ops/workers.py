@@ -16,7 +16,7 @@ from stt.settings import Settings
 from stt.telemetry import ports
 
 PROGRAM = "workers.transcriber"
-# A worker hands its job back, also if the database is away for some seconds; compose gives the container 30 s.
+# A worker hands its job back, also if the database is away for seconds. A container gets 30 s from compose.
 STOP = ((signal.SIGTERM, 25.0),)
 
 
