@@ -115,7 +115,7 @@ $(DONE)/browser: | $(DONE)/dev
 
 # What containers run beside our own programs, for tests: from Debian where we may install it, and never started
 # as a service. Without a package, the tests that need it are skipped and name it.
-SERVERS := postgresql-15 redis-server prometheus caddy
+SERVERS := postgresql-15 redis-server prometheus
 $(DONE)/servers: | $(DONE)/dev
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then sh tests/support/install.sh $(SERVERS); fi
 	@touch $@

@@ -9,13 +9,13 @@ import shutil
 import signal
 import socket
 from asyncio import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from stt.process.child import Child
 
@@ -110,34 +110,30 @@ class Postgres:
 class Redis:
     """Redis 7 on a port of loopback."""
 
-    def __init__(self, folder: Path, *, flags: Sequence[str] = ()) -> None:
-        self.folder, self.flags = folder, flags
+    def __init__(self, folder: Path, *, command: Sequence[str] = ("redis-server", "--save", "")) -> None:
+        self.folder, self.command = folder, command
         self.port = free_port()
+        self.options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)]
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.log: list[str] = []
 
-    async def start(self) -> None:
+    async def start(self, environ: Mapping[str, str] | None = None) -> None:
         """Return when it answers.
+
+        Args:
+            environ: Its environment; if given, a `redis-server` on its PATH adds `options`.
 
         Raises:
             AssertionError: It did not start; the text has its output.
         """
         self.folder.mkdir(mode=0o700, parents=True)
-        program = shutil.which("redis-server")
+        program = shutil.which(self.command[0], path=environ["PATH"] if environ else None)
         assert program
-        ours = [
-            "--bind",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--dir",
-            str(self.folder),
-            "--daemonize",
-            "no",
-        ]
+        options = [] if environ else self.options
         self._child = await Child.start(
-            [program, *self.flags, *ours], on_line=self.log.append, death_signal=signal.SIGTERM
-        )
+            [program, *self.command[1:], *options],
+            on_line=self.log.append, death_signal=signal.SIGTERM, env=environ,
+        )  # fmt: skip
         await _until(self._answers, self._child)
 
     async def stop(self) -> None:
@@ -147,6 +143,8 @@ class Redis:
         try:
             async with redis.asyncio.Redis.from_url(self.url) as client:
                 return bool(await client.ping())
+        except AuthenticationError:
+            return True
         except (RedisError, OSError):
             return False
 
@@ -155,7 +153,7 @@ class Redis:
 async def servers(folder: Path) -> AsyncIterator[tuple[str, str]]:
     """Both, with an empty database, while the block lasts. Yields (database URL, Redis URL)."""
     folder.chmod(0o711)  # PostgreSQL's user passes through
-    postgres, cache = Postgres(folder / "postgres"), Redis(folder / "redis", flags=["--save", ""])
+    postgres, cache = Postgres(folder / "postgres"), Redis(folder / "redis")
     await asyncio.gather(postgres.start(), cache.start())
     try:
         yield postgres.url, cache.url
