@@ -52,7 +52,7 @@ user() {  # NAME
     fi
     [ ${#secret} -ge 12 ] || { echo "The password has less than 12 characters." >&2; exit 2; }
     # shellcheck disable=SC2086  # a command and its arguments
-    hash=$(printf '%s\n' "$secret" | $caddy hash-password)
+    hash=$(printf '%s\n' "$secret" | $caddy hash-password --bcrypt-cost 12)
     [ -n "$hash" ] || { echo "caddy gave no hash." >&2; exit 1; }
     {
         [ ! -e "$folder/proxy_users" ] || awk -v name="$1" '$1 != name' "$folder/proxy_users"
