@@ -273,6 +273,25 @@ order by lease_expires_at limit 100 for update skip locked;
 -- How many jobs could start now: each needs a ticket.
 select count(*) from jobs where status = 'pending' and not_before <= clock_timestamp();
 
+-- name: queue_numbers
+-- For each priority: the jobs that are due, and those that wait for their next attempt; the seconds for which the
+-- oldest due one has waited, and the sound of the due ones. A waiting row was last updated when it began to wait.
+select priority::text, count(*) filter (where due) as due, count(*) filter (where not due) as delayed,
+    coalesce(extract(epoch from clock_timestamp() - min(since) filter (where due)), 0)::float8 as oldest,
+    coalesce(sum(duration_seconds) filter (where due), 0)::float8 as audio
+from (
+    select priority, duration_seconds, not_before <= clock_timestamp() as due,
+        greatest(not_before, updated_at) as since
+    from jobs where status = 'pending'
+) as waiting
+group by priority;
+
+-- name: job_numbers
+-- How many jobs are stored, by status, model, and the reason of those that failed.
+select status::text, model, count(*),
+    case when status = 'failed' then coalesce(error_code, '') else '' end as error_code
+from jobs group by 1, 2, 4;
+
 -- name: waiting_files
 -- The recordings that workers will open.
 select id, file_path as key from jobs where status = 'pending';

@@ -23,11 +23,12 @@ from stt.outages import UNAVAILABLE
 from stt.pubsub import publish
 from stt.settings import Settings, load
 from stt.storage import Storage
-from stt.telemetry import sentry
+from stt.telemetry import metrics, sentry
 from stt.telemetry.health import Health
 from stt.telemetry.ports import PortError
 from stt.telemetry.server import serving
 from workers import arq_worker
+from workers.queue_metrics import QueueMetrics
 from workers.steps import Step
 
 log = structlog.stdlib.get_logger(__name__)
@@ -36,11 +37,12 @@ log = structlog.stdlib.get_logger(__name__)
 _ABANDONED_SECONDS = 3600
 # Tickets beyond the number of due rows that are kept. More only fill Redis.
 _SPARE_TICKETS = 20
-_RECONCILE_SECONDS, _SWEEP_SECONDS = 2.0, 600.0
+_RECONCILE_SECONDS, _COUNT_SECONDS, _SWEEP_SECONDS = 2.0, 15.0, 600.0
 
 
 async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) -> None:
     for job in await lifecycle.release_expired(pool, max_attempts=settings.max_attempts):
+        metrics.LEASES_EXPIRED.inc()
         with bound_contextvars(**job.log_keys):
             log.warning("the worker of a job is gone", status=str(job.status))
             await publish(redis, current(job))
@@ -65,7 +67,7 @@ async def balance_tickets(pool: asyncpg.Pool, redis: ArqRedis) -> None:
     due = await lookup.count_due(pool)
     waiting = await tickets.waiting(redis)
     for _ in range(due - len(waiting)):
-        await tickets.enqueue(redis)
+        await tickets.enqueue(redis, action="restored")
     if due > len(waiting):
         log.info("missing tickets were made", tickets=due - len(waiting))
     dead = await tickets.taken_long_ago(redis)
@@ -93,6 +95,7 @@ class Sweeper:
         for key in self._old(stored, named):
             log.info("removing a file that no job names", folder=key.split("/")[0])
             await self.storage.delete(key)
+            metrics.FILES_REMOVED.inc()
         await asyncio.to_thread(self.storage.remove_empty, self.seconds)
 
     def _old(self, stored: dict[str, float], named: set[str]) -> list[str]:
@@ -115,11 +118,13 @@ async def run(settings: Settings) -> None:
     health = Health()
     async with serving(settings, "maintenance", health), arq_worker.connections(settings) as (pool, redis):
         storage = Storage(settings.storage_dir)
-        sweeper = Sweeper(storage)
+        sweeper, counted = Sweeper(storage), QueueMetrics(settings)
+        metrics.begin_at_zero(metrics.TICKETS, ("enqueued", "failed", "restored", "discarded"))
         steps = (
             Step("free_expired", _RECONCILE_SECONDS, lambda: free_expired(pool, redis, settings)),
             Step("fail_lost", _RECONCILE_SECONDS, lambda: fail_lost(pool, redis, storage)),
             Step("balance_tickets", _RECONCILE_SECONDS, lambda: balance_tickets(pool, redis)),
+            Step("count_jobs", _COUNT_SECONDS, lambda: counted.read(pool, redis)),
             Step("sweep", _SWEEP_SECONDS, lambda: sweeper.sweep(pool)),
         )
         health.connected(pool, redis, storage)

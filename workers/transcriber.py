@@ -44,7 +44,7 @@ async def run(settings: Settings) -> None:
             queue_name=tickets.TRANSCRIBE_QUEUE,
             max_jobs=1,
             ctx={"context": context},
-            health_check_key=f"stt:worker:{name}",
+            health_check_key=f"{tickets.WORKER_KEY}{name}",
         )
         health.connected(pool, redis, storage)
         health.live["tickets"] = worker.check_looks_for_tickets

@@ -7,7 +7,7 @@ workers.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -126,6 +126,16 @@ async def server_time(pool: Connection) -> dt.datetime:
     """Now, by PostgreSQL's clock."""
     now: dt.datetime = await queries.server_time(pool)
     return now
+
+
+async def queue_numbers(pool: Connection) -> list[Mapping[str, Any]]:
+    """For each priority with waiting jobs: `due`, `delayed`, `oldest` (seconds), `audio` (seconds)."""
+    return [row async for row in queries.queue_numbers(pool)]
+
+
+async def job_numbers(pool: Connection) -> list[Mapping[str, Any]]:
+    """`count` of the stored jobs by `status`, `model` and `error_code`, which is empty unless they failed."""
+    return [row async for row in queries.job_numbers(pool)]
 
 
 async def waiting_files(pool: Connection) -> dict[UUID, str]:

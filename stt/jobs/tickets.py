@@ -29,6 +29,7 @@ log = structlog.stdlib.get_logger(__name__)
 Redis = ArqRedis
 
 TRANSCRIBE_QUEUE, TRANSCRIBE = "stt:queue:transcribe", "transcribe"
+WORKER_KEY = "stt:worker:"  # and the name of the worker: a key that expires soon after the worker is gone
 # Longer than any recording takes: the lease in the row ends a job, never arq.
 TICKET_SECONDS = 30 * 24 * 3600
 _ANNOUNCE_SECONDS = 2.0
@@ -121,6 +122,11 @@ async def taken_long_ago(redis: ArqRedis) -> list[str]:
     return [
         ticket for ticket, ttl in zip(ids, left, strict=True) if 0 <= ttl < TICKET_SECONDS - _TAKEN_SECONDS
     ]
+
+
+async def count_workers(redis: ArqRedis) -> int:
+    """How many workers have shown themselves within the last seconds."""
+    return len({key async for key in redis.scan_iter(match=f"{WORKER_KEY}*", count=1000)})
 
 
 async def acknowledge(redis: ArqRedis, ticket: str) -> None:
