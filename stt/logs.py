@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NOISY = ("arq", "asyncio", "aiohttp.access", "urllib3", "httpx", "httpcore", "filelock")
 
+_OF_JOBS = ("request_id", "job_id", "owner", "attempt")
 # Keys of every line of this process. Threads do not inherit what `structlog.contextvars` binds.
 _process: dict[str, Any] = {}
 
@@ -76,6 +77,11 @@ def bind_process(**keys: Any) -> None:
             _process[name] = value
 
 
+def job_keys() -> dict[str, Any]:
+    """The keys of the context that are of a job, for a child process that works on it."""
+    return {name: value for name, value in context().items() if name in _OF_JOBS}
+
+
 def context() -> dict[str, Any]:
     """The keys that a line would have here: those of the process, and those that are bound."""
     import structlog
@@ -92,6 +98,7 @@ def formatter(*, as_json: bool) -> logging.Formatter:
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             pad_event_to=0,
+            pad_level=False,
             sort_keys=False,
             exception_formatter=structlog.dev.plain_traceback,
         )

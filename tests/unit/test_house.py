@@ -231,13 +231,16 @@ def test_only_settings_reads_settings_from_the_environment() -> None:
 @pytest.mark.parametrize(
     ("program", "unloaded"),
     [
-        ("import stt.cli", {"aiohttp.web", "asyncio", "asyncpg", "redis", "arq"}),
+        ("import stt.cli", {"aiohttp.web", "structlog", "sentry_sdk", "asyncio", "asyncpg", "redis", "arq"}),
         ("import stt.web.app", set()),
         ("import stt.ops.supervisor", {"aiohttp.web"}),
         ("import stt.telemetry.ask", {"aiohttp", "asyncio", "prometheus_client", "structlog"}),
         ("import workers.transcriber", {"jinja2"}),
         ("import workers.maintenance", {"jinja2"}),
-        ("import stt.media.probe_child", {"aiohttp", "pydantic", "redis"}),  # every upload waits for it
+        (
+            "import stt.media.probe_child",
+            {"aiohttp", "pydantic", "redis", "structlog"},
+        ),  # every upload waits for it
     ],
 )
 def test_each_program_loads_only_what_it_needs(program: str, unloaded: set[str]) -> None:

@@ -16,14 +16,14 @@ import signal
 import sys
 import threading
 import time
-import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import numpy as np
 from setproctitle import setproctitle
 
-from stt import resources
+from stt import resources, tracebacks
 from stt.media import errors, libav
 from stt.process import launch, sandbox
 from workers.audio.decode import Recording
@@ -80,10 +80,24 @@ def _serve(line: str, out: BinaryIO, parent: int) -> NoReturn:
         code = 0
     except BrokenPipeError:  # the recording was closed, or its reader has ended
         code = 0
-    except BaseException:  # noqa: BLE001  it goes to the log, and the exit code reports it
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001  it goes to the log, and the exit code reports it
+        _log(error, json.loads(line))
     finally:
         os._exit(code)
+
+
+def _log(error: BaseException, request: OpenRequest) -> None:
+    """Write a line as `stt.logs` makes it, which would take 0.1 s to import."""
+    line = {
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": "error",
+        "event": "decoding failed",
+        "logger": __name__,
+        "role": "decoder",
+        **request.get("log", {}),
+        "exception": tracebacks.text(error),
+    }
+    print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _end_like(code: int) -> None:

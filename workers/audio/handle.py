@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from stt import logs
 from stt.codes import CodedError, ErrorCode
 from stt.media import errors
 from stt.process import launch
@@ -76,7 +77,7 @@ class SandboxedRecording:
         self._closed = False
         self._finished = False  # all answers were read, so the process can serve another recording
         try:
-            self._send({"path": str(path), "longest": longest})
+            self._send({"path": str(path), "longest": longest, "log": logs.job_keys()})
             self._receive()
         except BaseException:
             self.close()

@@ -5,7 +5,7 @@ Each message is one line of JSON. A block's samples follow its line, as float32 
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from stt.codes import ErrorCode, Parameters
 
@@ -15,6 +15,7 @@ class OpenRequest(TypedDict):
 
     path: str
     longest: float  # seconds; a longer recording is an error; 0: no limit
+    log: NotRequired[dict[str, Any]]  # keys of every line of the log about it
 
 
 class DecodeRequest(TypedDict):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from setproctitle import setproctitle
 
+from stt import logs, settings
 from stt.codes import WarningCode
 from stt.transcript.schema import Turn
 from workers.audio import spans
@@ -118,7 +119,9 @@ def main() -> None:
             out.flush()
 
         os.nice(5)  # recognition has priority
+        logs.setup(settings.load(dotenv=Path(os.devnull)), "diarization", as_json=True)
         request = DiarizationRequest(**json.load(sys.stdin))
+        logs.bind_process(**request.log)
         turns = turns_of(request, send)
         warn_of_few(turns, request, send)
         send({"turns": [_rounded(turn) for turn in turns]})

