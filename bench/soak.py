@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import wave
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -179,6 +180,14 @@ class Soak:
     async def run(self) -> None:
         """Load, then quiet, then look at what is left."""
         await self.sampler.open()
+        try:
+            await self._use()
+        finally:
+            await self.sampler.close()
+        await self.check_end()
+        self.check_log()
+
+    async def _use(self) -> None:
         await self.load.hear_all()
         self.check_words()
         acting = asyncio.create_task(self.load.run())
@@ -191,9 +200,6 @@ class Soak:
         await self.load.delete_all()
         await self.check_nothing_left()
         await self.check_idle()
-        await self.sampler.close()
-        await self.check_end()
-        self.check_log()
 
     async def _watch(self) -> None:
         began = time.monotonic()
@@ -250,7 +256,7 @@ class Soak:
         except aiohttp.ClientError as error:
             self.problems.append(f"the metrics of web do not answer: {error}")
             return
-        accepted, listeners = web["stt_uploads_total outcome=accepted"], web["stt_event_listeners"]
+        accepted, listeners = web.get("stt_uploads_total outcome=accepted"), web["stt_event_listeners"]
         if accepted != self.load.counts["accepted"]:
             self.problems.append(f"{self.load.counts['accepted']} uploads, and {accepted} in the metrics")
         if listeners:
@@ -345,7 +351,10 @@ async def run(given: argparse.Namespace, folder: Path) -> int:
     try:
         async with service.running() as url:
             soak = Soak(service, Load(url, recordings, random.Random(given.seed)), given.minutes)
-            await soak.run()
+            try:
+                await soak.run()
+            except Exception as error:  # noqa: BLE001 - what was measured is shown all the same
+                soak.problems.append("".join(traceback.format_exception(error)))
     finally:
         if given.log and service.log.exists():
             given.log.write_bytes(service.log.read_bytes())

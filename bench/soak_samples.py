@@ -165,7 +165,7 @@ class Sampler:
 
     async def open(self) -> None:
         """Connect to the servers, with one connection each."""
-        self.pool = await asyncpg.create_pool(self._database_url, min_size=1, max_size=1)
+        self.pool = await asyncpg.create_pool(self._database_url, min_size=0, max_size=1)
         self.redis = await tickets.connect(self._redis_url)
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(5))
 
