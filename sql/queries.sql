@@ -318,6 +318,10 @@ create table if not exists schema_migrations (
 -- The migrations that this database has, each with the digest of its file.
 select number, name, sha256 from schema_migrations;
 
+-- name: newest_migration$
+-- The number of the newest migration that this database has; null if none.
+select max(number) from schema_migrations;
+
 -- name: record_migration!
 -- A migration has been applied.
 insert into schema_migrations (number, name, sha256) values (:number, :name, :sha256);

@@ -60,13 +60,46 @@ async def create_pool(url: str, *, min_size: int = 1, max_size: int = 10) -> asy
 
 
 async def open_pool(url: str, **how: Any) -> asyncpg.Pool:
-    """As `create_pool`, but it waits while PostgreSQL is unavailable, instead of a loop of restarts."""
+    """As `create_pool`, but it waits for PostgreSQL and for the migrations, instead of a loop of restarts.
+
+    A newer schema is accepted: while a newer version replaces this one, both run for some time.
+    """
     while True:
         try:
-            return await create_pool(url, **how)
+            return await _migrated_pool(url, **how)
         except UNAVAILABLE as error:
             log.warning("waiting for PostgreSQL", error=str(error))
-            await asyncio.sleep(_WAIT_SECONDS)
+        except _SchemaOlder as older:
+            log.warning("waiting for migrations: run `stt migrate`", schema=older.found, needed=older.needed)
+        await asyncio.sleep(_WAIT_SECONDS)
+
+
+class _SchemaOlder(Exception):
+    """The database lacks a migration that this program knows."""
+
+    def __init__(self, found: int, needed: int) -> None:
+        super().__init__(found, needed)
+        self.found, self.needed = found, needed
+
+
+async def _migrated_pool(url: str, **how: Any) -> asyncpg.Pool:
+    pool = await create_pool(url, **how)
+    try:
+        await _check_schema(pool)
+    except BaseException:  # a signal, too
+        pool.terminate()
+        raise
+    return pool
+
+
+async def _check_schema(pool: asyncpg.Pool) -> None:
+    try:
+        found = await queries.newest_migration(pool) or 0
+    except asyncpg.UndefinedTableError:
+        found = 0
+    needed = migrations()[-1][0]
+    if found < needed:
+        raise _SchemaOlder(found, needed)
 
 
 @contextmanager

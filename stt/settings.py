@@ -118,6 +118,12 @@ class Settings(BaseModel):
         description="The connection of a client that sends a body, or reads an answer, more slowly is ended; "
         "`0`: no limit.",
     )
+    shutdown_seconds: float = Field(
+        25,
+        ge=0,
+        description="How long the web app, once told to end, lets running uploads and downloads go on; "
+        "`stt up` waits 5 seconds at most.",
+    )
     lease_seconds: float = Field(
         30, ge=2, description="How long a silent worker keeps its job before another may take it."
     )

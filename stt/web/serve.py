@@ -15,13 +15,11 @@ from stt.settings import Settings
 from stt.telemetry.server import serving
 from stt.web.app import create_app, end_streams
 from stt.web.connections import Runner
-from stt.web.context import HEALTH, RUNNING
+from stt.web.context import HEALTH, RUNNING, SETTINGS
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-# Seconds that running requests get to finish after a signal; `stt up` waits less long.
-_SHUTDOWN_SECONDS = 25
 _CLOSE_SECONDS = 0.5
 
 
@@ -29,7 +27,7 @@ async def _finish_requests(app: web.Application) -> None:
     """Let running requests end. aiohttp does so too, but no longer reads the rest of an upload."""
     await end_streams(app)
     if app[RUNNING]:
-        await asyncio.wait([*app[RUNNING]], timeout=_SHUTDOWN_SECONDS)
+        await asyncio.wait([*app[RUNNING]], timeout=app[SETTINGS].shutdown_seconds)
 
 
 def run(settings: Settings) -> None:

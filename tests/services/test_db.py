@@ -12,6 +12,7 @@ import pytest
 
 from stt import db
 from stt.outages import UNAVAILABLE, DatabaseUnavailable
+from tests.support.faults import until
 
 pytestmark = pytest.mark.usefixtures("servers")
 
@@ -101,3 +102,29 @@ async def test_a_server_that_cannot_be_reached_is_unavailable_whatever_the_reaso
 def test_a_timeout_of_something_else_is_not_an_outage() -> None:
     assert not isinstance(TimeoutError(), UNAVAILABLE)
     assert not isinstance(ConnectionResetError(), UNAVAILABLE)
+
+
+async def test_a_role_waits_for_migrations_and_says_what_to_do(
+    empty_database: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "_WAIT_SECONDS", 0.05)
+    newest = db.migrations()[-1][0]
+    opening = asyncio.create_task(db.open_pool(empty_database))
+    try:
+        for found, up_to in ((0, newest - 1), (newest - 1, newest)):
+            sentence = f"the database has schema {found}, this version needs {newest}; `stt migrate`"
+            await until(lambda said=sentence: said in caplog.text)  # type: ignore[misc]
+            assert not opening.done()
+            await db.migrate(empty_database, up_to=up_to)
+        pool = await asyncio.wait_for(opening, 10)
+        assert await pool.fetchval("select count(*) from jobs") == 0
+        await pool.close()
+    finally:
+        opening.cancel()
+
+
+async def test_an_older_version_goes_on_with_a_newer_schema(database_url: str) -> None:
+    async with await db.create_pool(database_url) as pool:
+        await db.queries.record_migration(pool, number=9999, name="9999_newer.sql", sha256="")
+    pool = await asyncio.wait_for(db.open_pool(database_url), 10)
+    await pool.close()

@@ -170,6 +170,7 @@ async def test_a_process_that_starts_while_postgresql_is_away_waits_for_it(
         await until(lambda: "waiting for PostgreSQL" in caplog.text)
         await server.start()
         try:
+            await db.migrate(server.url)
             pool = await asyncio.wait_for(opening, 30)
             assert await pool.fetchval("select 1") == 1
             await pool.close()
