@@ -97,6 +97,14 @@ async def serve(worker: TicketWorker, shut_down: Callable[[], Awaitable[None]]) 
     await until_stopped(orderly())
 
 
+def end_by_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, until `until_stopped` handles both.
+
+    The first process of a container ignores SIGTERM otherwise, also while it waits for PostgreSQL.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 async def until_stopped(*forever: Coroutine[Any, Any, None]) -> None:
     """Run coroutines that do not end by themselves until SIGTERM or SIGINT.
 

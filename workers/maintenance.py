@@ -137,6 +137,7 @@ def main() -> None:
     settings = load()
     logs.setup(settings, "maintenance")
     sentry.setup(settings, "maintenance", outages=UNAVAILABLE)
+    arq_worker.end_by_sigterm()
     setproctitle("stt maintenance")
     try:
         folders.prepare_storage(settings)

@@ -73,6 +73,7 @@ def main() -> None:
     settings = load()
     logs.setup(settings, "worker")
     sentry.setup(settings, "worker", outages=UNAVAILABLE)
+    arq_worker.end_by_sigterm()
     setproctitle("stt worker")
     try:
         folders.prepare_storage(settings)

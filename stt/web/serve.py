@@ -54,7 +54,8 @@ async def _serve(settings: Settings) -> None:
 
 async def _serve_app(app: web.Application, settings: Settings, stop: asyncio.Event) -> None:
     runner = Runner(app, settings, shutdown_timeout=_CLOSE_SECONDS)
-    await runner.setup()
+    if not await _is_set_up(runner, stop):
+        return
     try:
         site = web.TCPSite(runner, settings.host, settings.port)
         await site.start()
@@ -64,6 +65,19 @@ async def _serve_app(app: web.Application, settings: Settings, stop: asyncio.Eve
         await _finish_requests(app)
     finally:
         await runner.cleanup()
+
+
+async def _is_set_up(runner: Runner, stop: asyncio.Event) -> bool:
+    """Open the app's connections, which may wait for PostgreSQL or migrations; False if `stop` came first."""
+    setup, stopping = asyncio.create_task(runner.setup()), asyncio.create_task(stop.wait())
+    await asyncio.wait((setup, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not setup.done():
+        setup.cancel()
+        await asyncio.wait([setup])
+        return False
+    setup.result()
+    return True
 
 
 def _url(settings: Settings, runner: web.AppRunner) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -104,6 +105,13 @@ def test_a_timeout_of_something_else_is_not_an_outage() -> None:
     assert not isinstance(ConnectionResetError(), UNAVAILABLE)
 
 
+def _waited_for(caplog: pytest.LogCaptureFixture) -> set[tuple[int, int]]:
+    """Schema of the database and schema of the program, of each line that says that they differ."""
+    events: list[Any] = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    said = [event for event in events if event["event"] == "waiting for migrations: run `stt migrate`"]
+    return {(event["schema"], event["needed"]) for event in said}
+
+
 async def test_a_role_waits_for_migrations_and_says_what_to_do(
     empty_database: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,8 +120,7 @@ async def test_a_role_waits_for_migrations_and_says_what_to_do(
     opening = asyncio.create_task(db.open_pool(empty_database))
     try:
         for found, up_to in ((0, newest - 1), (newest - 1, newest)):
-            sentence = f"the database has schema {found}, this version needs {newest}; `stt migrate`"
-            await until(lambda said=sentence: said in caplog.text)  # type: ignore[misc]
+            await until(lambda schema=found: (schema, newest) in _waited_for(caplog))  # type: ignore[misc]
             assert not opening.done()
             await db.migrate(empty_database, up_to=up_to)
         pool = await asyncio.wait_for(opening, 10)
