@@ -55,6 +55,7 @@ def ignored(text: str) -> pathspec.PathSpec:
     for line in text.splitlines():
         if line and not line.startswith("#"):
             sign, pattern = ("!", line[1:]) if line.startswith("!") else ("", line)
+            pattern = "**" if pattern == "*" else pattern  # for git, `/*` is not what lies in a folder
             patterns.append(sign + (pattern if pattern.startswith("**/") else f"/{pattern}"))
     return pathspec.PathSpec.from_lines("gitignore", patterns)
 
