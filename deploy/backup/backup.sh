@@ -2,6 +2,7 @@
 # Dumps the database with pg_dump, and keeps the dumps of some days.
 #   backup.sh now       one dump; exit code 1 if it failed
 #   backup.sh nightly   one at the start if there is none of the last day, then one each day at BACKUP_TIME
+#   backup.sh restore FILE   put a dump in the place of the database, which is kept under another name
 #   backup.sh check     exit code 1 if the newest dump is older than 26 hours; the container's health
 # PGHOST, PGUSER, PGDATABASE and the like say which database; its password is in the file BACKUP_PASSWORD_FILE.
 # BACKUP_FOLDER receives `NAME-TIME.dump`. With BACKUP_METRICS, a folder, Prometheus learns of the last success.
@@ -57,6 +58,20 @@ dump() {
     fi
 }
 
+# Into a new database first: a dump that cannot be restored changes nothing.
+restore() {  # FILE
+    [ -r "$1" ] || { echo "$1 cannot be read." >&2; exit 2; }
+    new=${database}_restored
+    before=${database}_before_$(date -u +%Y%m%d%H%M%S)
+    dropdb --no-password --if-exists "$new"
+    createdb --no-password "$new"
+    pg_restore --no-password --exit-on-error --no-owner --dbname="$new" "$1"
+    psql --no-password --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --single-transaction --dbname=postgres \
+        --command="alter database \"$database\" rename to \"$before\"" \
+        --command="alter database \"$new\" rename to \"$database\""
+    echo "$database is now what $1 holds; what it was before is in the database $before."
+}
+
 seconds_until() {  # HH:MM in UTC
     now=$(date -u +%H:%M:%S)
     at=$(in_seconds "$1:00")
@@ -86,6 +101,7 @@ nightly() {
 case ${1-} in
 now) dump ;;
 nightly) nightly ;;
+restore) restore "${2:?the file of the dump}" ;;
 check) fresh 1560 ;;
-*) echo "usage: $0 now|nightly|check" >&2; exit 2 ;;
+*) echo "usage: $0 now|nightly|restore FILE|check" >&2; exit 2 ;;
 esac

@@ -13,6 +13,7 @@ from asyncio import subprocess as children
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -56,9 +57,13 @@ class Place:
             "BACKUP_FOLDER": str(self.folder / "dumps"), "BACKUP_METRICS": str(self.folder),
         }  # fmt: skip
 
-    def backup(self, command: str = "now", **more: str) -> subprocess.CompletedProcess[str]:
+    def backup(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["sh", BACKUP, command], env=self.environ | more, capture_output=True, text=True, check=False
+            ["sh", BACKUP, *(command or ["now"])],
+            env=self.environ | more,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def dumps(self) -> list[Path]:
@@ -96,7 +101,7 @@ def place(server: Place) -> Place:
     return server
 
 
-async def test_a_dump_can_be_restored_into_a_new_database(place: Place) -> None:
+async def test_a_dump_takes_the_place_of_the_database(place: Place) -> None:
     began = int(time.time())
     done = place.backup()
     assert done.returncode == 0, done.stderr
@@ -107,13 +112,29 @@ async def test_a_dump_can_be_restored_into_a_new_database(place: Place) -> None:
     [success] = re.findall(r"^stt_backup_\w+_seconds (\d+)$", metrics(place), re.MULTILINE)
     assert began <= int(success) <= time.time()
 
-    password = (place.folder / "secrets" / "postgres_password").read_text()
-    for command in (["createdb", "restored"], ["pg_restore", "--exit-on-error", "--dbname=restored", dump]):
-        subprocess.run(command, env=place.environ | {"PGPASSWORD": password}, check=True)
-    restored = await asyncpg.connect(place.postgres.url.replace("/stt?", "/restored?"))
-    assert await restored.fetchval("select count(*) from jobs") == 1
-    await restored.close()
-    assert await db.migrate(place.postgres.url.replace("/stt?", "/restored?")) == []
+    await execute(place.postgres.url, "delete from jobs")
+    assert place.backup("restore", str(dump)).returncode == 0
+    assert await execute(place.postgres.url, "select count(*) from jobs") == 1
+    assert await db.migrate(place.postgres.url) == []
+    databases = await execute(place.postgres.admin, "select array_agg(datname) from pg_database")
+    [before] = [name for name in databases if name.startswith("stt_before_")]
+    assert await execute(place.postgres.url.replace("/stt?", f"/{before}?"), "select count(*) from jobs") == 0
+
+
+async def test_a_dump_that_cannot_be_restored_changes_nothing(place: Place) -> None:
+    broken = place.folder / "broken.dump"
+    broken.write_text("PGDMP")
+    assert place.backup("restore", str(broken)).returncode != 0
+    assert place.backup("restore", str(place.folder / "missing")).returncode == 2
+    assert await execute(place.postgres.url, "select count(*) from jobs") == 1
+
+
+async def execute(url: str, statement: str) -> Any:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
 
 
 def metrics(place: Place) -> str:
@@ -229,10 +250,10 @@ async def test_redis_asks_for_the_password_of_the_secrets(tmp_path: Path) -> Non
     command = yaml.safe_load((ROOT / "docker-compose.production.yml").read_text())["services"]["redis"][
         "command"
     ]
-    flags = [part.replace("/run/secrets", str(folder)) for part in command[1:]]
+    command = [part.replace("/run/secrets", str(folder)) for part in command]
     password = (folder / "redis_password").read_text()
-    assert password not in " ".join(flags)
-    server = debian.Redis(tmp_path / "redis", flags=flags)
+    assert password not in " ".join(command)
+    server = debian.Redis(tmp_path / "redis", command=command)
     stranger_url, url = server.url, (folder / "redis_url").read_text()
     server.url = url.replace("@redis:6379", f"@127.0.0.1:{server.port}")
     await server.start()  # it waits for an answer to that URL
