@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import asyncpg
 
 from stt.process.child import Child
@@ -93,7 +94,21 @@ class Machine:
         """Ask for its health as its own health check does; an empty text if it is well."""
         container, child, environ = self.running[name]
         assert child.running, self._tail(name)
+        if container.probe:
+            return await self._ask(container, environ)
         return await self.run(container.health, environ)
+
+    async def _ask(self, container: Container, environ: dict[str, str]) -> str:
+        number, slash, path = container.probe.partition("/")
+        port = next(environ[key] for key in PORTS if container.environ.get(key) == number)
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{port}{slash}{path}") as response,
+            ):
+                return "" if response.status == 200 else await response.text()
+        except aiohttp.ClientConnectorError as error:
+            return str(error)
 
     async def until_healthy(self, name: str) -> None:
         async with asyncio.timeout(HEALTHY_WITHIN):
@@ -108,7 +123,7 @@ class Machine:
             assert await child.wait() == 0, self._tail(name)
             return
         self.running[name] = container, child, environ
-        if container.health:
+        if container.health or container.probe:
             await self.until_healthy(name)
 
     def mapped(self, container: Container, name: str) -> dict[str, str]:
@@ -168,6 +183,7 @@ class Machine:
         await self.postgres.start(database=environ["POSTGRES_DB"], password=password)
         await self._run_scripts(container)
         health = {**environ, **self._here(), "PGPORT": str(self.postgres.port)}
+        health["PGHOST"] = str(self.postgres.folder)  # where its socket is
         health["PATH"] = f"{debian.POSTGRES}:{health['PATH']}"
         assert await self.run(container.health, health) == ""
 

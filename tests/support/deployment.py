@@ -12,12 +12,13 @@ from typing import Any
 import podman_compose
 import yaml
 
-from tests.support import dockerfile
+from tests.support import dockerfile, manifests
 from tests.support.places import ROOT
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL where a file names none; Docker's
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _SECRETS = "/run/secrets"
+_KEYS = ("database-url", "redis-url")  # of the Secret
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Container:
     after: tuple[str, ...] = ()
     replicas: int = 1
     published: str = ""  # address:port
+    probe: str = ""  # port and path that Kubernetes asks for readiness
 
 
 def compose(*files: str, environ: dict[str, str]) -> list[Container]:
@@ -58,6 +60,55 @@ def compose(*files: str, environ: dict[str, str]) -> list[Container]:
     }
     order = TopologicalSorter({name: one.after for name, one in found.items()}).static_order()
     return [found[name] for name in order]
+
+
+def kubernetes(overlay: str) -> list[Container]:
+    """The containers of an overlay of deploy/kubernetes: servers, then the migration, then the roles."""
+    found = manifests.render(overlay)
+    pods = [template for _, template in manifests.pod_templates(found)]
+    order = ("postgres", "redis", "migrate", "web", "worker", "maintenance")
+    containers = [_of_pod(found, pod) for pod in pods]
+    return sorted(containers, key=lambda one: order.index(one.name))
+
+
+def _of_pod(found: list[dict[str, Any]], pod: dict[str, Any]) -> Container:
+    spec = pod["spec"]
+    [one] = spec["containers"]
+    name = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+    target = re.sub(r".*/|:.*", "", one["image"]).removeprefix("stt-")
+    image = Image(target) if target not in ("postgres", "redis") else None
+    entrypoint = one.get("command") or (image.entrypoint if image else [])
+    words = one.get("args") or (image.command if image else [name])
+    probe = one.get("readinessProbe", {})
+    get = probe.get("httpGet")
+    ports = {port["name"]: port["containerPort"] for port in one.get("ports", ())}
+    mounts, secrets = _volumes(name, spec.get("volumes", ()), one.get("volumeMounts", ()))
+    return Container(
+        name=name,
+        command=[*entrypoint, *words],
+        environ=(image.environ if image else {}) | manifests.environment(found, one),
+        mounts=mounts,
+        secrets=secrets,
+        health=probe.get("exec", {}).get("command", []),
+        grace=float(spec.get("terminationGracePeriodSeconds", 30)),
+        probe=f"{ports.get(get['port'], get['port'])}{get['path']}" if get else "",
+    )
+
+
+def _volumes(name: str, volumes: Any, places: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """The writable folders of a pod with their volumes, and the files of its secrets with their keys."""
+    sources = {volume["name"]: volume for volume in volumes}
+    mounts: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    for place in places:
+        volume, path = sources.get(place["name"], {}), place["mountPath"]
+        if "secret" in volume:
+            items = volume["secret"].get("items") or [{"key": key, "path": key} for key in _KEYS]
+            secrets |= {f"{path}/{item['path']}": item["key"] for item in items}
+        else:
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            mounts[path] = claim or f"{name}-{place['name']}"
+    return mounts, secrets
 
 
 def _interpolated(value: Any, environ: dict[str, str]) -> Any:

@@ -21,7 +21,7 @@ from stt.jobs.model import Status
 from stt.storage import Storage
 from tests.support import debian, journeys
 from tests.support.containers import Machine, machine
-from tests.support.deployment import Container, compose
+from tests.support.deployment import Container, compose, kubernetes
 from tests.support.faults import begun, script
 from tests.support.jobs import again
 from tests.support.places import ROOT
@@ -35,6 +35,11 @@ pytestmark = [
 ROLES = {"web", "worker", "maintenance"}
 SERVICES = {"postgres", "redis", "migrate", *ROLES}
 OPERATOR = {"STT_DOMAIN": "stt.example.org", "STT_TLS": "internal"}
+SECRET = {
+    "database-url": "postgresql://stt:secret@postgres:5432/stt",
+    "redis-url": "redis://redis:6379/0",
+    "postgres-password": "secret",
+}
 GPUS = "#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-0)'\necho 'GPU 1: NVIDIA H100 (UUID: GPU-1)'\n"
 
 
@@ -53,9 +58,9 @@ def secrets(folder: Path) -> Path:
     return made
 
 
-async def started(running: Machine, *files: str) -> dict[str, Container]:
+async def started(running: Machine, services: list[Container]) -> dict[str, Container]:
     """Start what the files name, in their order."""
-    containers = {one.name: one for one in compose(*files, environ=OPERATOR) if one.name in SERVICES}
+    containers = {one.name: one for one in services if one.name in SERVICES}
     assert containers.keys() == SERVICES
     for container in containers.values():
         await running.start(container)
@@ -98,7 +103,7 @@ async def stops_and_hands_back(running: Machine, folder: Path) -> None:
 @pytest.mark.engine
 async def test_the_development_files_give_a_service_that_transcribes(folder: Path, secrets: Path) -> None:
     async with machine(folder, secrets) as running:
-        containers = await started(running, "docker-compose.yml")
+        containers = await started(running, compose("docker-compose.yml", environ=OPERATOR))
         assert containers["web"].published == "127.0.0.1:8000"
         text = await transcribed(running, containers["web"].published)
         assert "demonstration" in text
@@ -112,7 +117,7 @@ async def test_with_gpus_there_is_a_worker_for_each_and_all_hand_back(folder: Pa
     async with machine(folder, secrets, "tests.support.fake_stt") as running:
         (running.bin / "nvidia-smi").write_text(GPUS)
         (running.bin / "nvidia-smi").chmod(0o755)
-        await started(running, "docker-compose.yml", "docker-compose.gpu.yml")
+        await started(running, compose("docker-compose.yml", "docker-compose.gpu.yml", environ=OPERATOR))
         first = running.environment("worker-1")
         second = first | {"STT_METRICS_PORT": str(int(first["STT_METRICS_PORT"]) + 1)}
         assert await running.run(["stt", "health"], second) == ""
@@ -122,8 +127,21 @@ async def test_with_gpus_there_is_a_worker_for_each_and_all_hand_back(folder: Pa
 
 async def test_the_production_files_take_their_secrets_from_files(folder: Path, secrets: Path) -> None:
     async with machine(folder, secrets, "tests.support.fake_stt") as running:
-        containers = await started(running, "docker-compose.production.yml")
+        containers = await started(running, compose("docker-compose.production.yml", environ=OPERATOR))
         assert containers["web"].replicas == 2
         assert containers["web"].published == ""  # the proxy alone is
         assert await transcribed(running, OPERATOR["STT_DOMAIN"])
+        await stops_and_hands_back(running, folder)
+
+
+async def test_the_manifests_give_a_service_that_transcribes(folder: Path) -> None:
+    """The databases of the trial; workers and settings as with GPUs in production."""
+    secrets = folder / "made"
+    secrets.mkdir()
+    for name, content in SECRET.items():
+        (secrets / name).write_text(content)
+    trial = [one for one in kubernetes("overlays/cpu") if one.name in ("postgres", "redis")]
+    async with machine(folder, secrets, "tests.support.fake_stt") as running:
+        await started(running, [*trial, *kubernetes("overlays/production")])
+        assert await transcribed(running, "stt.example.com")
         await stops_and_hands_back(running, folder)
