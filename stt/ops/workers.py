@@ -11,7 +11,7 @@ from typing import NoReturn
 from setproctitle import setproctitle
 
 from stt.ops import gpus
-from stt.ops.supervisor import Role, keep
+from stt.ops.roles import Role, keep
 from stt.settings import Settings
 from stt.telemetry import ports
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import redis.asyncio
 
-from stt.ops import gpus, supervisor
+from stt.ops import gpus, roles, supervisor
 from stt.ops.embedded.servers import Servers
 from stt.ops.lock import hold
 from stt.process.child import Child
@@ -251,7 +251,7 @@ async def delays(service: Dying, count: int) -> list[float]:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await supervisor.keep(service, sleep)
+        await roles.keep(service, sleep)
     return waited
 
 
@@ -267,7 +267,7 @@ async def test_a_child_that_cannot_be_started_is_tried_again() -> None:
 
 async def test_a_life_of_a_minute_forgives_earlier_deaths(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 61))
-    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(roles, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert await delays(Dying(), 3) == [1, 1, 1]
 
 
