@@ -45,8 +45,11 @@ def ours(files: list[Row], model: Path, **settings: Any) -> list[Result]:
 
 async def start(model: Path, **settings: Any) -> Any:
     """Our engine, started."""
+    from stt import logs
     from stt.settings import Settings
     from workers.engine.handle import EngineProcess
+
+    logs.configure()
 
     engine = EngineProcess(Settings(data_dir=Path(tempfile.gettempdir()) / "stt-bench", **settings))
     await engine.start()

@@ -40,8 +40,11 @@ Run = Callable[[dict[str, Any]], Told]
 @contextmanager
 def bare(path: Path, folder: Path, model: str) -> Iterator[Run]:
     """A bare engine; its learned costs lie in `folder`."""
+    from stt import logs
     from stt.settings import Settings
     from workers.engine.handle import EngineProcess
+
+    logs.configure()
 
     async def ask(options: dict[str, Any]) -> Told:
         engine, told = EngineProcess(Settings(data_dir=folder)), Told()

@@ -36,7 +36,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine import AUDIO, LETTERS, Row, errors, normalisers, recordings
 
-from stt import settings
+from stt import logs, settings
 from workers.audio import decode, spans
 from workers.audio.sound import RATE, Samples
 from workers.engine.handle import EngineProcess
@@ -446,4 +446,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logs.configure()
     main()

@@ -23,7 +23,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from stt import db
+from stt import db, logs
 from stt.ops.embedded import servers
 from stt.settings import load
 
@@ -154,4 +154,5 @@ async def main(gib: float) -> None:
 
 
 if __name__ == "__main__":
+    logs.configure()
     asyncio.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 4))

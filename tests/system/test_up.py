@@ -95,7 +95,8 @@ async def test_a_second_one_says_who_holds_the_data_folder(running: Up) -> None:
 
 async def test_a_web_app_that_dies_is_back_at_the_same_address(running: Up) -> None:
     await ended_child(running, "stt web", signal.SIGKILL)
-    assert "again in 1 s: SIGKILL" in await running.until_logged("web ended")
+    line = await running.until_logged("process=web")
+    assert all(part in line for part in ("a process ended", "role=up", "restart_seconds=1.0", "SIGKILL"))
     await until("the app answers", lambda: answers(running))
     await running.until_child("stt web")
 
@@ -103,7 +104,7 @@ async def test_a_web_app_that_dies_is_back_at_the_same_address(running: Up) -> N
 @pytest.mark.parametrize(("name", "title"), [("postgres", "PostgreSQL"), ("valkey-server", "Valkey")])
 async def test_a_server_that_dies_is_back(running: Up, name: str, title: str) -> None:
     old = await ended_child(running, name, signal.SIGKILL)
-    assert "SIGKILL" in await running.until_logged(f"{title} ended")
+    assert "SIGKILL" in await running.until_logged(f"process={title}")
     await until("the app answers", lambda: answers(running))
     assert (await running.until_child(name)).pid != old.pid
 
@@ -130,9 +131,9 @@ async def test_a_second_signal_does_not_wait_for_a_child_that_hangs(tmp_path: Pa
         children = running.children()
         running.child("stt web").suspend()
         running.process.send_signal(signal.SIGINT)
-        await running.until_logged("SIGINT: stopping")
+        await running.until_logged("signal=SIGINT")
         running.process.send_signal(signal.SIGINT)
-        await running.until_logged("SIGINT again")
+        await running.until_logged("hurrying")
         async with asyncio.timeout(4):  # less than the patience with one that hangs
             assert await running.process.wait() == 0
         await gone(children, within=0)
