@@ -47,7 +47,7 @@ LOCKS = {"web": ("web",), "worker-cpu": ("worker", "models"), "worker-cuda": ("w
 WEB, WORKER = ("tmp",), ("tmp", "data")  # writable beside /storage
 USER = "10001"
 URL = "http://127.0.0.1:8199"
-SAMPLE = min((ROOT / "samples").glob("*.[mwof]*"), key=lambda file: file.stat().st_size)
+SAMPLE = ROOT / "samples/en-demo-abouttotry.flac"
 WARNED = re.compile(r"warn|error|denied|read-only", re.IGNORECASE)
 
 
@@ -252,11 +252,8 @@ def serve(container: Container, worker: Container | None) -> None:
             begun = time.monotonic()
             words = [sys.executable, "-m", "stt", "transcribe", "--server", URL, "--diarize", str(SAMPLE)]
             done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-            print(
-                f"transcribed in {time.monotonic() - begun:.0f} s:",
-                done.returncode,
-                done.stdout.strip()[:150],
-            )
+            said = (done.stdout + done.stderr[-800:]).strip()
+            print(f"transcribed in {time.monotonic() - begun:.0f} s:", done.returncode, said)
             done = worker.run("stt", "health", "--ready", **env, **health)
             print("worker's health --ready:", done.returncode, (done.stdout + done.stderr).strip()[-200:])
         assert web.poll() is None
@@ -277,7 +274,8 @@ def role(container: Container, name: str, ready: str, **env: str) -> Iterator[su
             process.terminate()
             print(f"stt {name} after SIGTERM: exit code", process.wait(60))
             warned = [line for line in Path(log.name).read_text().splitlines() if re.search(WARNED, line)]
-            print(*(f"  {line[:200]}" for line in warned), sep="\n")
+            for line in warned:
+                print("  ", line[:200])
 
 
 @contextmanager
