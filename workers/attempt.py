@@ -26,6 +26,7 @@ from stt.settings import Settings
 from stt.storage import Storage
 from stt.transcript import formats, speakers
 from stt.transcript.schema import Segment
+from workers.attempt_metrics import HANDED_BACK, AttemptMetrics
 from workers.attempt_state import AttemptState
 from workers.engine.handle import EngineDied, EngineHung, EngineProcess
 from workers.failures import AttemptError, Stop, Stopped, StorageError, TransientError
@@ -87,9 +88,11 @@ class Attempt:
         self.context, self.pool = context, context.pool
         self.state = AttemptState(job)
         self.lease = Lease(context.pool, self.state, context.settings.lease_seconds, self.stop)
+        self.counted = AttemptMetrics(self.state, context.settings)
         self.recognition = Recognition(
-            context.pool, context.redis, context.storage, context.engine, self.state, self.lease, self.stop
-        )
+            context.pool, context.redis, context.storage, context.engine, self.state, self.lease, self.stop,
+            self.counted,
+        )  # fmt: skip
 
     async def run(self) -> None:
         """Do the job, and write how it ended. Nothing that goes wrong with a job is raised."""
@@ -99,8 +102,11 @@ class Attempt:
         with bound_contextvars(**state.job.log_keys):
             log.info("attempt begins")
             await self._publish(messages.current(state.job))
-            async with self.lease.kept():
-                await self._try()
+            try:
+                async with self.lease.kept():
+                    await self._try()
+            finally:
+                self.counted.count()
             log.info("attempt ends")
 
     async def stop(self, reason: Stop) -> None:
@@ -148,7 +154,7 @@ class Attempt:
     async def _finish(self) -> None:
         """Write the file, then commit the row: a crash in between leaves a file that no row names."""
         state, storage = self.state, self.context.storage
-        state.job = replace(state.job, stage=Stage.FINISH)
+        state.job, begun = replace(state.job, stage=Stage.FINISH), time.monotonic()
         spans = await self.lease.retry_while_unavailable(lambda: results.spans(self.pool, state.job))
         if len(spans) != state.spans:
             raise TransientError(ErrorCode.SPANS_MISSING)
@@ -158,11 +164,12 @@ class Attempt:
         key = storage.result_key(state.job.id, state.job.claim)
         await storage.write(key, file.encode())
         job = await self.lease.retry_while_unavailable(lambda: self._complete(text, segments, key))
+        state.stage_seconds[Stage.FINISH] = time.monotonic() - begun
         if job is None and not await self._is_committed(key):
             await storage.delete(key)
             await self._finish_cancel()
         elif job is not None:
-            await self._publish(messages.current(job))
+            await self._ended(job)
 
     async def _complete(self, text: str, segments: list[Segment], key: str) -> Job | None:
         job = self.state.job
@@ -183,7 +190,7 @@ class Attempt:
         job = await self.lease.retry_while_unavailable(lambda: lookup.get(self.pool, job_id, owner=None))
         if job is None or job.transcription_file_path != key:
             return False
-        await self._publish(messages.current(job))
+        await self._ended(job)
         return True
 
     async def _fail_by_engine(self, error: EngineDied | EngineHung) -> None:
@@ -209,7 +216,7 @@ class Attempt:
         if ended is None:
             await self._finish_cancel()
             return
-        await self._publish(messages.current(ended))
+        await self._ended(ended)
         if not final:
             await tickets.announce(self.context.redis, ended)
 
@@ -237,7 +244,7 @@ class Attempt:
             lambda: lifecycle.finish_cancel(self.pool, self.state.job)
         )
         if job:
-            await self._publish(messages.current(job))
+            await self._ended(job)
 
     async def _hand_back(self) -> None:
         """Give the job to another worker, without counting this attempt."""
@@ -245,8 +252,13 @@ class Attempt:
         if job is None:
             await self._finish_cancel()
             return
-        await self._publish(messages.current(job))
+        await self._ended(job, HANDED_BACK)
         await tickets.announce(self.context.redis, job)
+
+    async def _ended(self, job: Job, outcome: str | None = None) -> None:
+        """Count and tell how the attempt ended."""
+        self.counted.ended(job, outcome)
+        await self._publish(messages.current(job))
 
     async def _publish(self, message: Message) -> None:
         await publish(self.context.redis, message)

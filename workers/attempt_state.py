@@ -27,6 +27,8 @@ class AttemptState:
         self.warnings_saved = True  # whether the row has all of them
         self.spans = self.segments = 0  # how many are saved, by this attempt and by earlier ones
         self.turns: list[Turn] = []
+        self.resumed = False  # whether an earlier attempt had saved spans
+        self.stage_seconds: dict[str, float] = {}  # as `DoneEvent` tells
         self.stop_reason: Stop | None = None  # the first one counts
         self._left: tuple[float, float] | None = None  # seconds to the end, and when the engine sent them
 

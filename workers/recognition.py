@@ -18,6 +18,7 @@ from stt.codes import ErrorCode, JobWarning, WarningCode
 from stt.jobs import lookup, messages, results
 from stt.pubsub import publish
 from stt.storage import Storage
+from workers.attempt_metrics import AttemptMetrics
 from workers.attempt_state import AttemptState
 from workers.engine.handle import EngineProcess
 from workers.engine.protocol import DoneEvent, ErrorEvent, Event, SpanEvent, StageEvent, TranscribeRequest
@@ -38,6 +39,7 @@ class Recognition:
     state: AttemptState
     lease: Lease
     stop: Callable[[Stop], Awaitable[None]]
+    counted: AttemptMetrics
     _published_at: float = field(default=0.0, init=False)
 
     async def run(self) -> None:
@@ -79,6 +81,7 @@ class Recognition:
         """The request to the engine to go on after the last saved span; `recording` is a local file."""
         state, job = self.state, self.state.job
         spans = await self.lease.retry_while_unavailable(lambda: results.spans(self.pool, job))
+        state.resumed = bool(spans)
         state.spans, state.segments = len(spans), sum(len(span["segments"]) for span in spans)
         return {
             "type": "transcribe",
@@ -113,6 +116,8 @@ class Recognition:
             case "warning":
                 without_type = {key: value for key, value in event.items() if key != "type"}
                 state.add_warning(cast(JobWarning, without_type))
+            case "model":
+                self.counted.model_loaded(event["seconds"])
             case "done":
                 self._on_done(event)
             case "error":
@@ -163,6 +168,7 @@ class Recognition:
         language = event["language"] if state.segments else None
         duration = event.get("duration") or state.job.duration_seconds
         state.job = replace(state.job, language=language, duration_seconds=duration)
+        state.stage_seconds = event.get("seconds", {})
 
     def _error_of(self, event: ErrorEvent) -> AttemptError:
         code = ErrorCode(event["code"])

@@ -17,13 +17,15 @@ from stt.jobs import tickets
 from stt.outages import UNAVAILABLE
 from stt.settings import Settings, load
 from stt.storage import Storage
-from stt.telemetry import sentry
-from stt.telemetry.health import Health
+from stt.telemetry import gpu, metrics, sentry
+from stt.telemetry.health import Health, Unhealthy
 from stt.telemetry.ports import PortError
 from stt.telemetry.server import serving
 from workers import arq_worker
 from workers.attempt import Context, transcribe
+from workers.attempt_metrics import OUTCOMES
 from workers.engine.handle import EngineProcess
+from workers.engine.life import UNWANTED, WANTED
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -48,6 +50,8 @@ async def run(settings: Settings) -> None:
         )
         health.connected(pool, redis, storage)
         health.live["tickets"] = worker.check_looks_for_tickets
+        health.ready["engine"] = lambda: _check_engine(engine, settings)
+        await _show(context)
         await engine.start()  # its libraries load before the first ticket
         idle = asyncio.create_task(_end_when_idle(context), name="idle")
         try:
@@ -56,6 +60,22 @@ async def run(settings: Settings) -> None:
             idle.cancel()
             await asyncio.gather(idle, return_exceptions=True)
             await engine.kill()
+
+
+async def _check_engine(engine: EngineProcess, settings: Settings) -> None:
+    if engine.failures > settings.max_attempts:  # more than one recording can be at fault
+        raise Unhealthy(f"the last {engine.failures} engines ended by themselves or hung")
+
+
+async def _show(context: Context) -> None:
+    """Have metrics show this worker, from the first scrape on."""
+    metrics.WORKER_BUSY.set_function(lambda: context.attempt is not None)
+    metrics.ENGINE_RUNNING.set_function(lambda: context.engine.running)
+    metrics.begin_at_zero(metrics.ATTEMPTS, OUTCOMES)
+    metrics.begin_at_zero(metrics.ENGINE_DEATHS, (*WANTED, *UNWANTED))
+    metrics.begin_at_zero(metrics.TICKETS, ("enqueued", "failed", "taken"))
+    if context.settings.device != "cpu":
+        await asyncio.to_thread(gpu.watch, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 async def _end_when_idle(context: Context) -> None:

@@ -51,13 +51,14 @@ def play(request: dict[str, Any], send: Send) -> None:
     duration = LENGTH * script["spans"]
     _stage(send, request["resume"]["end"], duration)
     send({"type": "language", "language": "en", "probability": 1.0})
+    send({"type": "model", "seconds": 0.5})
     for number in range(request["resume"]["spans"], script["spans"]):
         time.sleep(script["seconds"])
         _stage(send, LENGTH * (number + 1), duration)
         send(_span(number, script["text"], last=number + 1 == script["spans"]))
     while script["stuck"]:
         time.sleep(BEAT_SECONDS)
-    send({"type": "done", "language": "en", "duration": duration})
+    send({"type": "done", "language": "en", "duration": duration, "seconds": {"transcribe": 2.0}})
 
 
 def _script(path: Path) -> dict[str, Any]:

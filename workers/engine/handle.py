@@ -24,6 +24,7 @@ from stt.process.child import Child
 from stt.settings import PREFIX, Settings
 from workers import machine
 from workers.engine import output
+from workers.engine.life import UNWANTED, Life
 from workers.engine.protocol import Event, TranscribeRequest
 
 log = structlog.stdlib.get_logger(__name__)
@@ -89,6 +90,8 @@ class EngineProcess:
         self.stuck_seconds = max(_STUCK_SECONDS, _SLOWEST_FACTOR * settings.span_seconds)
         self._last_event = self._last_progress = time.monotonic()
         self._has_answered = False
+        self._life: Life | None = None
+        self.failures = 0  # processes in a row that ended by themselves or hung, and did no request
         self._job_keys: dict[str, Any] = {}  # for the log: those of the request that is served
 
     @property
@@ -128,6 +131,7 @@ class EngineProcess:
         try:
             async with aclosing(self._events(request)) as events:
                 async for event in events:
+                    self._note_end(event)
                     ended = event["type"] == "done" or (
                         event["type"] == "error" and event["code"] not in _LAST_ERRORS
                     )
@@ -139,18 +143,22 @@ class EngineProcess:
                 await self.kill()
             self._job_keys = {}
 
-    async def kill(self) -> None:
-        """End the process at once, whatever it does."""
-        if self._child is not None:
+    async def kill(self, cause: str = "stopped") -> None:
+        """End the process at once, whatever it does; the cause is counted (`workers.engine.life`)."""
+        if self._child is not None and self._life is not None:
             if self.running:
                 self._killed = True
+                self._life.expect(cause)
                 with suppress(ProcessLookupError):
                     os.killpg(self._child.process.pid, signal.SIGKILL)
             await self._child.wait()
+            await self._life.over()
 
     async def close(self) -> None:
         """End the process when it has nothing to do; one that does not end by itself is killed."""
         async with self._starting:  # a request that comes meanwhile starts a new process
+            if self._life is not None and self.running:
+                self._life.expect("idle")
             if self._writer is not None:
                 self._writer.close()
             if self._child is not None and self.running:
@@ -175,7 +183,7 @@ class EngineProcess:
         with suppress(TimeoutError):
             await asyncio.wait_for(child.process.wait(), _CLOSE_SECONDS)
         if child.running:
-            await self.kill()
+            await self.kill("hung")
         code = await child.wait()
         raise EngineDied(code, "\n".join(child.tail), killed=self._killed)
 
@@ -191,7 +199,7 @@ class EngineProcess:
             while not (await asyncio.wait([waiting], timeout=_CHECK_SECONDS))[0]:
                 if (hung := self._hung()) is not None:
                     log.error("the engine makes no progress: killing it", seconds=round(hung, 1))
-                    await self.kill()
+                    await self.kill("hung")
                     raise EngineHung(hung, "\n".join(child.tail))
             return await waiting
         finally:
@@ -211,6 +219,15 @@ class EngineProcess:
         if event["type"] != "alive":
             self._last_progress = self._last_event
 
+    def _note_end(self, event: Event) -> None:
+        if event["type"] == "error" and event["code"] in _LAST_ERRORS and self._life is not None:
+            self._life.expect("error")
+        elif event["type"] in ("done", "error"):
+            self.failures = 0
+
+    def _on_end(self, cause: str) -> None:
+        self.failures += cause in UNWANTED
+
     def _log_line(self, line: str) -> None:
         self._last_progress = time.monotonic()  # a download writes its progress there
         output.relay(line, self._job_keys)
@@ -226,6 +243,7 @@ class EngineProcess:
                 pass_fds=[theirs.fileno()],
             )
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LONGEST_EVENT)
+        self._life = Life(self._child, self._on_end)
         log.info("engine started", pid=self._child.process.pid)
 
     async def _forget(self) -> None:

@@ -13,6 +13,7 @@ Before the last event these may come at any time:
   `multilingual` for each. None comes if the request or `resume` names the language (`resume` does not count
   with `multilingual`), or if the model knows only English. It may come before events of earlier spans.
 - `WarningEvent`.
+- `ModelEvent` when the model was loaded for the request.
 - `AliveEvent`, every `BEAT_SECONDS`. If none comes for long, the worker takes the engine for hung.
 
 Only one request is served at a time. Positions are seconds from the beginning of the recording.
@@ -97,12 +98,21 @@ class WarningEvent(JobWarning):
     type: Literal["warning"]
 
 
+class ModelEvent(TypedDict):
+    """The model of the request was loaded."""
+
+    type: Literal["model"]
+    seconds: float  # that it took
+
+
 class DoneEvent(TypedDict):
     """The request is done."""
 
     type: Literal["done"]
     language: str | None  # None if nobody speaks
     duration: float
+    # Seconds that the request waited for each of `stt.codes.Stage`; side by side, for the last of them.
+    seconds: NotRequired[dict[str, float]]
 
 
 class ErrorEvent(TypedDict):
@@ -124,5 +134,5 @@ class AliveEvent(TypedDict):
 
 Event = (
     StageEvent | LanguageEvent | SpanEvent | SpeakersEvent
-    | WarningEvent | DoneEvent | ErrorEvent | AliveEvent
+    | WarningEvent | ModelEvent | DoneEvent | ErrorEvent | AliveEvent
 )  # fmt: skip

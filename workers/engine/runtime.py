@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +46,7 @@ class Runtime:
         self.aligner = Aligner(self.device, chosen.data_folder.alignment_models, threads)
         self.vad = PyannoteVad(self.device, threads) if chosen.vad == "pyannote" else SileroVad()
         self.rates = rates.RateStore(chosen.data_folder.costs)
+        self.on_load: Callable[[float], None] = lambda _: None  # called with the seconds of each load
         self.load_seconds = 0.0  # time that loading models has taken so far
         self._loaded: OrderedDict[tuple[Path, str, bool], tuple[int, Recogniser]] = OrderedDict()
         ctranslate2.set_random_seed(0)
@@ -86,6 +88,7 @@ class Runtime:
             )  # fmt: skip
             seconds = time.monotonic() - begun
             self.load_seconds += seconds
+            self.on_load(seconds)
             log.info(
                 "model loaded", model=name, seconds=round(seconds, 1), device=self.device,
                 compute_type=compute_type, replicas=replicas, threads=threads,

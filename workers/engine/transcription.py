@@ -38,6 +38,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 Send = Callable[[Event], None]
 
+_STAGES = {
+    "decode": Stage.DECODE, "recognise": Stage.TRANSCRIBE, "align": Stage.ALIGN, "speakers": Stage.SPEAKERS,
+}  # fmt: skip
+
 
 class Transcription:
     """One request, from the file to the event "done".
@@ -50,6 +54,7 @@ class Transcription:
 
     def __init__(self, runtime: Runtime, request: TranscribeRequest, send: Send) -> None:
         self._runtime, self._send = runtime, send
+        runtime.on_load = lambda seconds: send({"type": "model", "seconds": round(seconds, 3)})
         self._path = Path(request["path"])
         self._model = request["model"]
         self._less_memory = bool(request.get("less_memory"))
@@ -119,9 +124,11 @@ class Transcription:
         duration = self._progress.duration = max(recording.decoded, self._start) / RATE
         self._send_speakers()
         self._progress.finish()
-        self._rates.learn(self._progress.measured())
+        measured = self._progress.measured()
+        self._rates.learn(measured)
         language = self._language if self._has_text else None
-        self._send({"type": "done", "language": language, "duration": round(duration, 3)})
+        seconds = {str(_STAGES[name]): round(waited, 3) for name, (waited, _) in measured.items()}
+        self._send({"type": "done", "language": language, "duration": round(duration, 3), "seconds": seconds})
 
     def _recognise(self, recording: SandboxedRecording) -> None:
         for span, task in prefetch(self._tasks(recording)):
