@@ -16,7 +16,7 @@ import structlog
 from arq import ArqRedis
 from structlog.contextvars import bound_contextvars
 
-from stt import codes
+from stt import codes, tracebacks
 from stt.codes import ErrorCode, Stage, WarningCode
 from stt.jobs import lifecycle, lookup, messages, results, tickets
 from stt.jobs.model import Job
@@ -129,7 +129,7 @@ class Attempt:
         except AttemptError as error:
             await self._fail(error)
         except UNAVAILABLE as error:  # for longer than the lease
-            log.warning("attempt given up", error_type=type(error).__name__, error=str(error))
+            log.warning("attempt given up", error_type=type(error).__name__, error=tracebacks.said(error))
         except OSError as error:  # the storage is full, read-only or unavailable
             log.exception("storage failed")
             await self._fail(StorageError(ErrorCode.STORAGE_FAILED, error=str(error.strerror)))

@@ -16,6 +16,7 @@ from typing import TypeVar
 import asyncpg
 import structlog
 
+from stt import tracebacks
 from stt.codes import Stage
 from stt.jobs import lifecycle
 from stt.outages import UNAVAILABLE
@@ -100,7 +101,7 @@ class Lease:
             except UNAVAILABLE as error:
                 if self.may_be_over:
                     raise
-                log.warning("waiting for PostgreSQL", error=str(error))
+                log.warning("waiting for PostgreSQL", error=tracebacks.said(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _renew_regularly(self) -> None:
@@ -112,7 +113,9 @@ class Lease:
                 if not self._state.has_lost_claim:
                     self._renewed_at = began
             except (*UNAVAILABLE, TimeoutError) as error:
-                log.warning("the lease was not renewed", error_type=type(error).__name__, error=str(error))
+                log.warning(
+                    "the lease was not renewed", error_type=type(error).__name__, error=tracebacks.said(error)
+                )
             except Exception:  # without renewals the guard ends the attempt
                 log.exception("the lease was not renewed")
             await asyncio.sleep(pause)

@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 from aiohttp import hdrs, web
 
-from stt import texts
+from stt import texts, tracebacks
 from stt.codes import ErrorCode
 from stt.jobs.errors import JobEnded, JobNotEnded, JobNotFound, OptionError
 from stt.media.errors import MediaError
@@ -154,7 +154,12 @@ def middleware(render_page: Renderer) -> Any:
             if _client_has_left(request):
                 raise
             name = type(error).__name__
-            log.warning("the database or Redis is away", **about(request), error_type=name, error=str(error))
+            log.warning(
+                "the database or Redis is away",
+                **about(request),
+                error_type=name,
+                error=tracebacks.said(error),
+            )
             problem = _unavailable()
         except Exception as error:
             if isinstance(error, ConnectionError) and _client_has_left(request):

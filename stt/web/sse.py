@@ -10,6 +10,7 @@ import structlog
 from aiohttp import ClientConnectionResetError, web
 from aiohttp_sse import EventSourceResponse, sse_response
 
+from stt import tracebacks
 from stt.jobs.messages import IDLE
 from stt.outages import UNAVAILABLE
 from stt.pubsub import Listener, Message
@@ -39,7 +40,7 @@ async def stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
                 raise
             except UNAVAILABLE as error:
                 name = type(error).__name__
-                log.warning("a stream ended", **about(request), error_type=name, error=str(error))
+                log.warning("a stream ended", **about(request), error_type=name, error=tracebacks.said(error))
             except Exception:
                 log.exception("a stream failed", **about(request))
 
