@@ -114,9 +114,18 @@ def migrate() -> None:
     """Bring the database to this version's schema."""
     import asyncio
 
-    from stt import db
+    import asyncpg
 
-    applied = asyncio.run(db.migrate(_load_for_role("migrate").database_url))
+    from stt import db
+    from stt.outages import DatabaseUnavailable
+
+    url = _load_for_role("migrate").database_url
+    try:
+        applied = asyncio.run(db.migrate(url))
+    except DatabaseUnavailable as error:
+        sys.exit(f"stt migrate: STT_DATABASE_URL: {error}")
+    except (db.MigrationError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        sys.exit(f"stt migrate: {error}")
     click.echo(f"migrations applied: {', '.join(map(str, applied)) or 'none were missing'}")
 
 

@@ -176,8 +176,10 @@ async def migrate(url: str, *, up_to: int | None = None) -> list[int]:
 
     Raises:
         MigrationError: an applied file was changed, or the database is newer than this program.
+        DatabaseUnavailable: PostgreSQL does not answer.
     """
-    connection = await asyncpg.connect(url)
+    with _as_unavailable():
+        connection = await asyncpg.connect(url)
     try:
         await queries.lock_migrations(connection)
         return await _apply_missing(connection, up_to)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -223,6 +224,14 @@ class Settings(BaseModel):
         }[info.field_name]
         if value and not value.startswith(schemes):
             raise ValueError(f"must be empty or start with {' or '.join(schemes)}")
+        return value
+
+    @field_validator("sentry_dsn")
+    @classmethod
+    def _key_and_project(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and not (parts.username and parts.hostname and parts.path.rpartition("/")[2].isdecimal()):
+            raise ValueError("must be https://KEY@HOST/PROJECT, as Sentry shows it for a project")
         return value
 
     @model_validator(mode="after")

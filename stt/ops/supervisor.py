@@ -18,6 +18,7 @@ from stt.ops.embedded.server import ServersError
 from stt.ops.embedded.servers import Servers
 from stt.ops.lock import Held, Lock, hold
 from stt.ops.roles import Role, Service, Web, keep, show
+from stt.outages import DatabaseUnavailable
 from stt.settings import Settings
 from stt.telemetry import ports
 
@@ -162,6 +163,8 @@ def run(settings: Settings) -> int:
         return _fail(folders.sentence(error, settings))
     except (Held, folders.FolderError, ServersError, db.MigrationError) as error:
         return _fail(str(error))
+    except DatabaseUnavailable as error:
+        return _fail(f"{'STT_DATABASE_URL: ' if settings.database_url else ''}{error}")
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return _fail(f"PostgreSQL: {error}")
     return 0

@@ -30,10 +30,14 @@ class PortError(Exception):
 
     def __init__(self, place: Place, reason: str) -> None:
         what = f"Cannot listen on {place.host}:{place.port} for {_WHAT[place.setting]}: {reason}."
-        super().__init__(f"{what} Choose another port: {place.setting}.")
+        super().__init__(f"{what} {_ADVICE[place.setting]}")
 
 
 _WHAT = {METRICS: "metrics and health", HEALTH: "health"}
+_ADVICE = {
+    METRICS: f"Choose another port or address: {METRICS}, STT_METRICS_HOST.",
+    HEALTH: f"Choose another port: {HEALTH}.",
+}
 
 
 def place(settings: Settings) -> Place:

@@ -114,7 +114,7 @@ async def test_a_taken_port_ends_the_role_with_one_clear_line(environ: Environ, 
             assert await started.ended(30) == 1
     line = started.log[-1]
     assert f"Cannot listen on 127.0.0.1:{port} for metrics and health: Address already in use" in line
-    assert "Choose another port: STT_METRICS_PORT." in line
+    assert "Choose another port or address: STT_METRICS_PORT, STT_METRICS_HOST." in line
     assert not any("Traceback" in line for line in started.log)
 
 

@@ -206,12 +206,17 @@ async def test_a_bad_setting_is_one_line_that_names_it(tmp_path: Path) -> None:
     assert "STT_LEASE_SECONDS" in line
 
 
-async def test_a_database_that_cannot_be_reached_is_a_line_not_a_traceback(tmp_path: Path) -> None:
-    url = f"postgresql://stt@/stt?host={tmp_path}"
-    code, _, err = await stt("up", data_dir=tmp_path / "data", DATABASE_URL=url)
+@pytest.mark.parametrize("command", ["up", "migrate"])
+async def test_a_database_that_cannot_be_reached_is_one_line(tmp_path: Path, command: str) -> None:
+    urls = {
+        "DATABASE_URL": f"postgresql://stt:hidden@/stt?host={tmp_path}",
+        "REDIS_URL": "redis://127.0.0.1:1",
+    }
+    code, _, err = await stt(command, data_dir=tmp_path / "data", **urls)
+    [line] = [line for line in err.splitlines() if "warning" not in line]
     assert code == 1
-    assert err.startswith("stt up: ")
-    assert "Traceback" not in err
+    assert line.startswith(f"stt {command}: STT_DATABASE_URL: PostgreSQL does not answer: ")
+    assert "hidden" not in err
 
 
 async def test_a_role_alone_asks_for_the_servers(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ def test_without_any_environment_it_listens_on_loopback_only() -> None:
         ("MODEL", ""),
         ("LOG_LEVEL", "LOUD"),
         ("AUTH", "maybe"),
+        ("LOG_FORMAT", "xml"),
+        ("METRICS_PORT", "0"),
+        ("SENTRY_DSN", "ftp://key@sentry/1"),
+        ("SENTRY_DSN", "https://sentry.example/1"),
+        ("SENTRY_DSN", "https://key@sentry.example/project"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_setting(name: str, value: str) -> None:
