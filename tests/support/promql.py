@@ -18,9 +18,10 @@ DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 
 # What Prometheus adds when it reads a target.
 _TARGET = {"job", "instance"}
-# What Prometheus and its Python library make by themselves, and which labels it has.
+# What others than our roles make, and which labels it has.
 _FOREIGN = {
     "up": _TARGET,
+    "stt_backup_last_success_timestamp_seconds": _TARGET,  # deploy/backup/backup.sh
     "ALERTS": {"alertname", "alertstate", "severity"},
     **dict.fromkeys(
         ("process_start_time_seconds", "process_resident_memory_bytes", "process_open_fds"), _TARGET

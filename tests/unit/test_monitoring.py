@@ -70,9 +70,19 @@ def test_steps_of_queries_and_of_their_tests_are_those_of_maintenance() -> None:
 
 
 def test_jobs_of_queries_are_those_that_prometheus_reads() -> None:
-    for name in ("prometheus.yml", "local.yml"):
-        scraped = yaml.safe_load((PROMETHEUS / name).read_text(encoding="utf-8"))["scrape_configs"]
-        assert values("job") <= {one["job_name"] for one in scraped} | {"stt-.*"}
+    jobs = scraped("prometheus.yml")
+    for query in QUERIES.values():
+        for selector in selectors(query):
+            for matcher in selector.matchers.matchers:
+                if matcher.name == "job":
+                    assert any(re.fullmatch(matcher.value, job) for job in jobs), query
+    assert scraped("local.yml") == {"stt-web", "stt-worker", "stt-maintenance"} < scraped("prometheus.yml")
+
+
+def scraped(name: str) -> set[str]:
+    """The jobs of a configuration of Prometheus."""
+    found = yaml.safe_load((PROMETHEUS / name).read_text(encoding="utf-8"))["scrape_configs"]
+    return {one["job_name"] for one in found}
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
