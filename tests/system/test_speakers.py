@@ -352,7 +352,7 @@ def test_fewer_speakers_than_asked_for_are_told_of() -> None:
 async def test_where_nobody_speaks_nobody_is_named(engine: EngineProcess, shared_audio: Path) -> None:
     events = await ask(engine, shared_audio / "containers" / "edge" / "digital_silence_30s.flac")
     assert not [event for event in events if event["type"] == "speakers"]
-    assert events[-1] == {"type": "done", "language": None, "duration": events[-1]["duration"]}
+    assert (events[-1]["type"], events[-1]["language"]) == ("done", None)
 
 
 async def test_a_failure_costs_the_names_and_not_the_text(engine: EngineProcess, shared_audio: Path) -> None:
