@@ -34,10 +34,11 @@ def private_folder() -> Iterator[Path]:
 
 _FIRST_START = """
 import asyncio
-from stt import db, settings
+from stt import db, logs, settings
 from stt.ops.embedded.servers import servers
 
 async def main():
+    logs.configure()
     async with servers(settings.load()) as (database_url, _):
         await db.migrate(database_url)
 

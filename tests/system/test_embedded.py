@@ -33,12 +33,13 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="what root has to mind"
 # Starts the servers as a program that may be killed; says their process ids when they answer.
 PROGRAM = """
 import asyncio
-from stt import settings
+from stt import logs, settings
 from stt.ops.embedded import servers as embedded
 from stt.ops.lock import hold
 
 async def main():
     loaded = settings.load()
+    logs.setup(loaded, "test")  # to standard error
     with hold(loaded.data_dir):
         servers = embedded.Servers(loaded)
         await servers.start()

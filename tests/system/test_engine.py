@@ -360,8 +360,10 @@ async def test_the_engine_ends_with_its_worker(data_dir: Path) -> None:
     code = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
+        "from stt import logs\n"
         "from stt.settings import Settings\n"
         "from workers.engine.handle import EngineProcess\n"
+        "logs.configure()\n"
         "async def main():\n"
         "    engine = EngineProcess(Settings(data_dir=Path(sys.argv[1])))\n"
         "    await engine.start()\n"
