@@ -15,6 +15,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from stt.codes import ErrorCode
 from tests.support.places import ROOT
 from tests.support.promql import DASHBOARDS, check, ours, queries, rules, selectors, series
+from workers.attempt_metrics import OUTCOMES
+from workers.engine.life import UNWANTED, WANTED
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 PAGE = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
@@ -58,6 +60,10 @@ def values(label: str) -> set[str]:
 def test_error_codes_of_queries_are_there() -> None:
     assert values("error_code") <= set(ErrorCode)
     assert values("error_code")
+
+
+def test_causes_that_do_not_alert_are_those_that_the_worker_wants() -> None:
+    assert values("cause") == set(WANTED)
 
 
 def test_steps_of_queries_and_of_their_tests_are_those_of_maintenance() -> None:
@@ -142,6 +148,15 @@ def row(metric: MetricWrapperBase) -> str:
 @pytest.mark.parametrize("metric", ours(), ids=lambda metric: metric._name)
 def test_documentation_has_every_metric(metric: MetricWrapperBase) -> None:
     assert row(metric) in PAGE.splitlines()
+
+
+def test_documentation_has_the_outcomes_and_causes_of_a_worker() -> None:
+    rows = {line.split("`")[1]: line for line in PAGE.splitlines() if re.match(r"\| `\w+`: ", line)}
+    for name, expected in (
+        ("stt_attempts_total", OUTCOMES),
+        ("stt_engine_deaths_total", (*WANTED, *UNWANTED)),
+    ):
+        assert all(f"`{value}`" in rows[name] for value in expected)
 
 
 def test_documentation_names_no_metric_that_is_not_there() -> None:
