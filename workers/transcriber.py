@@ -50,7 +50,7 @@ async def run(settings: Settings) -> None:
         )
         health.connected(pool, redis, storage)
         health.live["tickets"] = worker.check_looks_for_tickets
-        health.ready["engine"] = lambda: _check_engine(engine, settings)
+        health.ready["engine"] = lambda: check_engine(engine, settings)
         await _show(context)
         await engine.start()  # its libraries load before the first ticket
         idle = asyncio.create_task(_end_when_idle(context), name="idle")
@@ -62,7 +62,12 @@ async def run(settings: Settings) -> None:
             await engine.kill()
 
 
-async def _check_engine(engine: EngineProcess, settings: Settings) -> None:
+async def check_engine(engine: EngineProcess, settings: Settings) -> None:
+    """Whether engines start and work.
+
+    Raises:
+        Unhealthy: The last ones ended by themselves or hung.
+    """
     if engine.failures > settings.max_attempts:  # more than one recording can be at fault
         raise Unhealthy(f"the last {engine.failures} engines ended by themselves or hung")
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import asyncpg
 import psutil
+import pytest
 from arq import ArqRedis
 
 from stt.jobs import lifecycle, tickets
 from stt.jobs.model import Status
 from stt.storage import Storage
+from stt.telemetry.health import Unhealthy
 from tests.services.test_health import free_port, health
 from tests.support import metrics
 from tests.support.faults import (
@@ -29,6 +31,7 @@ from tests.support.faults import (
     waiting,
 )  # fmt: skip
 from workers.attempt import Context
+from workers.transcriber import check_engine
 
 WORKER = "tests.support.fake_worker"
 ENDINGS = ("completed", "failed", "retried", "cancelled", "handed_back", "lost")
@@ -172,3 +175,17 @@ async def test_an_idle_engine_is_ended_as_idle(context: Context) -> None:
         one: grown.of("stt_engine_deaths_total", cause=one) for one in ("idle", "stopped", "exited")
     }
     assert causes == {"idle": 1, "stopped": 0, "exited": 0}
+
+
+async def test_a_worker_whose_engines_keep_dying_is_not_ready(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.engine.handle.PROGRAM", "no.such.program")
+    grown = Grown()
+    for number in range(1, context.settings.max_attempts + 2):
+        await check_engine(context.engine, context.settings)
+        await context.engine.start()
+        await until(lambda number=number: context.engine.failures == number, 30)
+    assert grown.of("stt_engine_deaths_total", cause="exited") == context.settings.max_attempts + 1
+    with pytest.raises(Unhealthy, match="engines ended by themselves or hung"):
+        await check_engine(context.engine, context.settings)
