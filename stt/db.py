@@ -63,10 +63,15 @@ async def open_pool(url: str, **how: Any) -> asyncpg.Pool:
     """As `create_pool`, but it waits for PostgreSQL and for the migrations, instead of a loop of restarts.
 
     A newer schema is accepted: while a newer version replaces this one, both run for some time.
+
+    Raises:
+        asyncpg.ClientConfigurationError: asyncpg refuses the URL.
     """
     while True:
         try:
             return await _migrated_pool(url, **how)
+        except asyncpg.ClientConfigurationError:  # the URL is wrong, which waiting does not change
+            raise
         except UNAVAILABLE as error:
             log.warning("waiting for PostgreSQL", error=str(error))
         except _SchemaOlder as older:

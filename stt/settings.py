@@ -269,8 +269,9 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path = Path(".env")) 
     given = {**_dotenv(dotenv), **environ}
     values = {name: given[key] for name in Settings.model_fields if (key := _key(name)) in given}
     for name in Settings.model_fields:
-        if path := given.get(_key(name) + "_FILE"):
-            values.setdefault(name, _secret(_key(name) + "_FILE", path))
+        # Compose files give an empty value to what is not set: it does not hide the file.
+        if (path := given.get(_key(name) + "_FILE")) and not values.get(name):
+            values[name] = _secret(_key(name) + "_FILE", path)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

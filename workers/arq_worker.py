@@ -34,7 +34,7 @@ async def connections(settings: Settings) -> Any:
     async with AsyncExitStack() as stack:
         pool: asyncpg.Pool = await db.open_pool(settings.database_url, max_size=4)
         stack.push_async_callback(pool.close)
-        redis: ArqRedis = await tickets.connect(settings.redis_url)
+        redis: ArqRedis = await tickets.open_connections(settings.redis_url)
         stack.push_async_callback(redis.aclose)
         yield pool, redis
 

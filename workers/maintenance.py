@@ -19,6 +19,7 @@ from stt import folders, logs
 from stt.codes import ErrorCode
 from stt.jobs import lifecycle, lookup, tickets
 from stt.jobs.messages import current
+from stt.jobs.model import Job, Status
 from stt.outages import UNAVAILABLE
 from stt.pubsub import publish
 from stt.settings import Settings, load
@@ -45,12 +46,20 @@ async def free_expired(pool: asyncpg.Pool, redis: ArqRedis, settings: Settings) 
         metrics.LEASES_EXPIRED.inc()
         with bound_contextvars(**job.log_keys):
             log.warning("the worker of a job is gone", status=str(job.status))
+            _count_failed(job, settings)
             await publish(redis, current(job))
             if not job.ended:  # now, without waiting for `balance_tickets`
                 await tickets.announce(redis, job)
 
 
-async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> None:
+def _count_failed(job: Job, settings: Settings) -> None:
+    """Count a job that ended here, not with a worker."""
+    if job.status is Status.FAILED:
+        model = metrics.model_label(job.model, settings.allowed_models)
+        metrics.JOBS_ENDED.labels(job.status, model, job.error_code or "").inc()
+
+
+async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, settings: Settings) -> None:
     """Fail waiting jobs whose recording is gone, without spending attempts."""
     files = await lookup.waiting_files(pool)
     lost = set(await asyncio.to_thread(storage.lost, files.values()))
@@ -59,6 +68,7 @@ async def fail_lost(pool: asyncpg.Pool, redis: ArqRedis, storage: Storage) -> No
         if job:
             with bound_contextvars(**job.log_keys):
                 log.error("the recording of a job is gone")
+                _count_failed(job, settings)
                 await publish(redis, current(job))
 
 
@@ -120,9 +130,12 @@ async def run(settings: Settings) -> None:
         storage = Storage(settings.storage_dir)
         sweeper, counted = Sweeper(storage), QueueMetrics(settings)
         metrics.begin_at_zero(metrics.TICKETS, ("enqueued", "failed", "restored", "discarded"))
+        for model in (*settings.allowed_models, metrics.OTHER_MODEL):
+            for code in (ErrorCode.WORKER_LOST, ErrorCode.FILE_GONE):
+                metrics.JOBS_ENDED.labels(Status.FAILED, model, code)
         steps = (
             Step("free_expired", _RECONCILE_SECONDS, lambda: free_expired(pool, redis, settings)),
-            Step("fail_lost", _RECONCILE_SECONDS, lambda: fail_lost(pool, redis, storage)),
+            Step("fail_lost", _RECONCILE_SECONDS, lambda: fail_lost(pool, redis, storage, settings)),
             Step("balance_tickets", _RECONCILE_SECONDS, lambda: balance_tickets(pool, redis)),
             Step("count_jobs", _COUNT_SECONDS, lambda: counted.read(pool, redis)),
             Step("sweep", _SWEEP_SECONDS, lambda: sweeper.sweep(pool)),

@@ -15,6 +15,8 @@ time=${BACKUP_TIME:-02:30}
 [ -z "${BACKUP_PASSWORD_FILE-}" ] || PGPASSWORD=$(cat "$BACKUP_PASSWORD_FILE")
 [ -z "${PGPASSWORD-}" ] || export PGPASSWORD
 
+case $days in '' | *[!0-9]* | 0) echo "BACKUP_DAYS must be a number from 1." >&2; exit 2 ;; esac
+
 say() {  # LEVEL EVENT: a line like those of the service
     printf '{"timestamp":"%s","level":"%s","event":"%s","logger":"backup","role":"backup"}\n' \
         "$(date -u +%Y-%m-%dT%H:%M:%S.000Z)" "$1" "$2" >&2
@@ -42,8 +44,8 @@ export_success() {
 
 # A dump has its name only when it is complete and has been read once, all of it.
 dump() {
-    partial=$folder/.$database.partial
-    rm -f "$partial"
+    partial=$folder/.$database.$$.partial  # two dumps at a time do not meet
+    find "$folder" -maxdepth 1 -name ".$database.*partial" -mmin +1440 -exec rm -f {} +
     if pg_dump --format=custom --no-password --file="$partial" &&
         pg_restore --file=/dev/null "$partial" &&
         sync "$partial" &&

@@ -81,9 +81,11 @@ class Job:
 
     @classmethod
     def of(cls, row: asyncpg.Record | None) -> Self | None:
+        """The job of a row; columns that only a newer version knows are left out."""
         if row is None:
             return None
-        return cls(**{**row, "status": Status(row["status"])})
+        known = {field.name: row[field.name] for field in fields(cls) if field.name in row}
+        return cls(**{**known, "status": Status(row["status"])})
 
     @property
     def ended(self) -> bool:

@@ -67,8 +67,21 @@ def redis_settings(url: str) -> RedisSettings:
     return settings
 
 
+async def open_connections(url: str) -> ArqRedis:
+    """As `connect`, but it waits while Redis is unavailable, instead of a loop of restarts."""
+    while True:
+        try:
+            return await connect(url)
+        except (RedisError, OSError) as error:
+            log.warning("waiting for Redis", error=type(error).__name__)
+
+
 async def connect(url: str) -> ArqRedis:
-    """A pool of connections; it waits some seconds for a Redis that is just starting."""
+    """A pool of connections; it waits some seconds for a Redis that is just starting.
+
+    Raises:
+        RedisError, OSError: Redis does not answer, or refuses the connection.
+    """
     return await create_pool(
         redis_settings(url),
         job_serializer=serialize,

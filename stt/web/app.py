@@ -96,7 +96,7 @@ def _services(storage: Storage) -> Callable[[web.Application], AsyncIterator[Non
         async with AsyncExitStack() as stack:
             pool = await db.open_pool(settings.database_url)
             stack.push_async_callback(pool.close)
-            redis = await tickets.connect(settings.redis_url)
+            redis = await tickets.open_connections(settings.redis_url)
             stack.push_async_callback(redis.aclose)
             hub = Hub(redis, metrics.EVENT_RESYNCS.inc)
             stack.push_async_callback(hub.close)

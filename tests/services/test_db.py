@@ -10,9 +10,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+from arq import ArqRedis
 
 from stt import db
+from stt.jobs import lookup
+from stt.jobs.model import Status
 from stt.outages import UNAVAILABLE, DatabaseUnavailable
+from tests.support.acting import Actor, segment
 from tests.support.faults import until
 
 pytestmark = pytest.mark.usefixtures("servers")
@@ -130,8 +134,18 @@ async def test_a_role_waits_for_migrations_and_says_what_to_do(
         opening.cancel()
 
 
-async def test_an_older_version_goes_on_with_a_newer_schema(database_url: str) -> None:
+async def test_an_older_version_goes_on_with_a_newer_schema(database_url: str, redis: ArqRedis) -> None:
     async with await db.create_pool(database_url) as pool:
         await db.queries.record_migration(pool, number=9999, name="9999_newer.sql", sha256="")
-    pool = await asyncio.wait_for(db.open_pool(database_url), 10)
-    await pool.close()
+        await pool.execute("alter table jobs add column newer text not null default 'newer'")
+    async with await asyncio.wait_for(db.open_pool(database_url), 10) as pool:
+        actor = Actor(pool, redis)
+        job = await actor.running("talk.mp3")
+        await actor.say(job, 0, segment(" Hello."))
+        assert (await actor.complete(job)).status is Status.COMPLETED
+        assert [one.id for one in (await lookup.list_page(pool))[0]] == [job.id]
+
+
+async def test_a_url_that_asyncpg_refuses_is_not_waited_for(database_url: str) -> None:
+    with pytest.raises(asyncpg.ClientConfigurationError):
+        await asyncio.wait_for(db.open_pool(f"{database_url}&sslmode=perhaps"), 10)

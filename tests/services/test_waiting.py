@@ -48,6 +48,28 @@ async def test_a_role_that_waits_for_migrations_says_so_and_ends_when_told_to(
             await process.wait()
 
 
+async def test_a_role_that_waits_for_redis_says_so_and_ends_when_told_to(
+    database_url: str, tmp_path: Path
+) -> None:
+    environ = environment(tmp_path, DATABASE_URL=database_url, REDIS_URL=f"unix://{tmp_path}/absent.sock")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "workers.maintenance", env=environ, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(SECONDS):
+            while b"waiting for Redis" not in (line := await process.stderr.readline()):
+                assert line, "it has ended"
+            process.send_signal(signal.SIGTERM)
+            rest = await process.stderr.read()
+            assert await process.wait() == 0
+        assert b"Traceback" not in rest
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 @pytest.mark.parametrize(("seconds", "ends"), [("60", "stored"), ("0.1", "broken off")])
 async def test_a_web_app_that_is_told_to_end_lets_uploads_go_on_for_so_long(
     seconds: str, ends: str, database_url: str, servers: Urls, tmp_path: Path

@@ -94,6 +94,13 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
     assert read(DATABASE_URL_FILE=str(secret)).database_url == "postgresql://stt:hidden@db/stt"
 
 
+def test_an_empty_setting_does_not_hide_its_file(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("hidden", encoding="utf-8")
+    assert read(HF_TOKEN="", HF_TOKEN_FILE=str(secret)).hf_token == "hidden"
+    assert read(HF_TOKEN="given", HF_TOKEN_FILE=str(secret)).hf_token == "given"
+
+
 def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"STT_HF_TOKEN_FILE: cannot read .*nothing"):
         read(HF_TOKEN_FILE=str(tmp_path / "nothing"))

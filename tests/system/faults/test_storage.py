@@ -17,9 +17,11 @@ from aiohttp.test_utils import TestClient
 from arq import ArqRedis
 
 from stt.jobs.model import Status
+from stt.settings import Settings
 from stt.storage import Storage
 from tests.support.faults import SHORT, Environ, attempt, completed, due, waiting
 from tests.support.jobs import again
+from tests.support.metrics import of_this_process
 from tests.support.uploads import form, stored
 from workers import maintenance
 from workers.attempt import Context
@@ -112,33 +114,37 @@ async def test_a_result_that_finds_no_room_waits_and_spends_no_attempt(
 
 
 async def test_a_waiting_job_whose_recording_is_gone_is_failed_with_that_reason(
-    pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
+    pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, settings: Settings, model: str
 ) -> None:
     kept = await waiting(pool, storage, SHORT, model)
     lost = await waiting(pool, storage, SHORT, model)
     (storage.root / lost.file_path).unlink()
-    await asyncio.gather(*(maintenance.fail_lost(pool, redis, storage) for _ in range(2)))
+    before = of_this_process()
+    await asyncio.gather(*(maintenance.fail_lost(pool, redis, storage, settings) for _ in range(2)))
+    gone = {"status": "failed", "error_code": "file_gone"}
+    counted = [metrics.sum("stt_jobs_ended_total", **gone) for metrics in (before, of_this_process())]
+    assert counted[1] - counted[0] == 1
     failed = await again(pool, lost)
     assert (failed.status, failed.error_code) == (Status.FAILED, "file_gone")
     assert (await again(pool, kept)).status is Status.PENDING
 
 
 async def test_no_job_is_failed_while_the_whole_storage_is_away(
-    pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
+    pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, settings: Settings, model: str
 ) -> None:
     job = await waiting(pool, storage, SHORT, model)
     storage.root.rename(storage.root.with_name("unmounted"))
-    await maintenance.fail_lost(pool, redis, storage)
+    await maintenance.fail_lost(pool, redis, storage, settings)
     assert (await again(pool, job)).status is Status.PENDING
 
 
 async def test_no_job_is_failed_where_the_storage_was_not_mounted_at_the_start(
-    context: Context, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, model: str
+    context: Context, pool: asyncpg.Pool, redis: ArqRedis, storage: Storage, settings: Settings, model: str
 ) -> None:
     waits = [await waiting(pool, storage, SHORT, model) for _ in range(2)]
     storage.root.rename(storage.root.with_name("unmounted"))
     Storage(storage.root)  # a process that starts makes its folders where they are missing
-    await maintenance.fail_lost(pool, redis, storage)
+    await maintenance.fail_lost(pool, redis, storage, settings)
     await attempt(context)
     for job in [await again(pool, one) for one in waits]:
         assert (job.status, job.attempt) == (Status.PENDING, 0)
