@@ -197,7 +197,7 @@ async def test_a_resumed_job_says_what_an_uninterrupted_one_says(engine: EngineP
     }  # fmt: skip
     rest = await ask(engine, path, resume=resume)
     assert of(rest, "span") == spans[2:]
-    assert rest[-1] == whole[-1]
+    assert {**rest[-1], "seconds": None} == {**whole[-1], "seconds": None}  # it took less time
     assert of(rest, "language") == []
     assert [span["last"] for span in spans] == [False] * (len(spans) - 1) + [True]
 
