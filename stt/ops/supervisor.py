@@ -17,7 +17,8 @@ from stt.ops import free_ports, gpus
 from stt.ops.embedded.server import ServersError
 from stt.ops.embedded.servers import Servers
 from stt.ops.lock import Held, Lock, hold
-from stt.ops.roles import Role, Service, Web, keep, show
+from stt.ops.roles import ROLE_STOP, Role, Service, Web, keep, show
+from stt.ops.workers import make_workers
 from stt.outages import DatabaseUnavailable
 from stt.settings import Settings
 from stt.telemetry import ports
@@ -102,11 +103,7 @@ class Supervisor:
         web = Web({**env, **ports.environment(self.settings, 0)})
         maintenance = {**env, **ports.environment(self.settings, 1)}
         self.roles += [web, Role("maintenance", ["workers.maintenance"], maintenance)]
-        for number in range(count):
-            gpu = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices else {}
-            name = f"worker {number + 1}" if count > 1 else "worker"
-            own = {**env, **gpu, **ports.environment(self.settings, 2 + number)}
-            self.roles.append(Role(name, ["workers.transcriber"], own))
+        self.roles += make_workers(self.settings, devices, count, env=env, first_port=2, stop_steps=ROLE_STOP)
         return web
 
     def _keep(self, service: Service) -> None:

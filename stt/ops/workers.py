@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 from setproctitle import setproctitle
 
 from stt.ops import gpus
 from stt.ops.roles import Role, keep
+from stt.process.child import Stop
 from stt.settings import Settings
 from stt.telemetry import ports
 
@@ -40,20 +42,36 @@ def become(module: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606
 
 
-def make_workers(settings: Settings, devices: list[str], count: int) -> list[Role]:
+def make_workers(
+    settings: Settings,
+    devices: list[str],
+    count: int,
+    *,
+    env: Mapping[str, str] | None = None,
+    first_port: int = 0,
+    stop_steps: Stop = STOP,
+) -> list[Role]:
     """The workers, not started yet: each with its GPU, and its own port for metrics and health.
 
     Args:
-        settings: The settings of the container.
+        settings: The settings that the workers share.
         devices: A value of CUDA_VISIBLE_DEVICES for each GPU; empty on a CPU.
         count: How many workers.
+        env: Further variables of every worker.
+        first_port: How many roles have a port before the first worker.
+        stop_steps: Signals that end a worker, each with the seconds before the next.
+
+    Raises:
+        PortError: There are not enough ports.
     """
     workers = []
     for number in range(count):
-        env = {"STT_WORKERS": str(count), **ports.environment(settings, number)}
+        # STT_WORKERS: each worker takes its share of the cores.
+        own = {**(env or {}), "STT_WORKERS": str(count), **ports.environment(settings, first_port + number)}
         if devices:
-            env["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-        workers.append(Role(f"worker {number + 1}", [PROGRAM], env, stop_steps=STOP))
+            own["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+        name = f"worker {number + 1}" if count > 1 else "worker"
+        workers.append(Role(name, [PROGRAM], own, stop_steps))
     return workers
 
 
